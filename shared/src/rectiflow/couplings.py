@@ -1,0 +1,270 @@
+"""How noise is paired with data in training."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self, TypeAlias
+
+import torch
+from torch import Tensor
+
+from rectiflow.sources import Normal, Source
+from rectiflow.spaces import Space
+from rectiflow.states import State, leaves, map_state
+
+Cost: TypeAlias = Callable[[State, State], Tensor]
+"""``cost(x0, x1) -> (b, b)``: entry i, j is the cost of sending ``x0[i]`` to ``x1[j]``."""
+
+Schedule: TypeAlias = Callable[[int], float]
+"""A number for each training step."""
+
+
+class Coupling(ABC):
+    """The joint law of noise and data, given a batch of data.
+
+    Only noise is drawn or permuted, never data, so conditions that belong to the data stay with
+    it.
+    """
+
+    @abstractmethod
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return the noise to pair with ``x1``, row by row.
+
+        Parameters
+        ----------
+        x1 : State, shape (b, *event)
+        source : Source
+            Where fresh noise comes from.
+        x0 : State, optional
+            Noise chosen or stored by the caller.
+        generator : torch.Generator, optional
+        """
+
+    def at(self, step: int) -> Self:
+        """Return the coupling in force at a training step; most do not depend on it."""
+        del step
+        return self
+
+
+@dataclass(frozen=True)
+class Independent(Coupling):
+    """Noise that knows nothing of the data it is paired with."""
+
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return ``x0`` where given, else fresh noise."""
+        return source.sample_like(x1, generator=generator) if x0 is None else x0
+
+
+@dataclass(frozen=True)
+class Paired(Coupling):
+    """Stored pairs, as in reflow: noise comes with the data or not at all."""
+
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return ``x0``.
+
+        Raises
+        ------
+        ValueError
+            When ``x0`` is missing: fresh noise would silently undo the pairing.
+        """
+        return _stored(x0, self)
+
+
+def squared_distance(x0: State, x1: State) -> Tensor:
+    """Return ``|x0[i] - x1[j]|²`` over all parts, shape ``(b, b)``."""
+    total: Tensor | float = 0.0
+    for p, q in zip(leaves(x0), leaves(x1), strict=True):
+        flat_p, flat_q = (part.reshape(len(part), -1).double() for part in (p, q))
+        total = total + torch.cdist(flat_p, flat_q).square()
+    assert isinstance(total, Tensor)
+    return total
+
+
+def geodesic_cost(space: Space) -> Cost:
+    """Return the cost ``|log(x0[i], x1[j])|²`` of a space, for :class:`MinibatchOT`."""
+
+    def cost(x0: State, x1: State) -> Tensor:
+        rows = []
+        for i in range(leaves(x0)[0].shape[0]):
+            start = map_state(lambda p, q, i=i: p[i : i + 1].expand_as(q), x0, x1)
+            parts = leaves(space.log(start, x1))
+            squares = [part.reshape(len(part), -1).square().sum(1) for part in parts]
+            rows.append(torch.stack(squares).sum(0))
+        return torch.stack(rows)
+
+    return cost
+
+
+@dataclass(frozen=True)
+class MinibatchOT(Coupling):
+    """Exact optimal assignment between the noise and the data of a batch.
+
+    Both batches are kept whole: noise is permuted so that the summed cost is least. On conditional
+    data the assignment makes noise depend on the condition, which hurts; use
+    :class:`Independent` there, or a cost that keeps the classes apart.
+
+    Parameters
+    ----------
+    cost : callable, default :func:`squared_distance`
+        ``cost(x0, x1) -> (b, b)``; :func:`geodesic_cost` on curved spaces.
+
+    Notes
+    -----
+    O(b³) on the CPU: about 2 ms at b = 128 and 100 ms at b = 512, plus one transfer.
+
+    References
+    ----------
+    Pooladian et al., "Multisample Flow Matching" (ICML 2023); Tong et al., "Improving and
+    Generalizing Flow-Based Generative Models with Minibatch Optimal Transport" (TMLR 2024).
+    """
+
+    cost: Cost = squared_distance
+
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return ``x0``, or fresh noise, in the order that fits ``x1`` best.
+
+        Raises
+        ------
+        ValueError
+            When the cost is not a finite ``(b, b)`` matrix.
+        """
+        from scipy.optimize import linear_sum_assignment
+
+        drawn = source.sample_like(x1, generator=generator) if x0 is None else x0
+        cost = self.cost(drawn, x1).detach().double().cpu()
+        size = leaves(x1)[0].shape[0]
+        if cost.shape != (size, size) or not bool(cost.isfinite().all()):
+            raise ValueError(
+                f"the coupling cost must be a finite matrix of shape {(size, size)}, got shape "
+                f"{tuple(cost.shape)} with finite={bool(cost.isfinite().all())}"
+            )
+        # Transposed, row j is a data point and its column is the noise that goes to it.
+        _, order = linear_sum_assignment(cost.T.numpy())
+        index = torch.from_numpy(order)
+        return map_state(lambda part: part[index.to(part.device)], drawn)
+
+
+@dataclass(frozen=True)
+class Annealed(Coupling):
+    r"""Stored pairs whose noise is gradually freed of, or tied to, fresh noise.
+
+    :math:`x_0^\beta = \sqrt{1 - \beta^2}\, x_0 + \beta\, x_0'` with fresh :math:`x_0'`; at
+    :math:`\beta = 1` noise and data are independent, at 0 they are the stored pairs. The law of
+    :math:`x_0^\beta` is the source at every :math:`\beta`, which needs a normal source.
+
+    Parameters
+    ----------
+    beta : callable
+        Schedule over training steps with values in ``[0, 1]``, see :func:`linear_annealing`.
+    step : int, default 0
+        The step in force; :meth:`at` returns the coupling of another one.
+
+    References
+    ----------
+    Zhu et al., "SlimFlow: Training Smaller One-Step Diffusion Models with Rectified Flow"
+    (ECCV 2024), Eq. (8).
+    """
+
+    beta: Schedule
+    step: int = 0
+
+    def at(self, step: int) -> Self:
+        """Return the coupling at a training step."""
+        return replace(self, step=step)
+
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Mix the stored noise with fresh noise.
+
+        Raises
+        ------
+        ValueError
+            When ``x0`` is missing, the source is not normal, or beta leaves ``[0, 1]``.
+        """
+        stored = _stored(x0, self)
+        if not isinstance(source, Normal):
+            raise ValueError(
+                f"annealed pairs need a normal source, got {source!r}; expected "
+                "rectiflow.Normal, whose law does not change when two draws are mixed"
+            )
+        beta = self.beta(self.step)
+        if not 0 <= beta <= 1:
+            raise ValueError(f"beta must stay in [0, 1], got {beta} at step {self.step}")
+        if beta == 0:
+            return stored
+        keep = math.sqrt(1 - beta**2)
+
+        def blend(old: Tensor, new: Tensor) -> Tensor:
+            mean = source.mean.to(old) if isinstance(source.mean, Tensor) else source.mean
+            return mean + keep * (old - mean) + beta * (new - mean)
+
+        return map_state(blend, stored, source.sample_like(stored, generator=generator))
+
+
+def linear_annealing(warmup: int) -> Schedule:
+    """Return ``beta(k) = 1 - min(1, k / warmup)``."""
+    _check_warmup(warmup)
+    return lambda step: 1 - min(1.0, step / warmup)
+
+
+def cosine_annealing(warmup: int) -> Schedule:
+    """Return ``beta(k) = (1 + cos(pi min(1, k / warmup))) / 2``."""
+    _check_warmup(warmup)
+    return lambda step: (1 + math.cos(math.pi * min(1.0, step / warmup))) / 2
+
+
+def exponential_annealing(warmup: int) -> Schedule:
+    """Return ``beta(k) = exp(-k / warmup)``, which never ends in exact pairs."""
+    _check_warmup(warmup)
+    return lambda step: math.exp(-step / warmup)
+
+
+def _check_warmup(warmup: int) -> None:
+    if warmup < 1:
+        raise ValueError(f"annealing needs at least one warm-up step, got {warmup}")
+
+
+def _stored(x0: State | None, coupling: Coupling) -> State:
+    if x0 is None:
+        raise ValueError(
+            f"{type(coupling).__name__} needs the stored noise of each sample, got x0=None. Pass "
+            "x0 from the pair store, or use Independent() to draw fresh noise."
+        )
+    return x0

@@ -1,0 +1,273 @@
+"""Guidance: transforms of a velocity that compose with every solver, at every stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from rectiflow.fields import VelocityField, bind
+from rectiflow.spaces import Euclidean, Space
+from rectiflow.states import State, batch_of, expand_time, map_state
+
+Guide: TypeAlias = Callable[[State, float | Tensor, State], State]
+"""Takes the state, the time and the velocity there; returns the velocity to use instead."""
+
+_FLAT = Euclidean()
+
+
+def guided(field: VelocityField, *guides: Guide) -> VelocityField:
+    """Return the field with each guide applied to its velocity, in the order given."""
+
+    def velocity(x: State, t: float | Tensor) -> State:
+        v = field(x, t)
+        for guide in guides:
+            v = guide(x, t, v)
+        return v
+
+    return velocity
+
+
+def cfg(
+    unconditional: VelocityField,
+    w: float | Tensor,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> Guide:
+    r"""Classifier-free guidance of a conditional field.
+
+    .. math:: v = v_u + w\,(v_c - v_u)
+
+    ``w = 1`` is the conditional field itself, and makes no unconditional call. A weaker model in
+    place of the unconditional one is autoguidance.
+
+    Parameters
+    ----------
+    unconditional : VelocityField
+        The field without its condition.
+    w : float or Tensor, shape (b,)
+        Guidance weight, one for all samples or one for each. Papers that write
+        ``(1 + w) v_c - w v_u`` mean one more here.
+    interval : tuple of float, optional
+        Guide only at times ``lo <= t <= hi``; elsewhere the conditional velocity, at no extra call.
+    rescale : float, default 0
+        In ``[0, 1]``: how far to bring the standard deviation of the guided velocity, per sample,
+        back to that of the conditional one. Against over-saturation at large weights.
+
+    Raises
+    ------
+    ValueError
+        When the interval is not ordered, ``rescale`` is outside ``[0, 1]`` or ``w`` has a shape
+        other than ``(b,)``.
+
+    Notes
+    -----
+    In a compiled region times are tensors and cannot steer the program: there both fields are
+    evaluated and the interval selects one.
+
+    References
+    ----------
+    Ho & Salimans, "Classifier-Free Diffusion Guidance" (2022). Kynkäänniemi et al., "Applying
+    Guidance in a Limited Interval" (NeurIPS 2024). Lin et al., "Common Diffusion Noise Schedules
+    and Sample Steps are Flawed" (WACV 2024), Eqs. (14)-(16).
+    """
+    mix = _mixing(w, interval, rescale)
+    if mix is None:
+        return lambda x, t, v: v
+
+    def guide(x: State, t: float | Tensor, v: State) -> State:
+        return v if _is_outside(interval, t) else mix(t, v, unconditional(x, t))
+
+    return guide
+
+
+def batched_cfg(
+    model: Callable[..., State],
+    cond: Any,
+    null: Any,
+    w: float | Tensor,
+    *,
+    interval: tuple[float, float] | None = None,
+    rescale: float = 0.0,
+) -> VelocityField:
+    """Return the field of :func:`cfg` with both halves in one call of the network, on ``2 b``.
+
+    Parameters
+    ----------
+    model : callable
+        ``model(x, t, cond)``.
+    cond, null : Tensor, or mapping or sequence of them
+        The condition of each sample and its empty counterpart, of one structure. A null condition
+        of batch size 1 is repeated. They are stacked once, here.
+    w, interval, rescale
+        As in :func:`cfg`. Outside the interval, and at ``w = 1``, only the conditional half is
+        computed.
+
+    Raises
+    ------
+    ValueError
+        As :func:`cfg`; and when the two conditions do not have one structure and batch size.
+    """
+    conditional = bind(model, cond)
+    mix = _mixing(w, interval, rescale)
+    if mix is None:
+        return conditional
+
+    stacked = bind(model, _stack(cond, null))
+
+    def velocity(x: State, t: float | Tensor) -> State:
+        if _is_outside(interval, t):
+            return conditional(x, t)
+        batch, _, _ = batch_of(x)
+        both = stacked(map_state(lambda a: torch.cat((a, a)), x), t)
+        v, v_null = map_state(lambda a: a[:batch], both), map_state(lambda a: a[batch:], both)
+        return mix(t, v, v_null)
+
+    return velocity
+
+
+def compose(
+    unconditional: VelocityField, conditional: Sequence[tuple[VelocityField, float | Tensor]]
+) -> VelocityField:
+    r"""Guide by several conditions at once, :math:`v = v_u + \sum_i w_i\,(v_i - v_u)`.
+
+    Parameters
+    ----------
+    unconditional : VelocityField
+        The field without any condition.
+    conditional : sequence of (VelocityField, float or Tensor of shape (b,))
+        Each condition's field and weight.
+    """
+    for _, w in conditional:
+        _check_weight(w)
+
+    def velocity(x: State, t: float | Tensor) -> State:
+        v_null = unconditional(x, t)
+        total = v_null
+        for field, w in conditional:
+            total = map_state(
+                lambda s, a, b, w=w: s + expand_time(w, a) * (a - b), total, field(x, t), v_null
+            )
+        return total
+
+    return velocity
+
+
+def cfg_to_endpoint(
+    x1_negative: State,
+    w: float | Tensor,
+    *,
+    delta: float = 1.0,
+    space: Space = _FLAT,
+) -> Guide:
+    r"""Residual guidance away from a fixed end point, at no extra call.
+
+    The negative velocity is the straight one to the end point,
+    :math:`v_n = (x_{neg} - x)/(1 - t)`, and :math:`v = \delta v_n + w\,(v_c - \delta v_n)`.
+
+    Parameters
+    ----------
+    x1_negative : State
+        The end point: the input of an image-to-image task (self-negative), or the data prediction
+        of one unconditional evaluation at the first step (one-time negative).
+    w : float or Tensor, shape (b,)
+        Guidance weight; 1 is no guidance.
+    delta : float, default 1
+        Strength of the negative velocity.
+    space : Space
+        Where the states live; ``log`` takes the place of the difference.
+
+    Raises
+    ------
+    ValueError
+        When evaluated at t = 1, where there is no velocity to the end point.
+
+    References
+    ----------
+    Kodaira et al., "StreamDiffusion" (ICCV 2025), section 3.2, in flow form.
+    """
+    _check_weight(w)
+
+    def guide(x: State, t: float | Tensor, v: State) -> State:
+        if not isinstance(t, Tensor) and t == 1.0:
+            raise ValueError(
+                "residual guidance has no velocity at the end point, got t=1.0; expected t < 1. "
+                "Use a solver that does not evaluate there, such as Euler or Midpoint"
+            )
+        scale = delta / (1 - t)
+
+        def mix(a: Tensor, to_negative: Tensor) -> Tensor:
+            negative = expand_time(scale, to_negative) * to_negative
+            return negative + expand_time(w, a) * (a - negative)
+
+        return map_state(mix, v, space.log(x, x1_negative))
+
+    return guide
+
+
+def _mixing(
+    w: float | Tensor, interval: tuple[float, float] | None, rescale: float
+) -> Callable[[float | Tensor, State, State], State] | None:
+    """Return how to mix two velocities at a time; None when nothing is to be mixed."""
+    _check_weight(w)
+    if interval is not None and not interval[0] <= interval[1]:
+        raise ValueError(f"interval must be ordered, got {interval}; expected (lo, hi), lo <= hi")
+    if not 0.0 <= rescale <= 1.0:
+        raise ValueError(f"rescale must be in [0, 1], got {rescale}; expected 0 for none")
+    if not isinstance(w, Tensor) and w == 1.0:
+        return None
+
+    def leaf(v: Tensor, v_null: Tensor) -> Tensor:
+        mixed = v_null + expand_time(w, v) * (v - v_null)
+        if not rescale:
+            return mixed
+        axes = tuple(range(1, v.ndim))
+        ratio = v.std(axes, keepdim=True) / mixed.std(axes, keepdim=True)
+        return mixed * (rescale * ratio + (1 - rescale))
+
+    def mix(t: float | Tensor, v: State, v_null: State) -> State:
+        mixed = map_state(leaf, v, v_null)
+        if interval is None or not isinstance(t, Tensor):
+            return mixed
+        inside = (t >= interval[0]) & (t <= interval[1])
+        return map_state(lambda a, b: torch.where(inside, a, b), mixed, v)
+
+    return mix
+
+
+def _is_outside(interval: tuple[float, float] | None, t: float | Tensor) -> bool:
+    if interval is None or isinstance(t, Tensor):
+        return False
+    return not interval[0] <= t <= interval[1]
+
+
+def _check_weight(w: float | Tensor) -> None:
+    if isinstance(w, Tensor) and w.ndim != 1:
+        raise ValueError(
+            f"guidance weights must have shape (b,), got {tuple(w.shape)}; expected one weight per "
+            "sample, or a number for all"
+        )
+
+
+def _stack(cond: Any, null: Any) -> Any:
+    """Put conditions and null conditions into one batch, conditions first."""
+    if isinstance(cond, Tensor) and isinstance(null, Tensor):
+        if null.shape[:1] == (1,):
+            null = null.expand(len(cond), *null.shape[1:])
+        if null.shape != cond.shape:
+            raise ValueError(
+                f"conditions must have one shape, got {tuple(cond.shape)} and null "
+                f"{tuple(null.shape)}; expected the same, or a null condition of batch size 1"
+            )
+        return torch.cat((cond, null))
+    if isinstance(cond, Mapping) and isinstance(null, Mapping) and cond.keys() == null.keys():
+        return {name: _stack(cond[name], null[name]) for name in cond}
+    if isinstance(cond, tuple | list) and isinstance(null, tuple | list) and len(cond) == len(null):
+        return type(cond)(_stack(a, b) for a, b in zip(cond, null, strict=True))
+    raise ValueError(
+        f"conditions must have one structure, got {type(cond).__name__} and "
+        f"{type(null).__name__}; expected tensors, or mappings or sequences of tensors alike"
+    )

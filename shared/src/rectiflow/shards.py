@@ -1,0 +1,381 @@
+"""Prepared data on disk: shards of ragged named arrays with a manifest.
+
+A folder holds ``manifest.json`` and ``shard-00000.safetensors``, ... A record is a dict of named
+tensors. Arrays are concatenated along their first axis, beside ``<name>@offsets``; numbers
+(tensors without axes) are stacked. A shard exists if and only if the manifest lists it, so a
+killed writer leaves nothing half-written behind.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+_OFFSETS = "@offsets"
+
+
+class ShardError(ValueError):
+    """A folder of shards is damaged, or is not one.
+
+    Attributes
+    ----------
+    path : Path
+        The folder or file.
+    """
+
+    def __init__(self, path: Path | str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = Path(path)
+
+
+class ShardWriter:
+    """Writes records to a folder; resumable at the last complete shard.
+
+    Parameters
+    ----------
+    folder : Path or str
+        New, empty, or written before with the same ``metadata``: then writing continues after
+        its complete shards.
+    metadata : mapping, optional
+        Plain JSON that describes the data.
+    shard_size : int, default 1024
+        Records per shard.
+
+    Attributes
+    ----------
+    written : int
+        Records in complete shards.
+    progress : dict
+        Plain JSON written with each shard; where a resumed writer should continue.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> with ShardWriter(folder, {"source": "example"}) as writer:
+    ...     for n in (3, 5):
+    ...         writer.add({"x": torch.zeros(n, 2), "n": torch.tensor(n)})
+    >>> [record["x"].shape[0] for record in ShardReader(folder)]
+    [3, 5]
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        shard_size: int = 1024,
+    ) -> None:
+        if shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {shard_size}.")
+        self.folder, self.shard_size = Path(folder), shard_size
+        self.folder.mkdir(parents=True, exist_ok=True)
+        # Through JSON and back, so that what is compared on resume is what is stored.
+        told = json.loads(json.dumps(dict(metadata or {})))
+        if (self.folder / MANIFEST).exists():
+            self._manifest = read_manifest(self.folder)
+            _require_same(self.folder, self._manifest["metadata"], told)
+        else:
+            self._manifest = {
+                "schema": SCHEMA,
+                "records": 0,
+                "arrays": {},
+                "metadata": told,
+                "progress": {},
+                "shards": [],
+            }
+        self.progress: dict[str, Any] = self._manifest["progress"]
+        self._pending: list[dict[str, Tensor]] = []
+        self._names: list[str] = []
+
+    @property
+    def written(self) -> int:
+        """Return the number of records in complete shards."""
+        return self._manifest["records"]
+
+    @property
+    def pending(self) -> int:
+        """Return the number of records waiting for their shard to fill."""
+        return len(self._pending)
+
+    def add(self, record: Mapping[str, Tensor], name: str = "") -> None:
+        """Take a record; a full shard is written at once.
+
+        Parameters
+        ----------
+        record : mapping of str to Tensor
+            The same names, dtypes and trailing shapes in every record.
+        name : str
+            An identifier, such as the file it came from.
+
+        Raises
+        ------
+        ValueError
+            When the record is unlike the earlier ones.
+        """
+        found = {key: _describe(value) for key, value in record.items()}
+        expected = self._manifest["arrays"] or found
+        if any(key.endswith(_OFFSETS) for key in found) or not found:
+            raise ValueError(
+                f"record has unusable names, got {sorted(found)}; expected at least one array and "
+                f"no name ending in {_OFFSETS!r}."
+            )
+        if found != expected:
+            raise ValueError(
+                f"record is unlike the earlier ones, got {_only_in(found, expected)}; expected "
+                f"{_only_in(expected, found)}. Every record needs the same names, dtypes and "
+                "trailing shapes."
+            )
+        self._manifest["arrays"] = expected
+        self._pending.append({key: value.detach().cpu() for key, value in record.items()})
+        self._names.append(name)
+        if len(self._pending) >= self.shard_size:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending as a shard, then the manifest with ``progress``."""
+        if self._pending:
+            self._manifest["shards"].append(self._write_shard())
+            self._manifest["records"] += len(self._pending)
+        self._manifest["progress"] = self.progress
+        partial = self.folder / f".{MANIFEST}.partial"
+        partial.write_text(json.dumps(self._manifest, indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, self.folder / MANIFEST)
+        self._pending, self._names = [], []
+
+    def _write_shard(self) -> dict[str, Any]:
+        file = f"shard-{len(self._manifest['shards']):05d}.safetensors"
+        partial = self.folder / f".{file}.partial"
+        save_file(_pack(self._pending), partial)
+        described = {
+            "file": file,
+            "records": len(self._pending),
+            "bytes": partial.stat().st_size,
+            "sha256": _sha256(partial),
+        }
+        if any(self._names):
+            described["names"] = list(self._names)
+        os.replace(partial, self.folder / file)
+        return described
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            self.flush()
+
+
+class ShardReader:
+    """Reads records by index from memory-mapped shards.
+
+    Parameters
+    ----------
+    folder : Path or str
+        Written by :class:`ShardWriter`.
+    verify : bool, default False
+        Compare every shard with its SHA-256 first. File sizes are always compared.
+
+    Attributes
+    ----------
+    metadata, progress : dict
+        As the writer left them.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder has no manifest.
+    ShardError
+        When the manifest is of another version, or a shard is absent, truncated or changed.
+    """
+
+    def __init__(self, folder: Path | str, *, verify: bool = False) -> None:
+        self.folder = Path(folder)
+        manifest = read_manifest(self.folder)
+        self.metadata: dict[str, Any] = manifest["metadata"]
+        self.progress: dict[str, Any] = manifest["progress"]
+        self.arrays: dict[str, dict[str, Any]] = manifest["arrays"]
+        self._shards: list[dict[str, Any]] = manifest["shards"]
+        counts = [shard["records"] for shard in self._shards]
+        self._starts = list(itertools.accumulate(counts, initial=0))
+        for shard in self._shards:
+            _check_shard(self.folder, shard, verify=verify)
+        self._files: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """Return record ``index``; negative indices count from the end."""
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(f"record {index} does not exist; the folder has {len(self)}.")
+        shard = bisect_right(self._starts, position) - 1
+        row = position - self._starts[shard]
+        file = self._open(shard)
+        return {name: self._read(file, name, row) for name in self.arrays}
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+    @property
+    def names(self) -> list[str]:
+        """Return the identifier of each record; empty strings where none was given."""
+        return [
+            name for shard in self._shards for name in shard.get("names", [""] * shard["records"])
+        ]
+
+    def column(self, name: str) -> Tensor:
+        """Return one number per record, shape ``(records,)``.
+
+        Raises
+        ------
+        KeyError
+            When no number has this name.
+        """
+        if name not in self.arrays or self.arrays[name]["ragged"]:
+            numbers = sorted(key for key, told in self.arrays.items() if not told["ragged"])
+            raise KeyError(f"records have no number {name!r}, got {numbers}.")
+        parts = [self._open(shard).get_tensor(name) for shard in range(len(self._shards))]
+        return torch.cat(parts) if parts else torch.empty(0)
+
+    def lengths(self, name: str) -> Tensor:
+        """Return the length of an array's first axis per record, shape ``(records,)``.
+
+        Raises
+        ------
+        KeyError
+            When no array has this name.
+        """
+        if name not in self.arrays or not self.arrays[name]["ragged"]:
+            arrays = sorted(key for key, told in self.arrays.items() if told["ragged"])
+            raise KeyError(f"records have no array {name!r}, got {arrays}.")
+        parts = [
+            self._open(shard).get_tensor(name + _OFFSETS).diff()
+            for shard in range(len(self._shards))
+        ]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def _open(self, shard: int) -> Any:
+        if shard not in self._files:
+            path = self.folder / self._shards[shard]["file"]
+            self._files[shard] = safe_open(path, framework="pt")
+        return self._files[shard]
+
+    def _read(self, file: Any, name: str, row: int) -> Tensor:
+        if not self.arrays[name]["ragged"]:
+            return file.get_slice(name)[row : row + 1][0]
+        start, stop = file.get_slice(name + _OFFSETS)[row : row + 2].tolist()
+        return file.get_slice(name)[start:stop]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files do not travel to worker processes; each opens its own.
+        return {**self.__dict__, "_files": {}}
+
+
+def read_manifest(folder: Path | str) -> dict[str, Any]:
+    """Return the manifest of a folder of shards.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    ShardError
+        When it is not readable or of another version.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{folder} has no {MANIFEST}; expected a folder of prepared data. Make one with "
+            "`prepare`."
+        )
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        schema = manifest["schema"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ShardError(path, f"is not a manifest of shards ({error}). Prepare again.") from error
+    if schema != SCHEMA:
+        raise ShardError(
+            path, f"has schema version {schema}, expected {SCHEMA}. Prepare the data again."
+        )
+    return manifest
+
+
+def _pack(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join records: numbers stacked, arrays concatenated with offsets."""
+    packed: dict[str, Tensor] = {}
+    for name in records[0]:
+        values = [record[name] for record in records]
+        if values[0].ndim == 0:
+            packed[name] = torch.stack(values)
+            continue
+        lengths = [value.shape[0] for value in values]
+        packed[name] = torch.cat(values).contiguous()
+        packed[name + _OFFSETS] = torch.tensor(list(itertools.accumulate(lengths, initial=0)))
+    return packed
+
+
+def _describe(value: Tensor) -> dict[str, Any]:
+    """Return what all records must share of an array."""
+    return {
+        "dtype": str(value.dtype).removeprefix("torch."),
+        "ragged": value.ndim > 0,
+        "shape": list(value.shape[1:]),
+    }
+
+
+def _only_in(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of ``a`` that ``b`` lacks or has otherwise, in few words."""
+    return {
+        key: f"{told['dtype']} {'(n' if told['ragged'] else '('}"
+        + "".join(f", {size}" for size in told["shape"])
+        + ")"
+        for key, told in a.items()
+        if b.get(key) != told
+    }
+
+
+def _require_same(folder: Path, stored: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    if stored == told:
+        return
+    differing = sorted(
+        key for key in stored.keys() | told.keys() if stored.get(key) != told.get(key)
+    )
+    key = differing[0]
+    raise ShardError(
+        folder,
+        f"was begun with other settings: {key} is {stored.get(key)!r} there, got "
+        f"{told.get(key)!r} now ({len(differing)} differ: {differing}). Use the same settings to "
+        "resume, or a new folder.",
+    )
+
+
+def _check_shard(folder: Path, shard: Mapping[str, Any], *, verify: bool) -> None:
+    path = folder / shard["file"]
+    if not path.is_file():
+        raise ShardError(path, "is listed in the manifest but absent. Copy the folder again.")
+    size = path.stat().st_size
+    if size != shard["bytes"]:
+        raise ShardError(
+            path, f"has {size} bytes, expected {shard['bytes']}; it is truncated. Copy it again."
+        )
+    if verify and _sha256(path) != shard["sha256"]:
+        raise ShardError(path, "does not have the SHA-256 of the manifest. Copy it again.")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

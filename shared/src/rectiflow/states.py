@@ -1,0 +1,69 @@
+"""What a flow moves: a tensor, or a flat dict of named tensors for a product of spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+State: TypeAlias = Tensor | dict[str, Tensor]
+"""A batch of points, ``(b, *event)``, or a flat dict of them with one batch size."""
+
+
+def map_state(fn: Callable[..., Tensor], *states: State) -> State:
+    """Apply ``fn`` to matching leaves of ``states``.
+
+    Parameters
+    ----------
+    fn : callable
+        Takes one tensor of each state.
+    *states : State
+        All tensors, or all dicts with the same keys.
+
+    Returns
+    -------
+    State
+        Of the same form as the first.
+
+    Raises
+    ------
+    ValueError
+        When the states do not have the same parts.
+    """
+    first = states[0]
+    for other in states[1:]:
+        if _parts(other) != _parts(first):
+            raise ValueError(
+                f"states must have the same parts, got {_parts(first)} and {_parts(other)}; "
+                "expected one tensor per name in each"
+            )
+    if not isinstance(first, dict):
+        return fn(*states)
+    return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index]
+
+
+def _parts(x: State) -> list[str] | str:
+    return sorted(x) if isinstance(x, dict) else "one tensor"
+
+
+def leaves(x: State) -> list[Tensor]:
+    """Return the tensors of a state, in the order of its names."""
+    return list(x.values()) if isinstance(x, dict) else [x]
+
+
+def batch_of(x: State) -> tuple[int, torch.device, torch.dtype]:
+    """Return the batch size, device and dtype of a state, read off its first tensor."""
+    first = leaves(x)[0]
+    return first.shape[0], first.device, first.dtype
+
+
+def expand_time(t: float | Tensor, like: Tensor) -> float | Tensor:
+    """Give a time of shape ``(b,)`` the trailing axes of ``like``; numbers pass unchanged.
+
+    A time of more than one axis, such as one per residue ``(b, n)``, is padded likewise.
+    """
+    if not isinstance(t, Tensor) or t.ndim == 0:
+        return t
+    return t.reshape(*t.shape, *(1,) * (like.ndim - t.ndim)).to(like.dtype)

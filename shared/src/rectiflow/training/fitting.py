@@ -1,0 +1,190 @@
+"""Run a training in a run folder."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from rectiflow.training.checkpointing import Checkpoints, Snapshots
+from rectiflow.training.checkpoints import read_checkpoint
+from rectiflow.training.flow_training import FlowTraining
+from rectiflow.training.metrics_csv import MetricsCsv
+from rectiflow.training.progress import Progress
+from rectiflow.training.run_folder import RunFolder
+from rectiflow.training.validation import Evaluate, Validation
+
+log = logging.getLogger(__name__)
+
+
+def fit(
+    training: FlowTraining,
+    data: LightningDataModule,
+    run_dir: Path | str,
+    *,
+    max_steps: int,
+    checkpoint_every: int = 1000,
+    validate_every: int | None = None,
+    snapshot_every: int | None = None,
+    log_every: int = 50,
+    accumulate: int = 1,
+    accelerator: str = "auto",
+    devices: int | str | list[int] = "auto",
+    strategy: Any = "auto",
+    precision: Any = "32-true",
+    resume: bool = False,
+    max_time_s: float | None = None,
+    evaluate: Evaluate | None = None,
+    monitor: str = "val/loss",
+    config: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    progress: bool = True,
+) -> RunFolder:
+    """Train until ``max_steps`` optimiser steps, or until the time is up.
+
+    A killed run that is resumed continues from its last checkpoint with the same data order,
+    randomness and numbers as one that was not killed; on a CPU they agree bit by bit.
+
+    Parameters
+    ----------
+    training : FlowTraining
+        Objective, optimiser, averages.
+    data : LightningDataModule
+        Its training loader must be endless and start at ``training.batches_seen``, as
+        :class:`~rectiflow.training.data.FlowData` does.
+    run_dir : Path
+        The run folder; see :class:`~rectiflow.training.run_folder.RunFolder`.
+    max_steps : int
+        Total optimiser steps, those before a resume included.
+    checkpoint_every, validate_every, log_every : int
+        Optimiser steps between checkpoints, validations (None: none), and logged means.
+    snapshot_every : int, optional
+        Optimiser steps between stored snapshots of power-function averages, for
+        :func:`~rectiflow.training.post_hoc.reconstruct`.
+    accumulate : int
+        Micro-batches per optimiser step.
+    accelerator, devices, strategy, precision
+        As for ``lightning.Trainer``.
+    resume : bool
+        Continue the run in ``run_dir``.
+    max_time_s : float, optional
+        Stop cleanly, checkpoint written, at the first step boundary after this many seconds.
+    evaluate : callable, optional
+        ``evaluate(network, step, run_dir) -> metrics`` at each validation, averaged weights.
+    monitor : str
+        Metric whose smallest value marks the best checkpoint.
+    config : str, optional
+        Text of ``config.yaml``.
+    callbacks, loggers : sequence
+        Further Lightning callbacks and loggers.
+    progress : bool
+        Show a progress bar.
+
+    Raises
+    ------
+    FileExistsError
+        When the folder holds a run and ``resume`` is false.
+    FileNotFoundError
+        When ``resume`` is true and there is no checkpoint.
+    SystemExit
+        After SIGTERM or SIGINT, when the step in progress is done and saved.
+    """
+    deadline = None if max_time_s is None else time.monotonic() + max_time_s
+    folder = RunFolder(run_dir)
+    checkpoint: Path | None = None
+    start_step = 0
+    if resume:
+        checkpoint = folder.require_checkpoint()
+        start_step = read_checkpoint(checkpoint)["global_step"]
+    elif getattr(rank_zero_only, "rank", 0) == 0:
+        folder.create(config)
+
+    own: list[Callback] = []
+    validation: Validation | None = None
+    if validate_every is not None:
+        validation = Validation(validate_every, _held_out(data), evaluate, folder.path)
+        own.append(validation)
+    checkpoints = Checkpoints(
+        folder.checkpoints,
+        checkpoint_every,
+        validation=validation,
+        monitor=monitor,
+        deadline=deadline,
+    )
+    own.append(checkpoints)
+    if snapshot_every is not None:
+        own.append(Snapshots(folder.snapshots, snapshot_every))
+    if progress:
+        own.append(Progress())
+
+    with _quiet_lightning():
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy,
+            precision=precision,
+            max_steps=max_steps,
+            max_epochs=-1,
+            accumulate_grad_batches=accumulate,
+            log_every_n_steps=log_every,
+            limit_val_batches=0,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=folder.path,
+            # Validation runs before checkpoints, and the user's callbacks see both done.
+            callbacks=[*own, *callbacks],
+            logger=[*_own_loggers(folder, start_step), *loggers],
+        )
+        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+    if checkpoints.interrupted_by is not None:
+        raise SystemExit(128 + checkpoints.interrupted_by)
+    return folder
+
+
+def _held_out(data: LightningDataModule) -> Any:
+    """Return the data module's validation batches, or None if it defines none."""
+    if type(data).val_dataloader is LightningDataModule.val_dataloader:
+        return None
+    return data.val_dataloader()
+
+
+def _own_loggers(folder: RunFolder, start_step: int) -> list[Logger]:
+    loggers: list[Logger] = [MetricsCsv(folder.metrics, start_step)]
+    if importlib.util.find_spec("tensorboard") is None:
+        log.info("tensorboard is not installed: metrics go to %s only", folder.metrics)
+        return loggers
+    # Hides what a killed run logged after its last checkpoint.
+    purge: Any = start_step + 1 if start_step else None
+    loggers.append(TensorBoardLogger(folder.tensorboard, name="", version="", purge_step=purge))
+    return loggers
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's hints; its errors still come through."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\..*")
+        warnings.filterwarnings("ignore", message=r".*(num_workers|eval mode|not empty).*")
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)

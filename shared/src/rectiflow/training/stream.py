@@ -1,0 +1,122 @@
+"""A deterministic stream of batches that can be entered at any point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from rectiflow.randomness import counter_generator, counter_seed
+
+
+class BatchSource(Protocol):
+    """What batches an epoch has: a pure function of the epoch."""
+
+    def batches(self, epoch: int) -> Sequence[Sequence[Any]]:
+        """Return this rank's batches of dataset indices in epoch 0, 1, ...
+
+        Every rank must return the same number of batches. An index is whatever the dataset's
+        ``__getitem__`` takes.
+        """
+        ...
+
+
+class ShuffledBatches:
+    """Fixed-size batches of a fresh permutation per epoch; the incomplete tail is left out.
+
+    Parameters
+    ----------
+    n_items : int
+        Length of the dataset.
+    batch_size : int
+        Items per rank and batch.
+    seed : int
+        With the epoch, fixes the permutation; all ranks share it.
+    rank, world_size : int
+        Of ``batch_size * world_size`` consecutive items each rank takes every world_size-th.
+    """
+
+    def __init__(
+        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if batch_size < 1 or n_items < batch_size * world_size:
+            raise ValueError(
+                f"dataset of {n_items} items cannot fill one batch of {batch_size} on "
+                f"{world_size} rank(s); expected 1 <= batch_size <= {n_items // world_size}."
+            )
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must lie in [0, {world_size}), got {rank}.")
+        self.n_items, self.batch_size, self.seed = n_items, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """Return the batches of one epoch."""
+        generator = counter_generator(self.seed, "epoch", epoch)
+        order = torch.randperm(self.n_items, generator=generator)
+        n_batches = self.n_items // (self.batch_size * self.world_size)
+        own = order[self.rank :: self.world_size][: n_batches * self.batch_size]
+        return own.view(n_batches, self.batch_size).tolist()
+
+
+class StepStream:
+    """An endless batch sampler that concatenates the epochs of a source.
+
+    Parameters
+    ----------
+    source : BatchSource
+        Gives the batches of each epoch.
+    start_batch : int, default 0
+        Batches to leave out: how many were consumed before a run was interrupted.
+
+    Examples
+    --------
+    >>> source = ShuffledBatches(10, 3)
+    >>> first = iter(StepStream(source))
+    >>> consumed = [next(first) for _ in range(4)]
+    >>> next(first) == next(iter(StepStream(source, start_batch=4)))
+    True
+    """
+
+    def __init__(self, source: BatchSource, start_batch: int = 0) -> None:
+        if start_batch < 0:
+            raise ValueError(f"start_batch must be at least 0, got {start_batch}.")
+        self.source, self.start_batch = source, start_batch
+
+    def __iter__(self) -> Iterator[Sequence[Any]]:
+        epoch, left = 0, self.start_batch
+        while True:
+            batches = self.source.batches(epoch)
+            if not batches:
+                raise ValueError(
+                    f"epoch {epoch} has no batches; expected at least one. Check that the data "
+                    "set is not empty after filtering."
+                )
+            yield from batches[left:]
+            left = max(0, left - len(batches))
+            epoch += 1
+
+
+def step_loader(
+    dataset: Dataset[Any], source: BatchSource, *, start_batch: int = 0, **options: Any
+) -> DataLoader[Any]:
+    """Return an endless loader over a :class:`StepStream`.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        Indexed by what ``source`` yields.
+    source : BatchSource
+        This rank's batches.
+    start_batch : int
+        In a data module, ``self.trainer.lightning_module.batches_seen``.
+    **options
+        Passed to ``DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory``, ...
+    """
+    if options.get("num_workers"):
+        options.setdefault("persistent_workers", True)
+    # The loader draws a base seed for its workers when it starts; keep it off the global RNG.
+    generator = torch.Generator().manual_seed(counter_seed("loader", start_batch))
+    stream: Any = StepStream(source, start_batch)
+    return DataLoader(dataset, batch_sampler=stream, generator=generator, **options)

@@ -1,0 +1,186 @@
+"""Reflow of a learned 2-D flow: straightness falls, and the pipeline holds together."""
+
+import copy
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from rectiflow.couplings import Independent, Paired
+from rectiflow.diagnostics import straightness
+from rectiflow.flow import Flow
+from rectiflow.grids import uniform
+from rectiflow.integrate import integrate, plan
+from rectiflow.rectify import (
+    OneStepDistillation,
+    Pair,
+    PairDataset,
+    PairStore,
+    generate_pairs,
+    reflow,
+)
+from rectiflow.solvers import Euler, Heun
+from rectiflow.training import FlowData, FlowObjective, FlowTraining, ShuffledBatches, fit
+from torch import nn
+
+STEPS, BATCH, WIDTH, PAIRS = 600, 256, 64, 4096
+OPTIMIZER = partial(torch.optim.Adam, lr=2e-3)
+SCHEDULER = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=STEPS)
+
+
+class Mlp(nn.Module):
+    """Inputs x, t and sines and cosines of pi t and 2 pi t; three hidden layers."""
+
+    def __init__(self, width=WIDTH):
+        super().__init__()
+        hidden = [[nn.Linear(a, b), nn.SiLU()] for a, b in pairwise([7, width, width, width])]
+        self.layers = nn.Sequential(*(layer for each in hidden for layer in each))
+        self.out = nn.Linear(width, 2)
+
+    def forward(self, x, t):
+        angle = torch.pi * t[:, None]
+        waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
+        return self.out(self.layers(torch.cat([x, t[:, None], *waves], 1)))
+
+
+class Rows(torch.utils.data.Dataset):
+    """Records in memory, handed out as whole batches."""
+
+    def __init__(self, **columns):
+        self.columns = columns
+
+    def __len__(self):
+        return len(self.columns["x1"])
+
+    def __getitems__(self, indices):
+        return {name: column[indices] for name, column in self.columns.items()}
+
+
+def as_it_is(batch):
+    return batch
+
+
+def rows_of(pairs, count):
+    records = [pairs[i] for i in range(count)]
+    return Rows(**{name: torch.stack([each[name] for each in records]) for name in ("x0", "x1")})
+
+
+def mixture(n, turn, seed):
+    """Three normal clusters of standard deviation 0.4 at radius 3, turned by ``turn`` degrees."""
+    generator = torch.Generator().manual_seed(seed)
+    which = torch.randint(3, (n,), generator=generator)
+    angle = torch.deg2rad(120.0 * which + turn)
+    centre = 3 * torch.stack([angle.cos(), angle.sin()], 1)
+    return centre + 0.4 * torch.randn(n, 2, generator=generator)
+
+
+def run(training, data, folder, steps=STEPS):
+    """Train, and return the averaged network."""
+    fit(
+        training,
+        data,
+        folder,
+        max_steps=steps,
+        checkpoint_every=10**6,
+        log_every=100,
+        accelerator="cpu",
+        devices=1,
+        progress=False,
+    )
+    training.averages[0].copy_to(training.network)
+    return training.network.eval()
+
+
+def batches(n, rank, world_size):
+    return ShuffledBatches(n, BATCH, seed=1, rank=rank, world_size=world_size)
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A 1-rectified flow between the mixtures, and pairs that it made."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("reflow")
+    torch.manual_seed(0)
+    n = 8192
+    # Two independent draws: the data set itself is the independent coupling.
+    rows = Rows(x0=mixture(n, 0.0, 1), x1=mixture(n, 60.0, 2))
+    training = FlowTraining(FlowObjective(Mlp(), Flow()), OPTIMIZER, SCHEDULER, ema=[0.99])
+    data = FlowData(rows, partial(batches, n), collate_fn=as_it_is)
+    network = run(training, data, folder / "first")
+
+    def sample(indices):
+        x0 = torch.cat([mixture(1, 0.0, 10_000 + i) for i in indices])
+        with torch.no_grad():
+            x1 = integrate(Flow().velocity(network), x0, plan(uniform(25), Heun()))
+        return [Pair(i, a, b) for i, a, b in zip(indices, x0, x1, strict=True)]
+
+    generate_pairs(sample, folder / "pairs", num=PAIRS, batch=1024, seed=0, progress=False)
+    yield network, PairDataset(PairStore(folder / "pairs"))
+    torch.set_num_threads(threads)
+
+
+def same_weights(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_reflow_straightens(first, tmp_path):
+    """Section 17 of the training specification, fast variant: S(2-RF) < 0.1 S(1-RF)."""
+    teacher, pairs = first
+    untouched = copy.deepcopy(teacher)
+    training, data = reflow(
+        teacher,
+        Flow(),
+        rows_of(pairs, PAIRS),
+        batch_size=BATCH,
+        optimizer=OPTIMIZER,
+        scheduler=SCHEDULER,
+        ema=[0.99],
+        collate_fn=as_it_is,
+    )
+    assert same_weights(training.network, teacher)
+    student = run(training, data, tmp_path)
+    assert same_weights(teacher, untouched)
+
+    x0 = mixture(2000, 0.0, 77)
+    fields = [Flow().velocity(network) for network in (teacher, student)]
+    bent, straight = (straightness(field, x0, grid=uniform(50)).total for field in fields)
+    assert bent > 3.0
+    assert straight < 0.1 * bent
+
+    def one_step_error(field):
+        with torch.no_grad():
+            far = integrate(field, x0, plan(uniform(50), Heun()))
+            near = integrate(field, x0, plan(uniform(1), Euler()))
+        return (far - near).square().sum(1).mean().sqrt()
+
+    assert one_step_error(fields[1]) < 0.5 * one_step_error(fields[0])
+
+
+def test_distilled_student_jumps(first, tmp_path):
+    teacher, pairs = first
+    rows = rows_of(pairs, 1024)
+    objective = OneStepDistillation(copy.deepcopy(teacher))
+    before = objective(rows.columns, torch.Generator())["loss"].item()
+    training = FlowTraining(objective, OPTIMIZER, ema=[0.9])
+    data = FlowData(rows, partial(batches, 1024), collate_fn=as_it_is)
+    run(training, data, tmp_path, steps=120)
+    after = objective(rows.columns, torch.Generator())["loss"].item()
+    assert after < 0.25 * before
+
+
+def test_reflow_sets_up_paired_training():
+    network, flow = Mlp(8), Flow()
+    rows = Rows(x0=torch.randn(20, 2), x1=torch.randn(20, 2))
+    training, data = reflow(network, flow, rows, batch_size=5, optimizer=OPTIMIZER)
+    assert isinstance(training.objective.flow.coupling, Paired)
+    assert isinstance(flow.coupling, Independent)
+    assert training.network is not network
+    assert len(data.batches(0, 1).batches(0)) == 4
+    with pytest.raises(ValueError, match="Paired needs the stored noise"):
+        training.objective({"x1": torch.randn(5, 2)}, torch.Generator())
+
+
+def test_reflow_refuses_fresh_noise():
+    with pytest.raises(TypeError, match="keeps stored pairs, got Independent"):
+        reflow(Mlp(8), Flow(), [], batch_size=1, optimizer=OPTIMIZER, coupling=Independent())
