@@ -1,0 +1,196 @@
+"""Sequence clusters, and the train/valid/test split by cluster."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rectiflow_protein.io.sequence import encode_sequence
+from rectiflow_protein.residues import UNKNOWN
+
+SPLITS = ("train", "valid", "test")
+_ROWS_AT_ONCE = 1024  # bounds the memory of the table of shared words
+
+
+def kmer_clusters(
+    sequences: Sequence[str],
+    *,
+    k: int = 4,
+    shared: float = 0.15,
+) -> np.ndarray:
+    """Single-linkage clusters of sequences by shared k-mers.
+
+    Two sequences are linked if ``|A ∩ B| >= shared · min(|A|, |B|)`` for their sets ``A``, ``B`` of
+    k-mers. At the defaults this is about "clearly the same family"; remote homologues, alike only
+    in structure, may fall into different clusters.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+        One-letter sequences; words with an unknown letter are not counted.
+    k : int, default 4
+        Word length.
+    shared : float, default 0.15
+        Linking threshold, in (0, 1].
+
+    Returns
+    -------
+    ndarray, shape (sequences,), int64
+        Cluster of each sequence, numbered by first member. Sequences without a word are singletons.
+
+    Examples
+    --------
+    >>> kmer_clusters(["ACDEFGHIK", "MMMMMMMMM", "ACDEFGHIL"]).tolist()
+    [0, 1, 0]
+    """
+    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse.csgraph import connected_components
+
+    if k < 1 or not 0 < shared <= 1:
+        raise ValueError(
+            f"clusters need k >= 1 and 0 < shared <= 1, got k={k}, shared={shared}. "
+            "k=4 and shared=0.15 are usual."
+        )
+    if len(sequences) == 0:
+        return np.zeros(0, dtype=np.int64)
+    words = [_words(sequence, k) for sequence in sequences]
+    sizes = np.array([len(w) for w in words])
+    codes, columns = np.unique(np.concatenate(words), return_inverse=True)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    ones = np.ones(len(columns), dtype=np.int32)
+    table = csr_matrix((ones, columns, starts), shape=(len(words), max(len(codes), 1)))
+    links = []
+    for first in range(0, len(words), _ROWS_AT_ONCE):
+        common = (table[first : first + _ROWS_AT_ONCE] @ table.T).tocoo()
+        smaller = np.minimum(sizes[first + common.row], sizes[common.col])
+        linked = common.data >= shared * smaller
+        pair = (common.row[linked], common.col[linked])
+        links.append(csr_matrix((np.ones(linked.sum()), pair), shape=common.shape))
+    _, labels = connected_components(vstack(links), directed=False)
+    _, first_member, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(first_member))[inverse].astype(np.int64)
+
+
+def _words(sequence: str, k: int) -> np.ndarray:
+    """Sorted distinct k-mers of a sequence as integers."""
+    types = encode_sequence(sequence).astype(np.int64)
+    if len(types) < k:
+        return np.zeros(0, dtype=np.int64)
+    windows = np.lib.stride_tricks.sliding_window_view(types, k)
+    known = windows[(windows < UNKNOWN).all(axis=1)]
+    return np.unique(known @ (UNKNOWN ** np.arange(k)))
+
+
+def join_clusters(first: Sequence[object], second: Sequence[object]) -> list[int]:
+    """Join what either of two clusterings joins, and no more.
+
+    Parameters
+    ----------
+    first, second : sequence of hashable, shape (items,)
+        Labels of each item in the two clusterings.
+
+    Returns
+    -------
+    list of int
+        Labels 0, 1, ... in order of first appearance.
+
+    Examples
+    --------
+    >>> join_clusters([0, 0, 1, 2], ["a", "b", "b", "c"])
+    [0, 0, 0, 1]
+    """
+    parent = list(range(len(first)))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    for labels in (first, second):
+        leader: dict[object, int] = {}
+        for i, label in enumerate(labels):
+            a, b = sorted((root(leader.setdefault(label, i)), root(i)))
+            parent[b] = a
+    number: dict[int, int] = {}
+    return [number.setdefault(root(i), len(number)) for i in range(len(parent))]
+
+
+def read_clusters(path: str | Path) -> dict[str, str]:
+    """Read a cluster file: one cluster per line, members separated by white space.
+
+    This is the form of the PDB's clusters-by-entity files. Members are compared in lower case and
+    also without what follows the last ``_``, so that ``101M_1`` names the entry ``101m``.
+
+    Parameters
+    ----------
+    path : str or Path
+        Text file.
+
+    Returns
+    -------
+    dict
+        Cluster (its first member) of each member and each entry; the first line that names an
+        entry wins.
+    """
+    clusters: dict[str, str] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines():
+        members = line.lower().split()
+        for member in members:
+            clusters.setdefault(member, members[0])
+            clusters.setdefault(member.rsplit("_", 1)[0], members[0])
+    if not clusters:
+        raise ValueError(
+            f"{path} names no cluster, got an empty file; expected one cluster per line, members "
+            "separated by spaces."
+        )
+    return clusters
+
+
+def split_of(cluster: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
+    """Split a cluster belongs to, by a hash of its name alone.
+
+    Adding or removing other clusters moves nothing from one split to another.
+
+    Parameters
+    ----------
+    cluster : str
+        Name of the cluster.
+    fractions : mapping
+        Share of clusters for each of train, valid, test; must sum to 1.
+    seed : int, default 0
+        Another seed gives another split.
+
+    Returns
+    -------
+    str
+        One of the keys of ``fractions``.
+
+    Examples
+    --------
+    >>> split_of("1abc", {"train": 1.0})
+    'train'
+    """
+    check_fractions(fractions)
+    digest = hashlib.sha256(f"{seed}:{cluster}".encode()).digest()
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    edge = 0.0
+    for split in SPLITS:
+        edge += fractions.get(split, 0.0)
+        if u < edge:
+            return split
+    return next(split for split in reversed(SPLITS) if fractions.get(split, 0.0) > 0)
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Raise ValueError unless ``fractions`` shares 1 among train, valid and test."""
+    total = sum(fractions.values())
+    known = set(fractions) <= set(SPLITS) and all(f >= 0 for f in fractions.values())
+    if not known or abs(total - 1) > 1e-6:
+        raise ValueError(
+            f"split fractions must share 1 among {', '.join(SPLITS)}, got {dict(fractions)}; "
+            "for example {'train': 0.9, 'valid': 0.05, 'test': 0.05}."
+        )

@@ -1,0 +1,93 @@
+"""The table beside prepared chains: one row per chain, in the order of the records."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+COLUMNS: dict[str, type] = {
+    "name": str,
+    "source": str,  # path below the prepared folder
+    "chain": str,
+    "length": int,
+    "cluster": str,
+    "split": str,  # train, valid or test
+    "helix": float,  # fractions by DSSP
+    "strand": float,
+    "coil": float,
+    "radius_gyration": float,  # Å over CA
+    "resolution": float,  # Å; empty where unknown
+    "num_chains": int,  # protein chains of the file
+    "breaks": int,  # missing peptide bonds inside the chain
+    "dropped": int,  # residues of the chain without a whole backbone
+}
+"""Columns of ``metadata.csv`` and the type of each."""
+
+Table = Mapping[str, np.ndarray]
+"""Columns by name, all of one length."""
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Make columns of rows; a missing number is NaN.
+
+    Examples
+    --------
+    >>> table_of([{"name": "a", "resolution": None}])["resolution"].tolist()
+    [nan]
+    """
+    keys = [key for key in COLUMNS if rows and key in rows[0]]
+    return {key: np.array([_cell(row[key], key) for row in rows]) for key in keys}
+
+
+def read_table(path: str | Path) -> dict[str, np.ndarray]:
+    """Read ``metadata.csv``.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or a value is not of its type.
+    """
+    with Path(path).open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = [key for key in COLUMNS if key not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{path} lacks the columns {', '.join(missing)}, got {reader.fieldnames}; expected "
+                "the metadata.csv that prepare writes. Prepare the folder again."
+            )
+        try:
+            rows = [{key: _cell(row[key], key) for key in COLUMNS} for row in reader]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} has a damaged row near line {reader.line_num} ({error}); expected "
+                f"{len(COLUMNS)} values. Prepare the folder again."
+            ) from error
+    return table_of(rows) if rows else {key: np.array([], dtype=k) for key, k in COLUMNS.items()}
+
+
+def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file, whole or not at all; None becomes an empty cell."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    os.replace(part, path)
+
+
+def _text(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _cell(value: Any, key: str) -> Any:
+    """Value of a column, from text or from Python."""
+    kind = COLUMNS[key]
+    if kind is float and value in (None, ""):
+        return float("nan")
+    return kind(value)

@@ -1,0 +1,155 @@
+"""A table of metrics for a set of backbones."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rectiflow_protein.metrics import backbone_metrics
+
+if TYPE_CHECKING:
+    from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
+    from rectiflow_protein.io import Backbone
+
+ALIGNABLE = 3  # residues; TM-align needs as many
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of each backbone and of the set.
+
+    Attributes
+    ----------
+    rows : list of dict
+        One per backbone: ``name``, ``length`` and its metrics.
+    summary : dict
+        ``count``, the mean of every metric, and what only a set has: ``diversity_tm`` (mean
+        pairwise TM-score; lower is more diverse), ``clusters_tm_0.5`` and ``clusters_tm_0.6``
+        (folds over count), and with a designer and a predictor the published
+        designability figures.
+    """
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, float]
+
+    def save(self, folder: Path | str) -> list[Path]:
+        """Write ``metrics.csv`` and ``summary.json``."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        table, summary = target / "metrics.csv", target / "summary.json"
+        partial = target / f".{table.name}.partial"
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, table)
+        partial = target / f".{summary.name}.partial"
+        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, summary)
+        return [table, summary]
+
+
+def evaluate(
+    backbones: Sequence[Backbone],
+    *,
+    designer: SequenceDesigner | None = None,
+    predictor: StructurePredictor | None = None,
+    num_sequences: int = 8,
+    diversity: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure a set of backbones.
+
+    Parameters
+    ----------
+    backbones : sequence of Backbone
+        At least one.
+    designer, predictor : optional
+        Given both, each backbone's self-consistency is measured, and diversity is taken over the
+        designable ones, as published.
+    num_sequences : int
+        Sequences per backbone.
+    diversity : bool
+        Compare all pairs; their number grows with the square of the set.
+    progress : callable, optional
+        Called with backbones done and in all.
+
+    Raises
+    ------
+    ValueError
+        When there is no backbone, or only one of designer and predictor.
+    """
+    if not backbones:
+        raise ValueError("nothing to evaluate, got no backbone; expected at least one structure.")
+    if (designer is None) != (predictor is None):
+        raise ValueError(
+            "designability needs both tools, got one of designer and predictor; expected both or "
+            "neither."
+        )
+    rows: list[dict[str, Any]] = []
+    chosen: list[Backbone] = []
+    consistency = []
+    for done, backbone in enumerate(backbones, 1):
+        found = backbone_metrics(torch.as_tensor(backbone.coords))
+        row = {"name": backbone.name, "length": len(backbone)}
+        row |= {name: round(float(value), 5) for name, value in found.items()}
+        if designer is not None and predictor is not None:
+            from rectiflow_protein.designability import self_consistency
+
+            (result,) = self_consistency(
+                [backbone], designer, predictor, num_sequences=num_sequences
+            )
+            consistency.append(result)
+            row |= {
+                "sc_mean_displacement": round(min(result.mean_displacement), 4),
+                "sc_rmsd": round(min(result.rmsd), 4),
+                "sc_tm": round(max(result.tm), 4),
+                "designable": int(result.is_designable),
+            }
+        rows.append(row)
+        if designer is None or consistency[-1].is_designable:
+            chosen.append(backbone)
+        if progress is not None:
+            progress(done, len(backbones))
+    summary = {"count": float(len(rows)), **_means(rows)}
+    if consistency:
+        from rectiflow_protein.designability import summarise
+
+        summary |= summarise(consistency)
+    if diversity:
+        summary |= _diversity(chosen)
+    return Evaluation(rows, summary)
+
+
+def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Average each column over the rows where it is a finite number."""
+    means = {}
+    for name in rows[0]:
+        if name == "name":
+            continue
+        values = torch.tensor([float(row[name]) for row in rows])
+        finite = values[torch.isfinite(values)]
+        means[name] = float(finite.mean()) if len(finite) else float("nan")
+    return means
+
+
+def _diversity(backbones: Sequence[Backbone]) -> dict[str, float]:
+    from rectiflow_protein.metrics import cluster_count, pairwise_tm
+
+    chains = [torch.as_tensor(b.coords[:, 1]) for b in backbones if len(b) >= ALIGNABLE]
+    if len(chains) < 2:
+        return {}
+    scores = pairwise_tm(chains)
+    above = ~torch.eye(len(chains), dtype=torch.bool)
+    return {
+        "diversity_tm": float(torch.as_tensor(scores)[above].mean()),
+        "clusters_tm_0.5": cluster_count(scores, 0.5) / len(chains),
+        "clusters_tm_0.6": cluster_count(scores, 0.6) / len(chains),
+    }

@@ -1,0 +1,55 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from rectiflow_protein.data.synthetic import backbone_from_torsions
+from rectiflow_protein.evaluation import evaluate
+from rectiflow_protein.io import Backbone
+
+
+def chain(seed, n=30):
+    torsions = torch.full((n,), math.radians(-63)), torch.full((n,), math.radians(-42))
+    coords = backbone_from_torsions(*torsions).float().numpy()
+    shift = np.random.default_rng(seed).normal(0, 0.01, coords.shape).astype(np.float32)
+    return Backbone.from_coords(coords + shift, name=f"chain_{seed}")
+
+
+def test_table_and_summary(tmp_path):
+    seen = []
+    found = evaluate([chain(0), chain(1), chain(2, 40)], progress=lambda *x: seen.append(x))
+    assert [row["name"] for row in found.rows] == ["chain_0", "chain_1", "chain_2"]
+    assert found.summary["count"] == 3
+    assert found.summary["helix"] > 0.6
+    assert found.summary["ca_ca_valid"] == 1.0
+    assert 0.9 < found.summary["clusters_tm_0.5"] * 3 < 1.1  # all are one helix
+    assert seen[-1] == (3, 3)
+    table, summary = found.save(tmp_path)
+    with table.open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+    assert json.loads(summary.read_text())["count"] == 3
+
+
+def test_designability_columns():
+    class Tool:
+        def design(self, backbone, num_sequences, *, temperature, seed):
+            self.ca = torch.as_tensor(backbone.coords[:, 1])
+            return ["A" * len(backbone)] * num_sequences
+
+        def predict(self, sequences):
+            return [self.ca.clone() for _ in sequences]
+
+    tool = Tool()
+    found = evaluate([chain(0)], designer=tool, predictor=tool, num_sequences=2)
+    assert found.rows[0]["designable"] == 1
+    assert found.rows[0]["sc_rmsd"] < 1e-3
+    assert found.summary["designable"] == 1.0
+
+
+def test_nothing_to_evaluate_and_half_a_tool():
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluate([])
+    with pytest.raises(ValueError, match="needs both tools"):
+        evaluate([chain(0)], designer=object())

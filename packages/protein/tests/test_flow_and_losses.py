@@ -1,0 +1,222 @@
+import math
+
+import pytest
+import torch
+from rectiflow.integrate import integrate, plan
+from rectiflow.solvers import Midpoint
+from rectiflow.spaces import Rotations, rotation_angle
+from rectiflow_protein.flow import (
+    BackboneFlow,
+    ClampedExponentialSchedule,
+    ExactExponentialSchedule,
+    ExponentialSchedule,
+    FrameEuler,
+    LinearSchedule,
+    endpoint_velocity,
+)
+from rectiflow_protein.frames import FRAME_SPACE
+from rectiflow_protein.losses import BackboneLoss
+from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
+from rectiflow_protein.objective import BackboneObjective
+
+
+def chains(b=3, n=10, seed=0, spread=6.0):
+    g = torch.Generator().manual_seed(seed)
+    trans = spread * torch.randn(b, n, 3, generator=g)
+    return {
+        "trans": trans - trans.mean(1, keepdim=True),
+        "rot": Rotations().prior((b, n), generator=g),
+    }
+
+
+def ones(b=3, n=10):
+    return torch.ones(b, n)
+
+
+def test_training_noise_has_the_stated_law():
+    x1 = chains(b=400, n=16)
+    noise = BackboneFlow().noise(x1, generator=torch.Generator().manual_seed(1))
+    assert noise["trans"].mean(1).abs().max() < 1e-4
+    assert noise["trans"].std().item() == pytest.approx(10 * math.sqrt(15 / 16), rel=0.02)
+    turn = rotation_angle(
+        FRAME_SPACE.parts["rot"].exp(
+            torch.tensor([1.0, 0, 0, 0]).expand(400, 16, 4),
+            FRAME_SPACE.parts["rot"].log(x1["rot"], noise["rot"]),
+        )
+    )
+    from rectiflow_protein.igso3 import angle_cdf
+
+    omega, cdf = angle_cdf(1.5)
+    median = omega[(cdf < 0.5).sum()]
+    assert turn.median().item() == pytest.approx(median, abs=0.05)
+
+
+def test_ends_of_the_path_are_noise_and_data():
+    x1, x0 = chains(), chains(seed=1)
+    flow, masks = BackboneFlow(), {"res_mask": ones(), "diffuse_mask": ones()}
+    start = flow.corrupt(x1, x0, torch.zeros(3), **masks)
+    end = flow.corrupt(x1, x0, torch.ones(3), **masks)
+    torch.testing.assert_close(start["trans"], x0["trans"])
+    torch.testing.assert_close(end["trans"], x1["trans"], atol=1e-5, rtol=0)
+    assert ((end["rot"] * x1["rot"]).sum(-1).abs() > 1 - 1e-5).all()
+
+
+def test_given_and_padded_residues():
+    x1, x0 = chains(), chains(seed=1)
+    real, moving = ones(), ones()
+    real[:, 8:] = 0
+    moving[:, :3] = 0
+    xt = BackboneFlow().corrupt(x1, x0, torch.full((3,), 0.4), res_mask=real, diffuse_mask=moving)
+    assert torch.equal(xt["trans"][:, :3], x1["trans"][:, :3])
+    assert torch.equal(xt["rot"][:, :3], x1["rot"][:, :3])
+    assert (xt["trans"][:, 8:] == 0).all()
+    assert (xt["rot"][:, 8:] == torch.tensor([1.0, 0, 0, 0])).all()
+
+
+def test_the_velocity_reaches_the_endpoint():
+    x, target = chains(), chains(seed=2)
+    v = endpoint_velocity(x, target, 0.25)
+    end = FRAME_SPACE.move(x, v, 0.75)
+    torch.testing.assert_close(end["trans"], target["trans"], atol=1e-4, rtol=0)
+    assert ((end["rot"] * target["rot"]).sum(-1).abs() > 1 - 1e-5).all()
+
+
+def test_schedules_cover_what_they_say():
+    assert LinearSchedule().fraction(0.5, 0.75) == pytest.approx(0.5)
+    assert ExponentialSchedule(10).fraction(0.1, 0.3) == pytest.approx(2.0)
+    assert ClampedExponentialSchedule(10).fraction(0.1, 0.3) == 1.0
+    assert ExactExponentialSchedule(10).fraction(0.1, 0.3) == pytest.approx(1 - math.exp(-2))
+
+
+def test_exact_schedule_does_not_depend_on_the_steps():
+    """With a fixed prediction the exact rule gives one rotation, however finely it is cut."""
+    x0, target = chains(), chains(seed=2)
+
+    def end(schedule, steps):
+        grid = [0.01 + 0.8 * i / steps for i in range(steps + 1)]
+        field = lambda x, t: endpoint_velocity(x, target, t)  # noqa: E731
+        return integrate(field, x0, plan(grid, FrameEuler(schedule)), space=FRAME_SPACE)["rot"]
+
+    exact = ExactExponentialSchedule(5.0)
+    torch.testing.assert_close(end(exact, 2), end(exact, 32), atol=1e-4, rtol=0)
+    euler = ExponentialSchedule(5.0)
+    errors = [(end(euler, n) - end(exact, n)).abs().max() for n in (16, 32, 64)]
+    assert errors[0] > 1.8 * errors[1] > 3.2 * errors[2]
+
+
+def test_core_solvers_run_on_frames():
+    x0, target = chains(), chains(seed=2)
+    moves = plan([0.01, 0.3, 0.6, 0.9], Midpoint())
+    end = integrate(lambda x, t: endpoint_velocity(x, target, t), x0, moves, space=FRAME_SPACE)
+    straight = FRAME_SPACE.geodesic(x0, target, (0.9 - 0.01) / 0.99)
+    torch.testing.assert_close(end["trans"], straight["trans"], atol=1e-3, rtol=0)
+
+
+def test_a_perfect_prediction_costs_nothing():
+    x1, x0, t = chains(), chains(seed=1), torch.tensor([0.1, 0.5, 0.95])
+    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    perfect = {k: v.clone().requires_grad_() for k, v in x1.items()}
+    terms = BackboneLoss()(perfect, x1, xt, t, ones())
+    assert terms["loss"].max() < 1e-8
+    terms["loss"].sum().backward()
+    assert all(torch.isfinite(v.grad).all() for v in perfect.values())
+
+
+def test_loss_does_not_see_a_global_turn_or_masked_residues():
+    from rectiflow.spaces import quat_multiply, quat_to_rotmat
+
+    x1, x0, guess = chains(), chains(seed=1), chains(seed=2)
+    t, q = (
+        torch.tensor([0.3, 0.6, 0.8]),
+        Rotations().prior((1,), generator=torch.Generator().manual_seed(9)),
+    )
+    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    mask = ones()
+    mask[:, 7:] = 0
+    loss = BackboneLoss(clamp=1e9)
+    plain = loss(guess, x1, xt, t, mask)["loss"]
+    turn = lambda x: {  # noqa: E731
+        "trans": x["trans"] @ quat_to_rotmat(q)[0].T,
+        "rot": quat_multiply(q.expand_as(x["rot"]), x["rot"]),
+    }
+    torch.testing.assert_close(
+        loss(turn(guess), turn(x1), turn(xt), t, mask)["loss"], plain, rtol=1e-3, atol=1e-3
+    )
+    guess["trans"][:, 7:] += 100
+    torch.testing.assert_close(loss(guess, x1, xt, t, mask)["loss"], plain)
+
+
+def test_auxiliary_loss_starts_late_and_clamped_samples_are_counted():
+    x1, x0, guess = chains(), chains(seed=1), chains(seed=2, spread=40)
+    t = torch.tensor([0.2, 0.6, 0.6])
+    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    terms = BackboneLoss(auxiliary_from=0.5)(guess, x1, xt, t, ones())
+    assert terms["auxiliary"].tolist() == [0.0, 5.0, 5.0]
+    assert terms["clamped"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_empty_sample_is_refused():
+    x1, t, mask = chains(), torch.full((3,), 0.5), ones()
+    mask[1] = 0
+    with pytest.raises(ValueError, match=r"samples \[1\] have no residue"):
+        BackboneLoss()(x1, x1, x1, t, mask)
+
+
+def batch(b=2, n=12, seed=0):
+    x1 = chains(b, n, seed)
+    return {
+        "trans_1": x1["trans"],
+        "quat_1": x1["rot"],
+        "res_mask": ones(b, n),
+        "diffuse_mask": ones(b, n),
+        "res_idx": torch.arange(1, n + 1).expand(b, n),
+    }
+
+
+TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
+
+
+def test_training_fits_one_batch():
+    torch.manual_seed(0)
+    loss_terms = BackboneLoss(clamp=1e9)
+    objective = BackboneObjective(ReQFlowNetwork(TINY), loss=loss_terms, self_condition=0.0)
+    optimizer = torch.optim.AdamW(objective.parameters(), 3e-3)
+    losses = []
+    for _ in range(50):
+        loss = objective(batch(), torch.Generator().manual_seed(0))["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_stored_noise_is_used_and_draws_follow_the_generator():
+    torch.manual_seed(0)
+    objective = BackboneObjective(ReQFlowNetwork(TINY))
+    seen = []
+    objective.network.register_forward_pre_hook(lambda m, args: seen.append(args))
+    x0 = chains(2, 12, seed=3)
+    paired = batch() | {"trans_0": x0["trans"], "quat_0": x0["rot"]}
+    objective(paired, torch.Generator().manual_seed(0))
+    (xt, t) = seen[-1][:2]
+    expected = torch.lerp(x0["trans"], paired["trans_1"], t[:, None, None])
+    torch.testing.assert_close(xt["trans"], expected, atol=1e-4, rtol=0)
+    first, again, other = (
+        objective(batch(), torch.Generator().manual_seed(s))["loss"] for s in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+
+
+@pytest.mark.parametrize(("share", "calls"), [(0.0, 1), (1.0, 2)])
+def test_self_conditioning_calls_the_network_first(share, calls):
+    torch.manual_seed(0)
+    objective = BackboneObjective(ReQFlowNetwork(TINY), self_condition=share)
+    seen = []
+    objective.network.register_forward_pre_hook(
+        lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True
+    )
+    objective(batch(), torch.Generator().manual_seed(0))
+    assert len(seen) == calls
+    assert (seen[-1]["trans_sc"] is None) == (calls == 1)
