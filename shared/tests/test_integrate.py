@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
-import rectiflow.integrate as module
 import torch
 from rectiflow.analytic import GaussianMixtureFlow
 from rectiflow.compare import compare_solvers
@@ -281,6 +281,7 @@ def graphs(monkeypatch):
         return graph.forward
 
     torch._dynamo.reset()
+    module = importlib.import_module("rectiflow.integrate")  # the package's name is the function
     region = torch.compile(module._region, fullgraph=True, dynamic=False, backend=keep)
     monkeypatch.setattr(module, "_compile_region", lambda on_gpu: region)
     yield made

@@ -342,3 +342,11 @@ def test_half_precision_training_runs(tmp_path):
 def test_importing_the_package_does_not_import_lightning():
     code = "import sys, rectiflow.training, rectiflow.rectify; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+
+
+def test_trapezoid_refuses_phases_that_overlap():
+    from rectiflow.training.schedules import trapezoid
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(ValueError, match="phases must follow one another"):
+        trapezoid(optimizer, warm_up=5, hold_until=4, decay=2)

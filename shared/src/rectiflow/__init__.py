@@ -1,0 +1,144 @@
+"""Rectified flows over any tensor.
+
+``t = 0`` is noise, ``t = 1`` is data, ``x_t = (1 - t) x0 + t x1`` and ``v = x1 - x0``; sampling
+integrates upward.
+
+Examples
+--------
+>>> import torch
+>>> import rectiflow as rf
+>>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]])
+>>> target = rf.GaussianMixtureFlow(weights, means, 0.1 * torch.ones(2, 1, 1))
+>>> noise = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
+>>> moves = rf.plan(rf.grids.uniform(20), rf.Midpoint())
+>>> rf.integrate(target, noise, moves).shape
+torch.Size([4, 1])
+"""
+
+from rectiflow import grids
+from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
+from rectiflow.couplings import Annealed, Coupling, Independent, MinibatchOT, Paired
+from rectiflow.diagnostics import straightness, transport_cost
+from rectiflow.fields import VelocityField, bind, counted
+from rectiflow.flow import Flow, LossOutput
+from rectiflow.guidance import batched_cfg, cfg, cfg_to_endpoint, guided
+from rectiflow.integrate import Step, integrate, plan, reverse
+from rectiflow.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
+from rectiflow.paths import (
+    Affine,
+    Linear,
+    LinearVP,
+    Path,
+    Polynomial,
+    TargetCFM,
+    Trigonometric,
+    VariancePreserving,
+    reparametrise,
+)
+from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
+from rectiflow.pretrained import CheckpointError, Pretrained, load_tensors, weights_hash
+from rectiflow.solvers import (
+    RK4,
+    Adams,
+    Bidirectional,
+    DPMSolver,
+    DPMSolverPP,
+    Euler,
+    Heun,
+    History,
+    Midpoint,
+    Move,
+    MultistepDPMSolverPP,
+    PseudoCorrector,
+    ReusedMidpoint,
+    RungeKutta,
+    Solver,
+)
+from rectiflow.sources import Mixture, Normal, Source
+from rectiflow.spaces import Euclidean, Product, Rotations, Space
+from rectiflow.states import State
+from rectiflow.time_density import (
+    CosMap,
+    LogitNormal,
+    Mode,
+    Shifted,
+    TimeDensity,
+    Uniform,
+    UShaped,
+)
+
+__all__ = [
+    "RK4",
+    "Adams",
+    "Affine",
+    "Annealed",
+    "Bidirectional",
+    "CheckpointError",
+    "CosMap",
+    "Coupling",
+    "DPMSolver",
+    "DPMSolverPP",
+    "Euclidean",
+    "Euler",
+    "Exact",
+    "FiniteDataFlow",
+    "Flow",
+    "GaussianMixtureFlow",
+    "Heun",
+    "History",
+    "Hutchinson",
+    "Independent",
+    "Linear",
+    "LinearVP",
+    "LogitNormal",
+    "LossOutput",
+    "MeanSquared",
+    "Midpoint",
+    "MinibatchOT",
+    "Mixture",
+    "Mode",
+    "Move",
+    "MultistepDPMSolverPP",
+    "Normal",
+    "Paired",
+    "Path",
+    "Polynomial",
+    "Premetric",
+    "Pretrained",
+    "Product",
+    "PseudoCorrector",
+    "PseudoHuber",
+    "ReusedMidpoint",
+    "Rotations",
+    "RungeKutta",
+    "Shifted",
+    "Solver",
+    "Source",
+    "Space",
+    "State",
+    "Step",
+    "TargetCFM",
+    "TimeDensity",
+    "Trigonometric",
+    "UShaped",
+    "Uniform",
+    "VariancePreserving",
+    "VelocityField",
+    "batched_cfg",
+    "bind",
+    "bits_per_dim",
+    "cfg",
+    "cfg_to_endpoint",
+    "counted",
+    "grids",
+    "guided",
+    "integrate",
+    "load_tensors",
+    "log_likelihood",
+    "plan",
+    "reparametrise",
+    "reverse",
+    "straightness",
+    "transport_cost",
+    "weights_hash",
+]

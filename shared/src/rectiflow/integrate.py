@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -133,7 +134,7 @@ def integrate(
         on a GPU); 0 runs it as it is. Worth it for small networks, where starting kernels costs
         more than running them. The field must be traceable and take tensor times, and the solvers
         must be Runge-Kutta methods. Times are inputs of a region, so that equal regions, and later
-        calls with other grids, share one compilation.
+        calls with other grids, share one compilation; the first takes a minute or so on a CPU.
     differentiable : bool, default False
         Keep the graph for gradients. By default nothing is recorded, whatever requires a gradient;
         guides that need one enable it for themselves.
@@ -223,11 +224,14 @@ def _compiled(
     region = _compile_region(on_gpu)
     with torch._dynamo.config.patch(recompile_limit=_MOST_REGIONS):
         for first in range(0, len(moves), size):
-            solvers = tuple(move.solver for move in moves[first : first + size])
-            last = first + len(solvers)
+            last = min(first + size, len(moves))
+            runs = tuple(
+                (solver, len(list(run)))
+                for solver, run in groupby(moves[first:last], key=lambda move: move.solver)
+            )
             if on_gpu:
                 torch.compiler.cudagraph_mark_step_begin()
-            x = region(field, x, times[first : last + 1], solvers, space)
+            x = region(field, x, times[first : last + 1], runs, space)
             if on_gpu:  # the next replay of the graph overwrites its output
                 x = map_state(torch.clone, x)
             if first == 0:
@@ -247,13 +251,23 @@ def _compile_region(on_gpu: bool) -> Callable[..., State]:
 
 
 def _region(
-    field: VelocityField, x: State, times: Tensor, solvers: tuple[Solver, ...], space: Space
+    field: VelocityField,
+    x: State,
+    times: Tensor,
+    runs: tuple[tuple[Solver, int], ...],
+    space: Space,
 ) -> State:
-    """Unroll consecutive moves; compiled once for every sequence of solvers."""
-    history = History(0)
-    starts = times.unbind()
-    for solver, start, stop in zip(solvers, starts[:-1], starts[1:], strict=True):
-        x = solver.step(field, x, start, stop, history, space)  # type: ignore[arg-type]
+    """Unroll consecutive moves, given as solvers and how many moves each takes.
+
+    Compiled once for every such sequence. Counts instead of one entry per move keep short what is
+    checked before each call of the compiled code.
+    """
+    history, moments, here = History(0), times.unbind(), 0
+    for solver, count in runs:
+        for _ in range(count):
+            start, stop = moments[here], moments[here + 1]
+            x = solver.step(field, x, start, stop, history, space)  # type: ignore[arg-type]
+            here += 1
     return x
 
 

@@ -58,6 +58,8 @@ class SampleValidation:
         Of the noise.
     solver : Solver, optional
         As for :class:`~rectiflow_protein.pipeline.BackbonePipeline`.
+    pictures : bool, default True
+        Draw the plots too.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class SampleValidation:
         steps: int = 50,
         seed: int = 0,
         solver: Solver | None = None,
+        pictures: bool = True,
     ) -> None:
         if not lengths or min(lengths) < 2 or steps < 1:
             raise ValueError(
@@ -74,6 +77,7 @@ class SampleValidation:
                 f"{list(lengths)} and {steps}."
             )
         self.lengths, self.steps, self.seed, self.solver = list(lengths), steps, seed, solver
+        self.pictures = pictures
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return the mean of each metric over the samples, and write the files.
@@ -91,7 +95,8 @@ class SampleValidation:
         folder = Path(run_dir) / "samples" / f"step_{step:07d}"
         type(result)(whole, result.seconds, {**result.settings, "step": step}).save(folder)
         chains = [torch.from_numpy(s.atoms[:, _NO_CB]) for s in whole]
-        _draw(chains, folder, step)
+        if self.pictures:
+            _draw(chains, folder, step)
         metrics = [backbone_metrics(chain) for chain in chains]
         return found | {name: _mean([m[name] for m in metrics]) for name in LOGGED}
 

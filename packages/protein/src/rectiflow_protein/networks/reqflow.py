@@ -29,7 +29,7 @@ ANGSTROM_TO_NM = 0.1
 PAIRS_KEPT = 131072
 """Edges up to which training keeps all temporaries rather than compute them twice."""
 
-PAIRS_PER_CHUNK = 8192
+PAIRS_PER_CHUNK = 4096
 """Edges updated at once on a CPU without gradients: the widest temporary then stays in cache."""
 
 
@@ -170,9 +170,8 @@ class ReQFlowNetwork(Pretrained, nn.Module):
         rows = embed.pair_rows(trans, trans_sc)
 
         def update(rows: Tensor, from_i: Tensor, mask_i: Tensor | None) -> Tensor:
-            return _edge_masked(
-                embed(rows, table, from_i, from_j, self.edge_dtype), mask_i, res_mask
-            )
+            edge = embed(rows, table, from_i, from_j, self.edge_dtype)
+            return _mask_edges_(edge, mask_i, res_mask)
 
         return _by_rows(update, (rows, from_i, res_mask))
 
@@ -183,26 +182,30 @@ class ReQFlowNetwork(Pretrained, nn.Module):
         first_i, first_j, last_i, last_j = transition.node_terms(node, edge.dtype)
 
         def update(z: Tensor, first_i: Tensor, last_i: Tensor, mask_i: Tensor | None) -> Tensor:
-            return _edge_masked(transition(z, first_i, first_j, last_i, last_j), mask_i, res_mask)
+            edge = transition(z, first_i, first_j, last_i, last_j)
+            return _mask_edges_(edge, mask_i, res_mask)
 
-        return _by_rows(update, (edge, first_i, last_i, res_mask))
+        return _by_rows(update, (edge, first_i, last_i, res_mask), out=edge)
 
 
 def _masked(node: Tensor, mask: Tensor | None) -> Tensor:
     return node if mask is None else node * mask
 
 
-def _edge_masked(edge: Tensor, mask_i: Tensor | None, mask_j: Tensor | None) -> Tensor:
+def _mask_edges_(edge: Tensor, mask_i: Tensor | None, mask_j: Tensor | None) -> Tensor:
     if mask_i is None or mask_j is None:
         return edge
-    return edge * (mask_i[:, :, None, None] * mask_j[:, None, :, None]).to(edge.dtype)
+    return edge.mul_((mask_i[:, :, None, None] * mask_j[:, None, :, None]).to(edge.dtype))
 
 
-def _by_rows(update: Callable[..., Tensor], per_row: tuple[Tensor | None, ...]) -> Tensor:
+def _by_rows(
+    update: Callable[..., Tensor], per_row: tuple[Tensor | None, ...], out: Tensor | None = None
+) -> Tensor:
     """Compute edges for all residues i; on a CPU, in groups whose temporaries stay in cache.
 
     A group's temporaries are three to five times as wide as an edge. Where gradients are kept, the
-    backward pass computes them once more, which costs less than writing them to memory.
+    backward pass computes them once more, which costs less than writing them to memory. Without
+    gradients ``out`` may be the edges that are updated: no group reads what another wrote.
     """
     first = next(x for x in per_row if x is not None)
     b, n = first.shape[:2]
@@ -212,6 +215,12 @@ def _by_rows(update: Callable[..., Tensor], per_row: tuple[Tensor | None, ...]) 
     if first.device.type != "cpu" or group >= n:
         return update(*per_row)
     split = [[None] * -(-n // group) if x is None else x.split(group, dim=1) for x in per_row]
+    groups = zip(*split, strict=True)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(update, *x, use_reentrant=False) for x in zip(*split)], dim=1)
-    return torch.cat([update(*x) for x in zip(*split, strict=True)], dim=1)
+        return torch.cat([checkpoint(update, *x, use_reentrant=False) for x in groups], dim=1)
+    for start, x in zip(range(0, n, group), groups, strict=True):
+        part = update(*x)
+        out = part.new_empty(b, n, *part.shape[2:]) if out is None else out
+        out[:, start : start + group] = part
+    assert out is not None
+    return out

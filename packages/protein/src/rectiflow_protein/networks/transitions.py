@@ -99,23 +99,27 @@ class EdgeTransition(nn.Module):
     ) -> Float[Tensor, "b m n c_z"]:
         """Update the edges of ``m`` residues i with all residues j."""
         dtype, c_z = z.dtype, self.c_z
-        w1, second, last, norm = (
-            self.trunk[0].weight,
-            self.trunk[2],
-            self.final_layer,
-            self.layer_norm,
-        )
-        hidden = F.linear(z, w1[:, :c_z].to(dtype))
-        hidden = torch.relu_(hidden.add_(first_i.unsqueeze(2)).add_(first_j.unsqueeze(1)))
-        hidden = torch.relu_(F.linear(hidden, second.weight.to(dtype), second.bias.to(dtype)))
-        weight = last.weight.to(dtype)
+        second, norm = self.trunk[2], self.layer_norm
+        w1 = self.trunk[0].weight[:, :c_z].to(dtype)
+        wf = self.final_layer.weight.to(dtype)
+        pairs = z.reshape(-1, c_z)
+        hidden = _sum_of_nodes(first_i, first_j).addmm_(pairs, w1.T).relu_()
+        hidden = F.linear(hidden, second.weight.to(dtype), second.bias.to(dtype)).relu_()
+        out = _sum_of_nodes(last_i, last_j)
         if torch.is_grad_enabled():  # the backward pass of relu needs its output unchanged
-            out = F.linear(hidden, weight) + F.linear(z, weight[:, :c_z])
+            out.addmm_(pairs, wf[:, :c_z].T)
         else:
-            hidden[..., :c_z] += z
-            out = F.linear(hidden, weight)
-        out = out.add_(last_i.unsqueeze(2)).add_(last_j.unsqueeze(1))
-        return F.layer_norm(out, (c_z,), norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+            hidden[:, :c_z] += pairs
+        out.addmm_(hidden, wf.T)
+        out = F.layer_norm(out, (c_z,), norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)
+        return out.view(z.shape)
+
+
+def _sum_of_nodes(
+    of_i: Float[Tensor, "b m c"], of_j: Float[Tensor, "b n c"]
+) -> Float[Tensor, "bmn c"]:
+    """Add the parts of i and of j for every pair; a matrix product is then accumulated on them."""
+    return (of_i.unsqueeze(2) + of_j.unsqueeze(1)).flatten(0, 2)
 
 
 class EncoderLayer(nn.Module):

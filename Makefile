@@ -1,0 +1,62 @@
+# `make install` needs git, make and Python 3.11 to 3.13; everything else it fetches itself.
+
+supported = import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,\
+            $(shell $(p) -c '$(supported)' >/dev/null 2>&1 && echo $(p))))
+BIN := .venv/bin
+SOURCES := shared/src packages/*/src apps/*/src tools
+# Each test worker imports torch: as many as there are cores, but at most 8. A file stays with one
+# worker, so that what its tests share is made once.
+WORKERS ?= auto
+PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types arrows docs format bench clean
+
+help:  ## Show this list.
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+
+# The stamp makes repeated calls instant; a changed lock or project file runs it again.
+.venv/.installed: uv.lock pyproject.toml tools/install.py $(wildcard shared/pyproject.toml packages/*/pyproject.toml apps/*/pyproject.toml)
+	@test -n "$(PYTHON)" || { echo "make install: no Python 3.11, 3.12 or 3.13 found; name one with PYTHON=..." >&2; exit 2; }
+	$(PYTHON) tools/install.py
+	@touch $@
+
+install: .venv/.installed  ## Create .venv with the locked packages, hashes checked.
+
+demo: install  ## Run every domain on its small checkpoint; writes demo/index.html.
+	$(BIN)/rectiflow demo -o demo
+	@echo "Open $(CURDIR)/demo/index.html in a browser."
+
+test: install  ## Run the tests (ARGS="--slow" adds the slow ones).
+	$(PYTEST) $(ARGS)
+
+# In this order so that the tests' closing line comes last.
+check: lint types arrows docs  ## Everything that must pass before a change lands.
+	$(MAKE) --no-print-directory test
+
+lint: install  ## Formatting and lint rules, without changing anything.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python tools/check_files.py
+
+types: install  ## Static types.
+	$(BIN)/mypy $(SOURCES)
+
+arrows: install  ## core <- packages <- apps.
+	$(BIN)/lint-imports
+
+docs: install  ## Build the pages into site/.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+format: install  ## Rewrite the code in the project's style.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## Measure speed and memory; writes JSON under benchmarks/results.
+	@for script in $$(grep -l __main__ benchmarks/*.py); do \
+	  $(BIN)/python $$script --out benchmarks/results/$$(basename $$script .py).json || exit 1; \
+	done
+
+clean:  ## Remove what make and the tools made, except .venv and .toolchain.
+	rm -rf site dist build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache

@@ -1,0 +1,70 @@
+"""Every config composes, and every ``_target_`` exists and takes the keys it is given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+from rectiflow_cli.config_root import config_root
+from rectiflow_cli.hydra_app import compose
+from rectiflow_cli.targets import check_config
+
+ROOT = config_root()
+DOMAINS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "common")
+PRIMARIES = [(d, path.stem) for d in DOMAINS for path in sorted((ROOT / d).glob("*.yaml"))]
+
+
+def options(domain: str, group: str) -> list[str]:
+    """Names of a group's configs, the shared ones included."""
+    folders = (ROOT / domain / group, ROOT / "common" / group)
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def groups(domain: str) -> list[tuple[str, str]]:
+    folders = {
+        p.name for root in (ROOT / domain, ROOT / "common") for p in root.iterdir() if p.is_dir()
+    }
+    return [(g, option) for g in sorted(folders - {"hydra"}) for option in options(domain, g)]
+
+
+OVERRIDES = [(domain, *pair) for domain in DOMAINS for pair in groups(domain)]
+
+
+def check(config: DictConfig) -> None:
+    check_config(config, map(str, config))
+
+
+def test_there_are_configs_for_every_domain():
+    assert {domain for domain, _ in PRIMARIES} == set(DOMAINS)
+    assert "protein" in DOMAINS
+
+
+@pytest.mark.parametrize(("domain", "name"), PRIMARIES)
+def test_primary_config_composes_and_fits_its_targets(domain, name):
+    check(compose(domain, name))
+
+
+@pytest.mark.parametrize(("domain", "group", "option"), OVERRIDES)
+def test_every_option_of_every_group_fits_training(domain, group, option):
+    check(compose(domain, "train", [f"{group}={option}"]))
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_run_folders_say_what_ran(domain):
+    config = compose(domain, "train")
+    assert {"seed", "run_dir", "resume"} <= set(config)
+
+
+def test_no_config_is_unreachable():
+    """A file that no group option or primary names is dead."""
+    reachable = {ROOT / d / f"{name}.yaml" for d, name in PRIMARIES} | {
+        ROOT / "common" / "base.yaml"
+    }
+    for domain, group, option in OVERRIDES:
+        reachable |= {
+            ROOT / domain / group / f"{option}.yaml",
+            ROOT / "common" / group / f"{option}.yaml",
+        }
+    found = set(Path(ROOT).rglob("*.yaml"))
+    assert not {str(path.relative_to(ROOT)) for path in found - reachable}
