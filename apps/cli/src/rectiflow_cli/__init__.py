@@ -1,0 +1,1 @@
+"""The ``rectiflow`` command: one front door to every domain that is installed."""
