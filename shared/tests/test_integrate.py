@@ -375,7 +375,6 @@ def test_what_cannot_be_compiled_is_named(solver, options, message):
         integrate(decay, X, plan(uniform(4), solver), **options)
 
 
-ENUM = "Path.convert builds an enum member, which the tracer of torch 2.11 does not know"
 TRACEABLE = [
     Euler(),
     Heun(),
@@ -384,10 +383,9 @@ TRACEABLE = [
     PseudoCorrector(),
     Adams(3, start=None),
     Adams(2, GeneralisedHeavyBall(0.8)),
-    *(
-        pytest.param(solver, marks=pytest.mark.xfail(reason=ENUM))
-        for solver in (DPMSolver(3), DPMSolverPP(2), MultistepDPMSolverPP(3))
-    ),
+    DPMSolver(3),
+    DPMSolverPP(2),
+    MultistepDPMSolverPP(3),
 ]
 
 

@@ -213,7 +213,9 @@ class Path(ABC):
         ValueError
             Where the answer is infinite or not determined.
         """
-        given, wanted = Prediction(given), Prediction(wanted)
+        # Conditional, because a compiler cannot trace through the making of an enum member.
+        given = given if isinstance(given, Prediction) else Prediction(given)
+        wanted = wanted if isinstance(wanted, Prediction) else Prediction(wanted)
         if given is wanted:
             return value
         asked = f"{given} does not determine a finite {wanted}"

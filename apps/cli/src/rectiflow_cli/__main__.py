@@ -1,4 +1,4 @@
-"""``python -m rectiflow_cli`` is ``rectiflow``; data-parallel training runs this file as a script."""
+"""Run ``rectiflow`` by ``python -m rectiflow_cli``, or this file as data-parallel training does."""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 ONE_LETTER = "ARNDCQEGHILKMFPSTWYVX"
 """One-letter codes by ``aatype``; 20 is an unknown residue."""
 
-THREE_LETTER = tuple(
-    "ALA ARG ASN ASP CYS GLN GLU GLY HIS ILE LEU LYS MET PHE PRO SER THR TRP TYR VAL UNK".split()
+THREE_LETTER = (
+    *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE", "LEU"),
+    *("LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL", "UNK"),
 )
 """Three-letter codes by ``aatype``."""
 

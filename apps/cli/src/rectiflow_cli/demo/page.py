@@ -69,14 +69,15 @@ def picture(
     return figure, files
 
 
-def _colours(paper: str, ink: str, cycle: tuple[str, ...]) -> dict[str, Any]:
-    from matplotlib import cycler
+def _colours(paper: str, ink: str, cycle: tuple[str, ...]) -> Any:
+    """Return settings for matplotlib, which wants a literal type for every key."""
+    from matplotlib.rcsetup import cycler
 
     inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
     return {
         **dict.fromkeys(inked, ink),
         **dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor"), paper),
-        "axes.prop_cycle": cycler(color=cycle),
+        "axes.prop_cycle": cycler("color", cycle),
         "axes.spines.top": False,
         "axes.spines.right": False,
         "font.size": 11,

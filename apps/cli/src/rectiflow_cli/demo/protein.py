@@ -84,6 +84,7 @@ class Structure:
     """
 
     key: str
+    title: str
     label: str
     chain: Backbone
     frames: np.ndarray
@@ -158,9 +159,10 @@ def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
         assert sample.trajectory is not None
         frames = np.concatenate([sample.trajectory, sample.atoms[None]])[:, :, heavy]
         chain = Backbone.from_coords(frames[-1], name=sample.name)
-        label = f"Sample {i + 1}, {lengths[i]} residues"
+        title = f"Sample {i + 1}"
+        label = f"{title}, {lengths[i]} residues"
         metrics = _measure(chain) | {"seconds": round(seconds, 3)}
-        structures.append(Structure(sample.name, label, chain, frames, metrics))
+        structures.append(Structure(sample.name, title, label, chain, frames, metrics))
         settings |= made.settings
     return structures, settings
 
@@ -185,7 +187,7 @@ def _reference(path: Path | None) -> Structure:
     label = f"Reference: {name}{f', chain {chain.chain_ids[0]}' if several else ''}"
     label += f", {len(chain)} residues"
     chain = replace(chain, chain_ids=np.full(len(chain), "A"))  # PDB has one column for it
-    return Structure("reference", label, chain, chain.coords[None], _measure(chain))
+    return Structure("reference", "Reference", label, chain, chain.coords[None], _measure(chain))
 
 
 def _measure(chain: Backbone) -> dict[str, float]:
@@ -286,7 +288,7 @@ def _matrices(structures: Sequence[Structure], quiet: bool) -> tuple[list[str], 
         ca = torch.from_numpy(structure.chain.coords)[:, 1]
         return picture(
             f"distances_{structure.key}",
-            lambda: plots.distance_matrix(ca, title=""),
+            lambda: plots.distance_matrix(ca, title=structure.title),
             alt=f"Distances between all alpha carbons of {structure.label}",
             caption=structure.label,
         )
@@ -297,7 +299,8 @@ def _matrices(structures: Sequence[Structure], quiet: bool) -> tuple[list[str], 
 def _gathered(
     pictures: Iterable[tuple[str, dict[str, bytes]]],
 ) -> tuple[list[str], dict[str, bytes]]:
-    figures, files = [], {}
+    figures: list[str] = []
+    files: dict[str, bytes] = {}
     for figure, its_files in pictures:
         figures.append(figure)
         files |= its_files

@@ -77,14 +77,14 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     UsageError
         When the config has unknown keys, or lacks data or weights.
     """
+    _require_data(cfg)
+    _require_weights(cfg)
+    check_config(cfg, KEYS)
     import torch
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rectiflow.training import RunFolder
 
-    _require_data(cfg)
-    _require_weights(cfg)
-    check_config(cfg, KEYS)
     folder, resume = hydra_app.run_folder(cfg)
     if not resume and RunFolder(folder).last.exists():
         raise UsageError(

@@ -9,7 +9,7 @@ distograms are one-hot. Its weight is therefore applied piece by piece, and the 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -104,16 +104,24 @@ class EdgeEmbedder(nn.Module):
             nn.LayerNorm(c_z),
         )
 
+    @property
+    def _layers(self) -> tuple[nn.Linear, nn.Linear, nn.Linear, nn.LayerNorm]:
+        first, _, second, _, third, norm = self.edge_embedder
+        return cast(
+            "tuple[nn.Linear, nn.Linear, nn.Linear, nn.LayerNorm]", (first, second, third, norm)
+        )
+
     def node_terms(
         self, node: Float[Tensor, "b n c_s"], diffuse_mask: Float[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b n c_z"], Float[Tensor, "b n c_z"]]:
         """Return the parts of the first linear that depend on i alone and on j alone."""
         p = self.linear_s_p(node)
         f, k = self.feat_dim, 2 * self.num_bins
-        w = self.edge_embedder[0].weight
+        first = self._layers[0]
+        w = first.weight
         w_i, w_j = w[:, :f], w[:, f : 2 * f]
         moving = diffuse_mask.unsqueeze(-1).to(p.dtype)
-        from_i = F.linear(p, w_i, self.edge_embedder[0].bias) + moving * w[:, 3 * f + k]
+        from_i = F.linear(p, w_i, first.bias) + moving * w[:, 3 * f + k]
         return from_i, F.linear(p, w_j) + moving * w[:, 3 * f + k + 1]
 
     def pair_table(self, n: int) -> Float[Tensor, "rows c_z"]:
@@ -123,7 +131,7 @@ class EdgeEmbedder(nn.Module):
         then the bins of the predicted chain and "no bin".
         """
         f, bins = self.feat_dim, self.num_bins
-        w = self.edge_embedder[0].weight
+        w = self._layers[0].weight
         offsets = torch.arange(-(n - 1), n, device=w.device)
         relpos = self.linear_relpos(index_embedding(offsets, f).to(w.dtype))
         relpos = F.linear(relpos, w[:, 2 * f : 3 * f])
@@ -156,7 +164,7 @@ class EdgeEmbedder(nn.Module):
         b, m, n, _ = rows.shape
         z = F.embedding_bag(rows.reshape(-1, 3), table, mode="sum").view(b, m, n, -1)
         z = torch.relu_(z.add_(from_i.unsqueeze(2)).add_(from_j.unsqueeze(1))).to(dtype)
-        _, _, second, _, third, norm = self.edge_embedder
+        _, second, third, norm = self._layers
         z = torch.relu_(F.linear(z, second.weight.to(dtype), second.bias.to(dtype)))
         z = F.linear(z, third.weight.to(dtype), third.bias.to(dtype))
         return F.layer_norm(

@@ -14,17 +14,17 @@ _TRUNCATED_STD = 0.87962566103423978  # of a unit normal cut at ±2
 
 
 def default_linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Truncated normal of variance ``1 / fan_in``."""
+    """Draw weights from a truncated normal of variance ``1 / fan_in``."""
     return _truncated(fan_in, fan_out, scale=1.0)
 
 
 def relu_linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """Truncated normal of variance ``2 / fan_in``, for layers followed by a ReLU."""
+    """Draw weights of variance ``2 / fan_in``, for layers followed by a ReLU."""
     return _truncated(fan_in, fan_out, scale=2.0)
 
 
 def zero_linear(fan_in: int, fan_out: int) -> nn.Linear:
-    """All zero: the last layer of a residual branch, which starts as the identity."""
+    """Set all to zero: the last layer of a residual branch, which starts as the identity."""
     linear = nn.Linear(fan_in, fan_out)
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)

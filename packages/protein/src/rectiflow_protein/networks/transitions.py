@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,14 +79,19 @@ class EdgeTransition(nn.Module):
         self.final_layer = zero_linear(hidden, c_z)
         self.layer_norm = nn.LayerNorm(c_z)
 
+    @property
+    def _layers(self) -> tuple[nn.Linear, nn.Linear]:
+        first, _, second, _ = self.trunk
+        return cast("tuple[nn.Linear, nn.Linear]", (first, second))
+
     def node_terms(self, s: Float[Tensor, "b n c_s"], dtype: torch.dtype) -> tuple[Tensor, ...]:
         """Return what the first and the last layer take from node i and from node j."""
         n = self.initial_embed(s)
-        first, last = self.trunk[0], self.final_layer
+        first, last = self._layers[0], self.final_layer
         w1_i, w1_j = first.weight[:, self.c_z :].split(self.c_n, dim=1)
         wf_i, wf_j = last.weight[:, self.c_z :].split(self.c_n, dim=1)
-        terms = F.linear(n, w1_i, first.bias), F.linear(n, w1_j)
-        terms += F.linear(n, wf_i, last.bias), F.linear(n, wf_j)
+        terms = [F.linear(n, w1_i, first.bias), F.linear(n, w1_j)]
+        terms += [F.linear(n, wf_i, last.bias), F.linear(n, wf_j)]
         return tuple(term.to(dtype) for term in terms)
 
     def forward(
@@ -99,8 +104,8 @@ class EdgeTransition(nn.Module):
     ) -> Float[Tensor, "b m n c_z"]:
         """Update the edges of ``m`` residues i with all residues j."""
         dtype, c_z = z.dtype, self.c_z
-        second, norm = self.trunk[2], self.layer_norm
-        w1 = self.trunk[0].weight[:, :c_z].to(dtype)
+        (first, second), norm = self._layers, self.layer_norm
+        w1 = first.weight[:, :c_z].to(dtype)
         wf = self.final_layer.weight.to(dtype)
         pairs = z.reshape(-1, c_z)
         hidden = _sum_of_nodes(first_i, first_j).addmm_(pairs, w1.T).relu_()
