@@ -344,9 +344,22 @@ def test_importing_the_package_does_not_import_lightning():
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
 
-def test_trapezoid_refuses_phases_that_overlap():
-    from rectiflow.training.schedules import trapezoid
+def test_schedule_refuses_points_out_of_order():
+    from rectiflow.training.schedules import piecewise_linear
 
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    with pytest.raises(ValueError, match="phases must follow one another"):
-        trapezoid(optimizer, warm_up=5, hold_until=4, decay=2)
+    with pytest.raises(ValueError, match="in the order of their steps"):
+        piecewise_linear(optimizer, [(5, 1.0), (4, 0.0)])
+
+
+def test_schedule_jumps_where_two_points_share_a_step():
+    from rectiflow.training.schedules import piecewise_linear
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+    schedule = piecewise_linear(optimizer, [(0, 1.0), (2, 0.0), (2, 0.5), (4, 0.0)])
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == [2.0, 1.0, 1.0, 0.5, 0.0, 0.0]

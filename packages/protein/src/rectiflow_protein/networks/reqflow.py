@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 ANGSTROM_TO_NM = 0.1
-PAIRS_KEPT = 131072
-"""Edges up to which training keeps all temporaries rather than compute them twice."""
+PAIRS_KEPT = 65536
+"""Edges below which training keeps all temporaries rather than compute them twice."""
 
 PAIRS_PER_CHUNK = 4096
 """Edges updated at once on a CPU without gradients: the widest temporary then stays in cache."""
@@ -210,7 +210,7 @@ def _by_rows(
     first = next(x for x in per_row if x is not None)
     b, n = first.shape[:2]
     group = max(1, PAIRS_PER_CHUNK // (b * n))
-    if torch.is_grad_enabled() and b * n * n <= PAIRS_KEPT:
+    if torch.is_grad_enabled() and b * n * n < PAIRS_KEPT:
         group = n
     if first.device.type != "cpu" or group >= n:
         return update(*per_row)
