@@ -140,7 +140,7 @@ def test_a_constant_body_velocity_is_followed_exactly(start):
         Bidirectional(),
         MultistepDPMSolverPP(2),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 @pytest.mark.parametrize("space", [Rotations(), SPACE], ids=["Rotations", "Product"])
 def test_adding_velocities_of_different_points_is_refused(solver, space, start):

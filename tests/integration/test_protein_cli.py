@@ -17,7 +17,7 @@ from rectiflow.training import read_metrics
 from rectiflow_cli.main import main
 
 COMMAND = Path(sys.executable).with_name("rectiflow")
-STEPS = 30
+STEPS = 20
 TRAINING = (
     *("experiment=debug", f"trainer.max_steps={STEPS}", "trainer.checkpoint_every=2"),
     *("trainer.validate_every=10", "validation.lengths=[12]", "validation.pictures=false"),

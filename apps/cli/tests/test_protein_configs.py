@@ -98,7 +98,17 @@ def test_the_recipe_of_the_shipped_checkpoint(made):
     assert (cfg.optimizer.lr, cfg.seed, cfg.edge_dtype) == (1e-3, 0, "bfloat16")
     assert OmegaConf.to_container(cfg.training.ema) == [0.999, 0.9995]
     assert cfg.training.grad_clip == 1.0
-    assert cfg.training.scheduler.total_iters == 100
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = instantiate(cfg.optimizer, _convert_="all")([weight])
+    schedule = instantiate(cfg.training.scheduler, _convert_="all")(optimizer)
+    rates = [schedule.get_last_lr()[0]]
+    for _ in range(100):
+        optimizer.step()
+        schedule.step()
+        rates.append(schedule.get_last_lr()[0])
+    assert rates[0] == pytest.approx(1e-5)
+    assert rates[50] == pytest.approx(0.505e-3)
+    assert rates[100] == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize("override", ["trainer=gpu4", "network=tiny", "data.max_length=61"])

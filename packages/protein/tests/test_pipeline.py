@@ -61,6 +61,13 @@ def test_network_calls_are_steps_and_progress_counts_them(pipe):
     assert seen == [(i, 6) for i in range(1, 7)]
 
 
+def test_solvers_of_several_stages_are_counted(pipe):
+    seen = []
+    result = pipe([10], steps=4, solver=Midpoint(), progress=lambda *x: seen.append(x))
+    assert result.settings["nfe"] == 7
+    assert seen[-1] == (7, 7)
+
+
 def test_the_last_call_can_be_given_another_time(pipe):
     calls = []
     hook = pipe.network.register_forward_pre_hook(lambda m, args: calls.append(float(args[1][0])))

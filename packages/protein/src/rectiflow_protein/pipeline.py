@@ -229,8 +229,8 @@ class BackbonePipeline:
         lengths : sequence of int
             Residues of each sample, in any order.
         steps : int
-            Network calls per sample, the authors' ``num_timesteps``: one fewer moves, and a last
-            call whose prediction is the sample.
+            The authors' ``num_timesteps``: one fewer moves, and a last network call whose
+            prediction is the sample. With Euler's method, the network calls per sample.
         solver : Solver, optional
             The authors' :class:`~rectiflow_protein.flow.FrameEuler` with the exponential rotation
             schedule if absent. Any core solver that allows curved spaces will do.
@@ -263,7 +263,8 @@ class BackbonePipeline:
         solver = FrameEuler() if solver is None else solver
         budget = max_pairs or PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
         groups = list(_batches(lengths, budget))
-        done, total = 0, len(groups) * steps
+        nfe = (steps - 1) * solver.nfe + 1
+        done, total = 0, len(groups) * nfe
 
         def tick() -> None:
             nonlocal done
@@ -284,7 +285,7 @@ class BackbonePipeline:
         settings = {
             "seed": seed,
             "steps": steps,
-            "nfe": steps,
+            "nfe": nfe,
             "solver": repr(solver),
             "edge_dtype": str(self.network.edge_dtype).removeprefix("torch."),
             "device": str(self.device),

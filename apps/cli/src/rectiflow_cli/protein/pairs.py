@@ -44,6 +44,12 @@ def _parser() -> Parser:
     add("--keep-all", action="store_true", help="no filter; the published ablation advises against")
     add("--max-coil", type=float, default=0.5, help="geometric filter: largest share of coil")
     add("--min-valid", type=float, default=0.97, help="geometric filter: valid CA-CA distances")
+    add(
+        "--max-contacts",
+        type=float,
+        default=1.0,
+        help="geometric filter: CA pairs below 3 Å per 100 residues",
+    )
     parser.add_sampling(steps=100)
     parser.add_tools()
     parser.add_json()
@@ -137,7 +143,11 @@ def _filter(args: Any, pipe: BackbonePipeline) -> tuple[Keep | None, dict[str, A
             "predictor": args.predictor,
             "num_sequences": args.num_sequences,
         }
-    geometric = GeometricFilter(min_valid=args.min_valid, max_coil=args.max_coil)
+    geometric = GeometricFilter(
+        min_valid=args.min_valid,
+        max_close_contacts=args.max_contacts,
+        max_coil=args.max_coil,
+    )
     return geometric, {"name": "geometric", **asdict(geometric)}
 
 
