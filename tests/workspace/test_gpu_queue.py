@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -95,9 +96,19 @@ def test_parity_runs_on_a_bare_machine(bare, tmp_path):
     assert all(0 < row["tf32_bf16_edges"]["trans"] < 2.0 for row in found["networks"])
 
 
-def test_a_failed_entry_is_told(bare, tmp_path):
-    """Lightning and the protein package are imported on the way to the message."""
-    done = queue("protein-small", "--out", tmp_path / "out", "--device", "cpu", env=bare)
+def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
+    env = {**os.environ, "PYTHON": "false"}  # every entry fails at once
+    done = queue("parity", "protein-small", "--out", tmp_path / "out", env=env)
     assert done.returncode == 1
-    assert "no --data given; expected prepared shards, or backbones.npz" in done.stderr
-    assert "failed: protein-small" in done.stderr
+    assert "failed: parity protein-small" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted(QUEUE.glob("*.py")), ids=lambda path: path.stem)
+def test_entries_import_what_a_bare_machine_has(path):
+    there = {"torch", "numpy", "safetensors", "rectiflow", "rectiflow_protein"}
+    own = {path.stem for path in QUEUE.glob("*.py")}
+    tree = ast.parse(path.read_text())
+    names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    found = {name.partition(".")[0] for name in names}
+    assert found <= there | own | set(sys.stdlib_module_names)

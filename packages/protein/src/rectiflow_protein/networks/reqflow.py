@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -26,11 +27,11 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 ANGSTROM_TO_NM = 0.1
-PAIRS_KEPT = 65536
-"""Edges below which training keeps all temporaries rather than compute them twice."""
+PAIRS_KEPT = 131072
+"""Edges up to which training on a CPU keeps all temporaries; beyond, it computes them twice."""
 
 PAIRS_PER_CHUNK = 4096
-"""Edges updated at once on a CPU without gradients: the widest temporary then stays in cache."""
+"""Edges updated at once on a CPU, so that the widest temporary stays in cache."""
 
 
 @dataclass(frozen=True)
@@ -203,21 +204,21 @@ def _by_rows(
 ) -> Tensor:
     """Compute edges for all residues i; on a CPU, in groups whose temporaries stay in cache.
 
-    A group's temporaries are three to five times as wide as an edge. Where gradients are kept, the
-    backward pass computes them once more, which costs less than writing them to memory. Without
-    gradients ``out`` may be the edges that are updated: no group reads what another wrote.
+    A group's temporaries are three to five times as wide as an edge. Where gradients are kept and
+    the chains are long, the backward pass computes them once more. Without gradients ``out`` may
+    be the edges that are updated: no group reads what another wrote.
     """
     first = next(x for x in per_row if x is not None)
     b, n = first.shape[:2]
     group = max(1, PAIRS_PER_CHUNK // (b * n))
-    if torch.is_grad_enabled() and b * n * n < PAIRS_KEPT:
-        group = n
     if first.device.type != "cpu" or group >= n:
         return update(*per_row)
     split = [[None] * -(-n // group) if x is None else x.split(group, dim=1) for x in per_row]
     groups = zip(*split, strict=True)
     if torch.is_grad_enabled():
-        return torch.cat([checkpoint(update, *x, use_reentrant=False) for x in groups], dim=1)
+        if b * n * n > PAIRS_KEPT:
+            update = partial(checkpoint, update, use_reentrant=False)
+        return torch.cat([update(*x) for x in groups], dim=1)
     for start, x in zip(range(0, n, group), groups, strict=True):
         part = update(*x)
         out = part.new_empty(b, n, *part.shape[2:]) if out is None else out
