@@ -190,3 +190,16 @@ def test_evaluation_passes_bad_files_of_a_folder_over(sample, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["protein", "eval", str(tmp_path / "empty")]) == 2
     assert "empty holds a structure, got 0 file(s)" in capsys.readouterr().err
+
+
+def test_evaluation_takes_novelty_from_a_search(sample, tmp_path, capsys):
+    sample("s", "--length", "12")
+    name = next((tmp_path / "s").glob("*.pdb")).name
+    words = ["protein", "eval", str(tmp_path / "s"), "--foldseek", str(tmp_path / "hits.tsv")]
+    hit = [name, "1abc", "0", "12", "0", "0", "1", "12", "1", "12", "0.62", "50"]
+    (tmp_path / "hits.tsv").write_text("\t".join(hit) + "\n")
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["summary"]["novelty_tm"] == pytest.approx(0.62)
+    (tmp_path / "hits.tsv").write_text("\t".join(["other.pdb", *hit[1:]]) + "\n")
+    assert main(words) == 2
+    assert "has none of the structures, got ['other']" in capsys.readouterr().err

@@ -53,3 +53,9 @@ def test_nothing_to_evaluate_and_half_a_tool():
         evaluate([])
     with pytest.raises(ValueError, match="needs both tools"):
         evaluate([chain(0)], designer=object())
+
+
+def test_novelty_is_averaged_over_the_backbones_that_were_found():
+    found = evaluate([chain(0), chain(1)], diversity=False, novelty={"chain_1": 0.7, "other": 0.1})
+    assert math.isnan(found.rows[0]["novelty_tm"])
+    assert found.summary["novelty_tm"] == pytest.approx(0.7)

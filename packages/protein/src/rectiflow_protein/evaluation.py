@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +64,7 @@ def evaluate(
     predictor: StructurePredictor | None = None,
     num_sequences: int = 8,
     diversity: bool = True,
+    novelty: Mapping[str, float] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a set of backbones.
@@ -78,6 +80,10 @@ def evaluate(
         Sequences per backbone.
     diversity : bool
         Compare all pairs; their number grows with the square of the set.
+    novelty : mapping of str to float, optional
+        TM-score of the nearest known structure by backbone name, from
+        :func:`~rectiflow_protein.metrics.read_foldseek`. Adds ``novelty_tm``; its mean is over the
+        designable backbones where that is known, as published. Lower is more novel.
     progress : callable, optional
         Called with backbones done and in all.
 
@@ -113,6 +119,8 @@ def evaluate(
                 "sc_tm": round(max(result.tm), 4),
                 "designable": int(result.is_designable),
             }
+        if novelty is not None:
+            row["novelty_tm"] = novelty.get(backbone.name, float("nan"))
         rows.append(row)
         if designer is None or consistency[-1].is_designable:
             chosen.append(backbone)
@@ -123,15 +131,17 @@ def evaluate(
         from rectiflow_protein.designability import summarise
 
         summary |= summarise(consistency)
+        if novelty is not None:
+            summary["novelty_tm"] = _means([r for r in rows if r["designable"]])["novelty_tm"]
     if diversity:
         summary |= _diversity(chosen)
     return Evaluation(rows, summary)
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Average each column over the rows where it is a finite number."""
-    means = {}
-    for name in rows[0]:
+    """Average each column over the rows where it is a finite number; NaN where none is."""
+    means: dict[str, float] = defaultdict(lambda: float("nan"))
+    for name in rows[0] if rows else ():
         if name == "name":
             continue
         values = torch.tensor([float(row[name]) for row in rows])

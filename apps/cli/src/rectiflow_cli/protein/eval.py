@@ -28,6 +28,7 @@ _SHOWN = (
     "radius_of_gyration",
     "sc_mean_displacement",
     "designable",
+    "novelty_tm",
 )
 _ROWS_SHOWN = 20
 
@@ -39,6 +40,7 @@ def _parser() -> Parser:
     add("-o", "--out", metavar="DIR", help="write metrics.csv and summary.json there")
     add("--no-diversity", action="store_true", help="do not compare all pairs")
     add("--device", default="auto", help="of the predictor")
+    add("--foldseek", metavar="TABLE", help="result of a Foldseek search, for novelty")
     parser.add_tools()
     parser.add_json()
     return parser
@@ -64,6 +66,7 @@ def main(argv: list[str]) -> int:
             predictor=predictor,
             num_sequences=args.num_sequences,
             diversity=not args.no_diversity,
+            novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
             progress=show,
         )
     written = found.save(args.out) if args.out else []
@@ -100,6 +103,19 @@ def _read(paths: list[str], *, quiet: bool) -> tuple[list[Backbone], dict[str, s
             "be read; expected PDB or mmCIF files."
         )
     return chains, refused
+
+
+def _novelty(table: str, chains: list[Backbone]) -> dict[str, float]:
+    """Return TM-scores of the nearest known structures by the stems of the query files."""
+    from rectiflow_protein.metrics import read_foldseek
+
+    found = {Path(name).stem: score for name, score in read_foldseek(table).items()}
+    if not any(chain.name in found for chain in chains):
+        raise UsageError(
+            f"{table} has none of the structures, got {sorted(found)[:4]}; expected queries such "
+            f"as {chains[0].name}.pdb. Search with the same files that are measured."
+        )
+    return found
 
 
 def _chains(structure: Backbone) -> list[Backbone]:
