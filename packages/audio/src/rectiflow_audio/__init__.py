@@ -1,0 +1,1 @@
+"""FlowSep: sound separation by text query in VAE latents."""
