@@ -1,0 +1,205 @@
+"""Prepared sounds as the data of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rectiflow.training.data import FlowData
+from torch.utils.data import Dataset, default_collate
+
+from rectiflow_audio.data.captions import Wordings
+from rectiflow_audio.data.dataset import (
+    Augmentation,
+    DrawnBatches,
+    MixtureDataset,
+    WaveformDataset,
+)
+from rectiflow_audio.data.mixtures import MixtureRules
+from rectiflow_audio.data.shards import PreparedSounds
+
+
+class SeparationData(FlowData):
+    """Mixtures of the train split made on the fly, and fixed ones of the valid split.
+
+    Which mixtures a step sees is a function of the step alone, so a killed run continues with
+    those it would have seen.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Output of ``prepare``, with embedded captions.
+    batch_size : int, default 4
+        Mixtures per rank and step.
+    window_seconds : float, default 10.24
+        Length of a mixture.
+    rules : MixtureRules, optional
+        What is mixed, and at which level.
+    wordings : Wordings or str or Path, optional
+        Further captions per label, or their CSV file; embedded by the preparation.
+    augment : Augmentation, optional
+        Of the train split.
+    loop, absent, alone : float
+        As for :class:`MixtureDataset`; of the train split.
+    balanced : bool, default False
+        Draw labels evenly.
+    validation_snr_db : float, default 0.0
+        Of the fixed mixtures.
+    validation_seed : int, default 0
+        Fixes them.
+    seed : int
+        Of the training mixtures and their order.
+    num_workers : int, default 0
+        Processes that make mixtures.
+    pin_memory : bool, default False
+        Copy batches through pinned memory, for a GPU.
+
+    Attributes
+    ----------
+    prepared : PreparedSounds
+        The folder.
+    texts : TextTable
+        Its embedded captions; ``texts.null`` is the context of text dropout.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int = 4,
+        *,
+        window_seconds: float = 10.24,
+        rules: MixtureRules | None = None,
+        wordings: Wordings | str | Path | None = None,
+        augment: Augmentation | None = None,
+        loop: float = 0.25,
+        absent: float = 0.0,
+        alone: float = 0.0,
+        balanced: bool = False,
+        validation_snr_db: float = 0.0,
+        validation_seed: int = 0,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        rules = rules or MixtureRules()
+        if isinstance(wordings, str | Path):
+            wordings = Wordings.read(wordings)
+        self.prepared = PreparedSounds(folder)
+        self.texts = self.prepared.texts
+        dataset = MixtureDataset(
+            self.prepared.clips("train"),
+            self.texts,
+            window_seconds,
+            rules=rules,
+            wordings=wordings,
+            augment=augment,
+            loop=loop,
+            absent=absent,
+            alone=alone,
+            balanced=balanced,
+            seed=seed,
+        )
+        held_out = None
+        if self.prepared.rows("valid"):
+            fixed = MixtureRules((validation_snr_db, validation_snr_db), rules.ambiguous)
+            held_out = HeldOut(
+                MixtureDataset(
+                    self.prepared.clips("valid"),
+                    self.texts,
+                    window_seconds,
+                    rules=fixed,
+                    loop=0.0,
+                    seed=validation_seed,
+                ),
+                batch_size,
+            )
+        super().__init__(
+            dataset,
+            partial(_batches, len(dataset), batch_size, seed),
+            held_out,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+
+
+class WaveformData(FlowData):
+    """Single clips of the train split, and those of the valid split.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Output of ``prepare``.
+    batch_size : int, default 4
+        Clips per rank and step.
+    window_seconds : float, default 10.24
+        Length of an example.
+    augment, loop, quietest_db
+        As for :class:`WaveformDataset`; of the train split.
+    seed : int
+        Of the crops and their order.
+    num_workers, pin_memory
+        As for :class:`SeparationData`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        batch_size: int = 4,
+        *,
+        window_seconds: float = 10.24,
+        augment: Augmentation | None = None,
+        loop: float = 0.25,
+        quietest_db: float = 0.0,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.prepared = PreparedSounds(folder)
+        dataset = WaveformDataset(
+            self.prepared.clips("train"),
+            window_seconds,
+            augment=augment,
+            loop=loop,
+            quietest_db=quietest_db,
+            seed=seed,
+        )
+        held_out = None
+        if self.prepared.rows("valid"):
+            clips = WaveformDataset(self.prepared.clips("valid"), window_seconds, loop=0.0)
+            held_out = HeldOut(clips, batch_size)
+        super().__init__(
+            dataset,
+            partial(_batches, len(dataset), batch_size, seed),
+            held_out,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+        )
+
+
+class HeldOut:
+    """Batches of every item of a dataset in order, the same at each iteration.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        A pure function of the row.
+    batch_size : int
+        Items per batch; the last may have fewer.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        rows = range(len(self.dataset))  # type: ignore[arg-type]
+        for start in range(0, len(rows), self.batch_size):
+            yield default_collate([self.dataset[i] for i in rows[start : start + self.batch_size]])
+
+
+def _batches(n_items: int, batch_size: int, seed: int, rank: int, world_size: int) -> DrawnBatches:
+    return DrawnBatches(n_items, batch_size, seed=seed, rank=rank, world_size=world_size)

@@ -1,0 +1,359 @@
+"""Training examples: mixtures made on the fly, and single clips.
+
+An item is a pure function of (seed, index), so that the order of an interrupted run can be taken
+up again and no worker process shares a generator with another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from rectiflow.randomness import counter_generator
+from rectiflow.training.stream import ShuffledBatches
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import Dataset
+
+from rectiflow_audio.data.augment import crop, fit
+from rectiflow_audio.data.captions import Wordings
+from rectiflow_audio.data.mixtures import (
+    NOTHING_PHRASES,
+    NOTHING_PROBABILITY,
+    MixtureRules,
+    labels_of,
+)
+from rectiflow_audio.data.texts import Context
+from rectiflow_audio.frontend import SAMPLE_RATE, normalise
+
+Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+"""Changes a wave ``(n,)`` into another ``(m,)``; see :class:`Augment`."""
+
+Index = int | tuple[int, int]
+"""A row, or (row, draw): the same row with other random numbers."""
+
+_TRIES = 100  # at a compatible interferer, before all clips are looked through
+
+
+class Waves(Protocol):
+    """Waves ``(n,)`` by index: a list, or a reader of shards."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+class Texts(Protocol):
+    """Embeddings by text, the empty one among them: a :class:`TextTable`."""
+
+    def __contains__(self, text: object, /) -> bool: ...
+
+    def __getitem__(self, text: str, /) -> Context: ...
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Sounds and what is known of them.
+
+    Parameters
+    ----------
+    waves : sequence of Tensor, each of shape (n,)
+        Float32 at 16 kHz, none of them silent.
+    captions : sequence of str
+        What is heard, one sentence per clip.
+    labels : sequence of str
+        Class of each clip, or several separated by commas; may be empty.
+    """
+
+    waves: Waves
+    captions: Sequence[str]
+    labels: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if not len(self.waves) == len(self.captions) == len(self.labels):
+            raise ValueError(
+                f"clips need one caption and one label each, got {len(self.waves)} waves, "
+                f"{len(self.captions)} captions and {len(self.labels)} labels."
+            )
+
+    def __len__(self) -> int:
+        return len(self.waves)
+
+
+class MixtureDataset(Dataset[dict[str, Any]]):
+    """A clip, mixed with a clip that a query for it does not fit.
+
+    Parameters
+    ----------
+    clips : Clips
+        At least two that may be mixed.
+    texts : Texts
+        Embeddings of every caption that can be drawn, see :attr:`captions`.
+    window_seconds : float, default 10.24
+        Length of an example.
+    rules : MixtureRules
+        What is mixed, and at which level.
+    wordings : Wordings, optional
+        Further captions per label.
+    augment : Augmentation, optional
+        Applied to target and interferer, each with its own draws.
+    loop : float, default 0.25
+        Probability that a clip shorter than the window is repeated instead of padded.
+    absent : float, default 0.0
+        Probability that the target is not in the mixture, so that silence is the right answer.
+    alone : float, default 0.0
+        Probability that nothing else is in the mixture.
+    balanced : bool, default False
+        Draw the label first, then a clip of it, for target and interferer: a row then only
+        numbers the draw. Otherwise row i is clip i.
+    seed : int
+        With the index, fixes the item.
+
+    Raises
+    ------
+    ValueError
+        If no two clips may be mixed, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        texts: Texts,
+        window_seconds: float = 10.24,
+        *,
+        rules: MixtureRules | None = None,
+        wordings: Wordings | None = None,
+        augment: Augmentation | None = None,
+        loop: float = 0.25,
+        absent: float = 0.0,
+        alone: float = 0.0,
+        balanced: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.clips, self.texts, self.seed = clips, texts, seed
+        self.rules, self.wordings = rules or MixtureRules(), wordings or Wordings()
+        self.augment, self.loop, self.absent, self.alone = augment, loop, absent, alone
+        self.window = samples_of(window_seconds)
+        if min(loop, absent, alone) < 0 or loop > 1 or absent + alone > 1:
+            raise ValueError(
+                f"loop, absent and alone are probabilities, got {loop}, {absent} and {alone}; "
+                "expected each in [0, 1], and absent + alone at most 1."
+            )
+        pairs = zip(clips.labels, clips.captions, strict=True)
+        self._labels = [labels_of(label, caption) for label, caption in pairs]
+        self._of_label = _rows_by_label(self._labels) if balanced else []
+        self._require_partners()
+        if absent_texts := [text for text in self.captions if text not in texts]:
+            raise ValueError(
+                f"{len(absent_texts)} captions have no embedding, the first is "
+                f"{absent_texts[0]!r}; expected one for each. Embed dataset captions and wordings "
+                "again (`encode_texts`)."
+            )
+
+    @property
+    def captions(self) -> list[str]:
+        """Every text that can be drawn, sorted."""
+        nothing = NOTHING_PHRASES if self.rules.official else ()
+        return sorted({*self.clips.captions, *self.wordings.texts, *nothing})
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: Index) -> dict[str, Any]:
+        """Make one example.
+
+        Returns
+        -------
+        dict
+            ``target`` and ``mixture (n,)``, ``context (k, d)``, ``context_mask (k,)``, the empty
+            text's ``null_context (k, d)``, ``snr ()`` in decibel, ``caption``, and ``nothing ()``,
+            true where the authors would take a log-mel of zeros for the target.
+        """
+        row, draw = index if isinstance(index, tuple) else (index, 0)
+        generator = counter_generator("mixture", self.seed, draw, row)
+        row = self._draw_row(generator) if self._of_label else row
+        other = self._interferer(row, generator)
+        snr = self.rules.draw_snr(generator)
+        caption = self.wordings.draw(self.clips.captions[row], self.clips.labels[row], generator)
+        target, interferer = (self._window(i, generator) for i in (row, other))
+        chance = float(torch.rand((), generator=generator, dtype=torch.float64))
+        nothing = self.rules.official and chance < NOTHING_PROBABILITY
+        if self.rules.official or chance >= self.absent + self.alone:
+            target, mixture = self.rules.mix(target, interferer, snr)
+        elif chance < self.absent:
+            target, mixture = torch.zeros_like(target), normalise(interferer)[0]
+        else:
+            target = mixture = normalise(target)[0]
+        if nothing:
+            chosen = int(torch.randint(len(NOTHING_PHRASES), (), generator=generator))
+            caption, target = NOTHING_PHRASES[chosen], torch.zeros_like(target)
+        context = self.texts[caption]
+        return {
+            "target": target,
+            "mixture": mixture,
+            "context": context.states,
+            "context_mask": context.mask,
+            "null_context": self.texts[""].states,
+            "snr": torch.tensor(snr, dtype=torch.float32),
+            "nothing": torch.tensor(nothing),
+            "caption": caption,
+        }
+
+    def _window(self, row: int, generator: torch.Generator) -> Tensor:
+        wave = self.clips.waves[row]
+        if self.augment is not None:
+            wave = self.augment(wave, generator)
+        if self.rules.official:  # crop, then level, then zeros at the end: as their reader does
+            wave = crop(wave, self.window, generator)
+            wave = normalise(wave)[0]
+            return functional.pad(wave, (0, self.window - len(wave)))
+        wave = fit(wave - wave.mean(), self.window, generator, loop=self.loop)
+        return wave - wave.mean()
+
+    def _draw_row(self, generator: torch.Generator) -> int:
+        """Draw a clip: of a drawn label, or any."""
+        if not self._of_label:
+            return int(torch.randint(len(self.clips), (), generator=generator))
+        rows = self._of_label[int(torch.randint(len(self._of_label), (), generator=generator))]
+        return rows[int(torch.randint(len(rows), (), generator=generator))]
+
+    def _interferer(self, row: int, generator: torch.Generator) -> int:
+        for _ in range(_TRIES):
+            other = self._draw_row(generator)
+            if self._fits(row, other):
+                return other
+        fitting = [other for other in range(len(self)) if self._fits(row, other)]
+        return fitting[int(torch.randint(len(fitting), (), generator=generator))]
+
+    def _fits(self, row: int, other: int) -> bool:
+        return row != other and self.rules.compatible(self._labels[row], self._labels[other])
+
+    def _require_partners(self) -> None:
+        """Refuse clips that can be mixed with none; stops at the first partner of each."""
+        for row, labels in enumerate(self._labels):
+            if not any(self._fits(row, other) for other in range(len(self))):
+                raise ValueError(
+                    f"clip {row} ({', '.join(sorted(labels))}) can be mixed with none of the "
+                    f"{len(self)} clips; expected one with other labels. Leave it out, or add "
+                    "clips of other classes."
+                )
+
+
+class WaveformDataset(Dataset[dict[str, Tensor]]):
+    """Single clips, for the training of codec and vocoder.
+
+    Parameters
+    ----------
+    clips : Clips
+        Captions and labels are not used.
+    window_seconds : float, default 10.24
+        Length of an example.
+    augment : Augmentation, optional
+        Applied to each clip.
+    loop : float, default 0.25
+        Probability that a shorter clip is repeated instead of padded.
+    quietest_db : float, default 0.0
+        The level is drawn evenly in decibel between this and the front end's peak, since the
+        codec also meets targets far below the mixture's level. 0 keeps that peak.
+    seed : int
+        With the index, fixes the item.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        window_seconds: float = 10.24,
+        *,
+        augment: Augmentation | None = None,
+        loop: float = 0.25,
+        quietest_db: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if quietest_db > 0:
+            raise ValueError(f"quietest_db must be at most 0, got {quietest_db}; -20 is a tenth.")
+        self.clips, self.augment, self.loop, self.seed = clips, augment, loop, seed
+        self.quietest_db, self.window = quietest_db, samples_of(window_seconds)
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: Index) -> dict[str, Tensor]:
+        """Return ``{"target": (n,)}``, mean removed."""
+        row, draw = index if isinstance(index, tuple) else (index, 0)
+        generator = counter_generator("waveform", self.seed, draw, row)
+        wave = self.clips.waves[row]
+        if self.augment is not None:
+            wave = self.augment(wave, generator)
+        wave = fit(wave - wave.mean(), self.window, generator, loop=self.loop)
+        level = 10 ** (self.quietest_db / 20 * float(torch.rand((), generator=generator)))
+        return {"target": level * normalise(wave)[0]}
+
+
+class DrawnBatches:
+    """Batches of (row, draw): every row once, in a fresh order, for each draw.
+
+    A small data set fills a large batch by several draws of the same rows.
+
+    Parameters
+    ----------
+    n_items : int
+        Rows of the dataset.
+    batch_size : int
+        Items per rank and batch.
+    seed : int
+        Fixes the order; all ranks share it.
+    rank, world_size : int
+        As for :class:`rectiflow.training.stream.ShuffledBatches`.
+
+    Examples
+    --------
+    >>> batch, = DrawnBatches(2, 4).batches(0)
+    >>> sorted(batch)
+    [(0, 0), (0, 1), (1, 0), (1, 1)]
+    """
+
+    def __init__(
+        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if n_items < 1 or batch_size < 1:
+            raise ValueError(
+                f"batches need items, got n_items={n_items} and batch_size={batch_size}; expected "
+                "both at least 1."
+            )
+        self.n_items = n_items
+        self.draws = -(-batch_size * world_size // n_items)  # of each row in an epoch
+        self._shuffled = ShuffledBatches(
+            n_items * self.draws, batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def batches(self, epoch: int) -> list[list[Index]]:
+        """Return the batches of one epoch."""
+        first = epoch * self.draws
+        return [
+            [(i % self.n_items, first + i // self.n_items) for i in batch]
+            for batch in self._shuffled.batches(epoch)
+        ]
+
+
+def samples_of(seconds: float) -> int:
+    """Return the samples of a window, at 16 kHz.
+
+    Raises
+    ------
+    ValueError
+        If it is not longer than 0.1 s.
+    """
+    if not seconds > 0.1:
+        raise ValueError(f"a window must be longer than 0.1 s, got {seconds} s.")
+    return round(seconds * SAMPLE_RATE)
+
+
+def _rows_by_label(labels: Sequence[frozenset[str]]) -> list[list[int]]:
+    """Rows of each label, labels in order."""
+    rows: dict[str, list[int]] = {}
+    for row, found in enumerate(labels):
+        for label in found:
+            rows.setdefault(label, []).append(row)
+    return [rows[label] for label in sorted(rows)]

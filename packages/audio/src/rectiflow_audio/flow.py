@@ -1,0 +1,56 @@
+"""What flows on sounds: latents of the wanted sound, from noise, beside those of the mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rectiflow.flow import Flow
+from rectiflow.paths import TargetCFM
+from rectiflow.time_density import TimeDensity, Uniform
+from torch import Tensor
+
+SIGMA_MIN = 1e-4
+"""Width of the data end of the path: ``x_t = (1 - (1 - sigma_min) t) noise + t data``."""
+
+FRAMES_MULTIPLE = 32
+"""Mel frames come in multiples of this: 4 in the autoencoder, 8 in the UNet."""
+
+
+def latent_flow(*, sigma_min: float = SIGMA_MIN, density: TimeDensity | None = None) -> Flow:
+    """Return the flow of FlowSep: unit noise at t = 0, latents at t = 1, mean squared error.
+
+    Parameters
+    ----------
+    sigma_min : float
+        Of :class:`~rectiflow.paths.TargetCFM`.
+    density : TimeDensity, optional
+        Law of the time; uniform if absent, as published.
+
+    References
+    ----------
+    Yuan et al., "FlowSep" (arXiv 2409.07614).
+    """
+    return Flow(path=TargetCFM(sigma_min), density=density or Uniform())
+
+
+def condition(mixture: Tensor, context: Tensor, context_mask: Tensor) -> dict[str, Tensor]:
+    """Put together what the UNet is told, one row for each sample.
+
+    Parameters
+    ----------
+    mixture : Tensor, shape (b, c, h, w)
+        Latents of the mixture.
+    context, context_mask : Tensor, shapes (b, n, d) and (b, n)
+        States of the query, and which of them count.
+    """
+    return {"mixture": mixture, "context": context, "context_mask": context_mask}
+
+
+def repeat_rows(cond: Mapping[str, Tensor], counts: Sequence[int]) -> dict[str, Tensor]:
+    """Repeat row i of every entry ``counts[i]`` times."""
+    import torch
+
+    times = torch.tensor(list(counts))
+    return {
+        name: value.repeat_interleave(times.to(value.device), dim=0) for name, value in cond.items()
+    }

@@ -1,0 +1,246 @@
+"""Examples: pure functions of (seed, index), with the mixtures the rules allow."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from rectiflow_audio.data import (
+    Augment,
+    Clips,
+    DrawnBatches,
+    MixtureDataset,
+    MixtureRules,
+    WaveformDataset,
+    Wordings,
+    mix,
+)
+from rectiflow_audio.data.mixtures import NOTHING_PHRASES
+from rectiflow_audio.data.texts import Context
+
+WINDOW = 0.2
+N = 3200
+LABELS = ("dog", "rain", "drum")
+
+
+class Lengths(dict):
+    """Embeds a text as its number of letters."""
+
+    def __missing__(self, text: str) -> Context:
+        return Context(torch.full((1, 2), float(len(text))), torch.ones(1))
+
+    def __contains__(self, text: object) -> bool:
+        return True
+
+
+def clips(n: int = 9) -> Clips:
+    """Clips whose label can be read off their pitch, longer and shorter than the window."""
+    waves = []
+    for i in range(n):
+        length = (N // 2, N, 2 * N)[i // 3 % 3]
+        waves.append(torch.sin(torch.arange(length) * (0.05, 0.4, 1.5)[i % 3]) * (i + 1))
+    labels = [LABELS[i % 3] for i in range(n)]
+    return Clips(waves, [f"a {label}" for label in labels], labels)
+
+
+def label_heard(wave: torch.Tensor) -> str:
+    place = float(torch.fft.rfft(wave).abs().argmax()) * 2 * torch.pi / len(wave)
+    return LABELS[min(range(3), key=lambda i: abs((0.05, 0.4, 1.5)[i] - place))]
+
+
+def equal(a: dict, b: dict) -> bool:
+    return all(
+        torch.equal(a[k], b[k]) if isinstance(a[k], torch.Tensor) else a[k] == b[k] for k in a
+    )
+
+
+def test_an_item_depends_on_seed_and_index_alone():
+    made = MixtureDataset(clips(), Lengths(), WINDOW, augment=Augment(), seed=4)
+    again = MixtureDataset(clips(), Lengths(), WINDOW, augment=Augment(), seed=4)
+    later = [made[i, 2] for i in range(9)]
+    assert all(equal(again[i, 2], later[i]) for i in reversed(range(9)))
+    assert equal(made[5], made[5, 0])
+    assert not equal(made[5, 0], made[5, 1])
+    other = MixtureDataset(clips(), Lengths(), WINDOW, augment=Augment(), seed=5)
+    assert not equal(made[5], other[5])
+
+
+def test_an_item_is_a_mixture_of_its_clip_with_another_class():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, rules=MixtureRules((-3, 3)))
+    heard = Counter()
+    for i in range(9):
+        for draw in range(6):
+            item = data[i, draw]
+            assert item["target"].shape == item["mixture"].shape == (N,)
+            rest = item["mixture"] - item["target"]
+            ratio = 10 * (item["target"].square().mean() / rest.square().mean()).log10()
+            assert ratio == pytest.approx(float(item["snr"]), abs=1e-2)
+            assert -3 <= item["snr"] <= 3
+            assert item["mixture"].abs().max() == pytest.approx(0.5, abs=1e-5)
+            assert abs(float(item["mixture"].mean())) < 1e-5
+            target, interferer = label_heard(item["target"]), label_heard(rest)
+            assert target == LABELS[i % 3] != interferer
+            assert item["caption"] == f"a {target}"
+            assert torch.equal(item["context"], Lengths()[item["caption"]].states)
+            heard[interferer] += 1
+    assert min(heard[label] for label in LABELS) > 8
+
+
+def test_ambiguous_labels_do_not_meet():
+    rules = MixtureRules(ambiguous={"drum": ["dog"]})
+    data = MixtureDataset(clips(), Lengths(), WINDOW, rules=rules)
+    items = [data[i, draw] for i in range(9) for draw in range(4)]
+    pairs = {(label_heard(x["target"]), label_heard(x["mixture"] - x["target"])) for x in items}
+    assert pairs == {("dog", "rain"), ("drum", "rain"), ("rain", "dog"), ("rain", "drum")}
+
+
+def test_clips_of_one_class_cannot_be_mixed():
+    alike = Clips([torch.randn(N)] * 3, ["a", "b", "c"], ["dog", "dog", "dog"])
+    with pytest.raises(ValueError, match=r"clip 0 \(dog\) can be mixed with none of the 3 clips"):
+        MixtureDataset(alike, Lengths(), WINDOW)
+    MixtureDataset(alike, Lengths(), WINDOW, rules=MixtureRules(official=True))
+
+
+def test_a_rare_partner_is_found():
+    """One partner among two hundred: the draws give up, and the list is looked through."""
+    labels = ["dog"] * 200 + ["rain"]
+    data = MixtureDataset(
+        Clips(
+            [torch.sin(torch.arange(N) * 0.4)] * 200 + [torch.sin(torch.arange(N) * 1.5)],
+            labels,
+            labels,
+        ),
+        Lengths(),
+        WINDOW,
+    )
+    for i in range(3):
+        item = data[i]
+        assert label_heard(item["mixture"] - item["target"]) == "drum"  # 1.5 a sample
+
+
+def test_wordings_stand_in_for_captions():
+    wordings = Wordings({"dog": ["a hairy animal", "woof"]}, share=0.5)
+    data = MixtureDataset(clips(), Lengths(), WINDOW, wordings=wordings)
+    drawn = Counter(data[0, draw]["caption"] for draw in range(200))
+    assert set(drawn) == {"a dog", "a hairy animal", "woof"}
+    assert 70 < drawn["a dog"] < 130
+    assert {data[1, draw]["caption"] for draw in range(20)} == {"a rain"}
+    assert data.captions == ["a dog", "a drum", "a hairy animal", "a rain", "woof"]
+
+
+def test_a_caption_without_embedding_is_told_at_the_start():
+    texts = {"a dog": None, "": None}
+    with pytest.raises(ValueError, match="2 captions have no embedding, the first is 'a drum'"):
+        MixtureDataset(clips(), texts, WINDOW)
+
+
+def test_target_or_interferer_may_be_missing():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, absent=0.3, alone=0.3)
+    kinds = Counter()
+    for draw in range(100):
+        item = data[0, draw]
+        assert item["mixture"].abs().max() == pytest.approx(0.5, abs=1e-5)
+        if not item["target"].any():
+            kinds["absent"] += 1
+            assert label_heard(item["mixture"]) != "dog"
+        elif torch.equal(item["target"], item["mixture"]):
+            kinds["alone"] += 1
+            assert label_heard(item["mixture"]) == "dog"
+    assert 15 < kinds["absent"] < 45
+    assert 15 < kinds["alone"] < 45
+    with pytest.raises(ValueError, match=r"loop, absent and alone are probabilities"):
+        MixtureDataset(clips(), Lengths(), WINDOW, absent=0.6, alone=0.6)
+
+
+def test_balanced_draws_give_every_label_its_share():
+    labels = ["dog"] * 20 + ["rain", "drum"]
+    waves = [
+        torch.sin(torch.arange(N) * {"dog": 0.05, "rain": 0.4, "drum": 1.5}[label])
+        for label in labels
+    ]
+    data = MixtureDataset(Clips(waves, labels, labels), Lengths(), WINDOW, balanced=True)
+    drawn = Counter(data[i % 22, i // 22]["caption"] for i in range(1000))
+    assert all(280 < drawn[label] < 390 for label in LABELS)
+
+
+def test_the_authors_rules():
+    """Level before padding, zeros at the end, whole decibels, mixture alone rescaled."""
+    data = MixtureDataset(clips(), Lengths(), WINDOW, rules=MixtureRules(official=True))
+    seen = set()
+    for draw in range(30):
+        item = data[0, draw]  # shorter than the window
+        assert item["target"].abs().max() == pytest.approx(0.5, abs=1e-5)
+        assert not item["target"][N // 2 :].any()
+        assert float(item["snr"]) == int(item["snr"])
+        seen.add(label_heard(item["mixture"] - item["target"]) if item["snr"] < -5 else "")
+    assert "dog" in seen  # no check of labels
+    assert not any(data[0, draw]["nothing"] for draw in range(30))
+
+
+def test_the_authors_ask_for_nothing_now_and_then(monkeypatch):
+    monkeypatch.setattr("rectiflow_audio.data.dataset.NOTHING_PROBABILITY", 1.0)
+    data = MixtureDataset(clips(), Lengths(), WINDOW, rules=MixtureRules(official=True))
+    items = [data[i, draw] for i in range(9) for draw in range(8)]
+    assert all(item["nothing"] and not item["target"].any() for item in items)
+    assert all(item["mixture"].any() for item in items)
+    assert {item["caption"] for item in items} == set(NOTHING_PHRASES)
+    assert set(NOTHING_PHRASES) <= set(data.captions)
+    ours = MixtureDataset(clips(), Lengths(), WINDOW)
+    assert not any(ours[i]["nothing"] for i in range(9))
+
+
+def test_single_clips_have_their_peak_or_less():
+    data = WaveformDataset(clips(), WINDOW)
+    for i in range(9):
+        wave = data[i]["target"]
+        assert wave.shape == (N,)
+        assert wave.abs().max() == pytest.approx(0.5, abs=1e-5)
+    quiet = WaveformDataset(clips(), WINDOW, quietest_db=-20.0, seed=1)
+    peaks = torch.stack([quiet[0, draw]["target"].abs().max() for draw in range(200)])
+    assert 0.05 - 1e-4 <= peaks.min() < 0.06
+    assert 0.45 < peaks.max() <= 0.5 + 1e-4
+    assert torch.equal(quiet[3, 7]["target"], quiet[3, 7]["target"])
+    with pytest.raises(ValueError, match="quietest_db must be at most 0, got 3"):
+        WaveformDataset(clips(), WINDOW, quietest_db=3)
+
+
+def test_every_row_comes_once_for_each_draw():
+    source = DrawnBatches(5, 8, seed=1)
+    batches = [source.batches(epoch) for epoch in range(3)]
+    assert all(len(batch) == 1 and len(batch[0]) == 8 for batch in batches)
+    seen = Counter(index for epoch in batches for batch in epoch for index in batch)
+    assert max(seen.values()) == 1
+    assert {row for row, _ in seen} == set(range(5))
+    assert {draw for _, draw in seen} == set(range(6))
+    assert source.batches(2) == batches[2]
+
+
+def test_ranks_share_an_epoch_without_overlap():
+    sources = [DrawnBatches(10, 4, rank=rank, world_size=2) for rank in range(2)]
+    a, b = ({i for batch in s.batches(0) for i in batch} for s in sources)
+    assert len(a) == len(b) == 4
+    assert not a & b
+
+
+@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
+def test_batches_need_items(sizes):
+    with pytest.raises(ValueError, match="batches need items"):
+        DrawnBatches(*sizes)
+
+
+def test_clips_must_be_described_and_windows_long_enough():
+    with pytest.raises(ValueError, match="got 1 waves, 2 captions and 1 labels"):
+        Clips([torch.ones(3)], ["a", "b"], [""])
+    with pytest.raises(ValueError, match=r"a window must be longer than 0\.1 s, got 0\.1 s"):
+        WaveformDataset(clips(), 0.1)
+
+
+def test_a_mixture_is_made_by_the_public_rule():
+    """With clips of exactly one window nothing is drawn but ratio and order."""
+    a, b = (torch.sin(torch.arange(N) * k) for k in (0.05, 0.4))
+    data = MixtureDataset(Clips([a, b], ["a", "b"], ["a", "b"]), Lengths(), WINDOW)
+    item = data[0]
+    expected = mix(a - a.mean(), b - b.mean(), float(item["snr"]))
+    assert torch.allclose(item["target"], expected.target, atol=1e-6)
+    assert torch.allclose(item["mixture"], expected.mixture, atol=1e-6)
