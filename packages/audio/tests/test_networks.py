@@ -201,7 +201,7 @@ def test_incomplete_arguments_are_refused():
 
 
 def test_unknown_part_has_no_official_name():
-    with pytest.raises(KeyError, match="no part of the UNet is called 'unet.elsewhere'"):
+    with pytest.raises(KeyError, match=r"no part of the UNet is called 'unet\.elsewhere'"):
         unet_name("unet.elsewhere", UNET)
 
 
@@ -227,7 +227,7 @@ def test_masked_tokens_are_not_attended_to(unet):
 
 
 @torch.no_grad()
-def test_wholly_masked_text_is_attended_to_evenly(unet):
+def test_wholly_masked_text_stays_finite(unet):
     x, t, cond = given(UNET)
     nothing = {**cond, "context_mask": torch.zeros_like(cond["context_mask"])}
     assert torch.isfinite(unet(x, t, nothing)).all()
@@ -316,4 +316,5 @@ def test_every_parameter_gets_a_gradient(unet, vae):
     for network in (unet, vae):
         for name, parameter in network.named_parameters():
             assert parameter.grad is not None, name
-            assert parameter.grad.any(), name
+            # What all keys share cancels in the softmax.
+            assert parameter.grad.any() or name.endswith("to_k.bias"), name

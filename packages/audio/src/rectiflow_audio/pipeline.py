@@ -3,62 +3,46 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
-from rectiflow.grids import uniform
-from rectiflow.guidance import batched_cfg
-from rectiflow.integrate import integrate, plan
 from rectiflow.pretrained import CONFIG, find_pretrained, weights_hash
-from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Euler, Solver
 from rectiflow.tensor_files import CheckpointError
 from torch import Tensor
 
 from rectiflow_audio.candidates import Medoid, Pick
-from rectiflow_audio.flow import FRAMES_MULTIPLE, SIGMA_MIN, condition
-from rectiflow_audio.frontend import SAMPLE_RATE, Level, LogMel, normalise, resample
-from rectiflow_audio.masking import apply_mask, mel_ratio_mask, mixture_consistency
+from rectiflow_audio.flow import SIGMA_MIN
+from rectiflow_audio.frontend import SAMPLE_RATE
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
-from rectiflow_audio.waveform import Generated, Masking, Vocoding, Waveform
-from rectiflow_audio.windows import Window, Windows, overlap_add, split
+from rectiflow_audio.request import (
+    Channels,
+    Request,
+    check_mixture,
+    check_numbers,
+    check_waveform,
+)
+from rectiflow_audio.result import Estimate, SeparationResult, write_summary
+from rectiflow_audio.separator import Separator
+from rectiflow_audio.waveform import Masking, Vocoding, Waveform
+from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
     from rectiflow_audio.networks.vocoder import BigVgan
 
-log = logging.getLogger(__name__)
-
 PRETRAINED = Path(__file__).parent / "pretrained"
 """Checkpoints that ship with the package, by folder name."""
 
-SHORTEST = 0.1
-"""Seconds; shorter sounds are refused."""
-
-SILENCE = 1e-5
-"""Windows whose largest sample is below this are silent: silence in gives silence out."""
-
-ROWS = {"cpu": 8, "cuda": 64}
-"""Latents in one call of the network, by device."""
-
 CONTEXT_SHARE = 1 / 16
 """Of a window: what is thrown away at each end, and what is faded, where windows overlap."""
-
-QUIETEST_SHARE = 1e-8
-"""Of the power, below which a residual is silence."""
-
-Channels = Literal["each", "mid"]
 
 
 @dataclass(frozen=True)
@@ -87,122 +71,6 @@ class SeparationSettings:
     posterior_sample: bool = True
     has_vocoder: bool = True
     sigma_min: float = SIGMA_MIN
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """One separated sound.
-
-    Attributes
-    ----------
-    query : str
-    samples : ndarray, shape (channels, n), float32
-        In the level, rate and length of the mixture.
-    energy : float
-        Its energy over the mixture's: near 0 when nothing was found.
-    """
-
-    query: str
-    samples: np.ndarray
-    energy: float
-
-    @property
-    def name(self) -> str:
-        """Return the query as a file name."""
-        return re.sub(r"[^a-z0-9]+", "_", self.query.lower()).strip("_")[:60] or "estimate"
-
-
-@dataclass(frozen=True)
-class SeparationResult:
-    """Separated sounds and how they were made.
-
-    Attributes
-    ----------
-    estimates : list of Estimate
-        In the order of the queries.
-    residual : ndarray, shape (channels, n), optional
-        Everything but the estimates, if it was asked for.
-    sample_rate : int
-        Hz.
-    seconds : float
-        Time taken.
-    settings : dict
-        Queries, seed, steps, solver, guidance and hash of the weights.
-    """
-
-    estimates: list[Estimate]
-    residual: np.ndarray | None
-    sample_rate: int
-    seconds: float
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, folder: Path | str, *, suffix: str = ".wav") -> list[Path]:
-        """Write a sound for each query, ``residual`` if there is one, and ``result.json``.
-
-        Parameters
-        ----------
-        folder : Path or str
-            Made if absent.
-        suffix : str
-            Format of the sounds.
-
-        Returns
-        -------
-        list of Path
-            The sounds.
-        """
-        from rectiflow_audio.io import write_audio
-
-        target = Path(folder)
-        sounds = {
-            (e.name if self._names.count(e.name) == 1 else f"{e.name}_{i}"): e.samples
-            for i, e in enumerate(self.estimates)
-        }
-        if self.residual is not None:
-            sounds["residual"] = self.residual
-        written = [target / f"{name}{suffix}" for name in sounds]
-        for path, samples in zip(written, sounds.values(), strict=True):
-            write_audio(path, samples, self.sample_rate)
-        write_summary(target / "result.json", self.summary(written))
-        return written
-
-    def summary(self, files: Sequence[Path] = ()) -> dict[str, Any]:
-        """Return what ``result.json`` tells."""
-        energies = {e.query: round(e.energy, 6) for e in self.estimates}
-        return {
-            **self.settings,
-            "seconds": round(self.seconds, 3),
-            "sample_rate": self.sample_rate,
-            "energy": energies,
-            "files": [path.name for path in files],
-        }
-
-    @property
-    def _names(self) -> list[str]:
-        return [e.name for e in self.estimates]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What is asked of every window.
-
-    Attributes are the arguments of :meth:`SeparationPipeline.__call__`, resolved.
-    """
-
-    queries: list[str]
-    context: TextEmbedding
-    negative: TextEmbedding
-    steps: int
-    solver: Solver
-    guidance: float
-    candidates: int
-    pick: Pick
-    seed: int
-    posterior_sample: bool
-    waveform: Waveform
-    residual: bool
-    consistent: bool
-    channels: Channels
 
 
 class SeparationPipeline:
@@ -245,7 +113,6 @@ class SeparationPipeline:
         self.unet, self.vae = unet.eval(), vae.eval()
         self.vocoder = None if vocoder is None else vocoder.eval()
         self.settings = settings or SeparationSettings(has_vocoder=vocoder is not None)
-        self.log_mel = LogMel().to(self.device)
         self._given_text = text
 
     @classmethod
@@ -343,7 +210,7 @@ class SeparationPipeline:
 
     def to(self, device: torch.device | str) -> Self:
         """Move everything to a device."""
-        for part in (self.unet, self.vae, self.vocoder, self.log_mel):
+        for part in (self.unet, self.vae, self.vocoder):
             if part is not None:
                 part.to(device)
         return self
@@ -441,7 +308,7 @@ class SeparationPipeline:
         """
         wave = torch.as_tensor(mixture, dtype=torch.float32)
         wave = wave[None] if wave.ndim == 1 else wave
-        _check_mixture(wave, sample_rate)
+        check_mixture(wave, sample_rate)
         request = self.request(
             queries,
             negative=negative,
@@ -477,10 +344,39 @@ class SeparationPipeline:
         )
 
     def request(
+        self, queries: str | Sequence[str], *, negative: str | None = None, **options: Any
+    ) -> Request:
+        """Check the arguments of a separation and encode its queries, once for all windows.
+
+        Parameters
+        ----------
+        queries, negative, **options
+            As for a call.
+        """
+        asked = [queries] if isinstance(queries, str) else list(queries)
+        guidance = options.get("guidance", 1.0)
+        for text in [*asked, *([] if negative is None else [negative])]:
+            if not text.strip():
+                raise ValueError(
+                    f"a query is empty, got {text!r}; expected words that name a sound, such as "
+                    "'a dog barks'."
+                )
+        if not asked:
+            raise ValueError("no query was given; expected at least one, such as 'a dog barks'.")
+        if negative is not None and guidance <= 1:
+            raise ValueError(
+                f"a negative query acts through guidance, got guidance={guidance}; expected more "
+                "than 1, such as 2."
+            )
+        unwanted = self.text.null(1) if negative is None else self.text.encode([negative])
+        return self.encoded_request(asked, self.text.encode(asked), unwanted, **options)
+
+    def encoded_request(
         self,
-        queries: str | Sequence[str],
+        queries: list[str],
+        context: TextEmbedding,
+        negative: TextEmbedding,
         *,
-        negative: str | None = None,
         residual: bool = False,
         steps: int | None = None,
         solver: Solver | None = None,
@@ -493,54 +389,55 @@ class SeparationPipeline:
         consistent: bool = False,
         channels: Channels = "each",
     ) -> Request:
-        """Check the arguments of a separation and encode its queries, once for all windows."""
-        asked = [queries] if isinstance(queries, str) else list(queries)
+        """Check the arguments of a separation whose queries are encoded already.
+
+        Parameters
+        ----------
+        queries : list of str
+            Names of the estimates.
+        context : TextEmbedding
+            A row for each query.
+        negative : TextEmbedding
+            One row: of the negative query, or of none.
+        **options
+            As for a call.
+        """
         steps = self.settings.steps if steps is None else steps
-        _check_numbers(steps, n_candidates, guidance, channels)
-        if not asked or any(not query.strip() for query in asked):
-            raise ValueError(
-                f"a query is empty, got {asked}; expected words that name a sound, such as "
-                "'a dog barks'."
-            )
-        if negative is not None and guidance <= 1:
-            raise ValueError(
-                f"a negative query acts through guidance, got guidance={guidance}; expected more "
-                "than 1, such as 2."
-            )
+        check_numbers(steps, n_candidates, guidance, channels)
         default = Vocoding() if self.settings.has_vocoder else Masking()
         waveform = default if waveform is None else waveform
-        if isinstance(waveform, Vocoding) and self.vocoder is None:
-            raise ValueError(
-                "these weights have no vocoder, got waveform=Vocoding(); expected Masking(), or "
-                "weights that have one, such as the authors'."
-            )
-        if consistent and not waveform.keeps_phase:
-            raise ValueError(
-                "estimates can only be made to sum to the mixture where they keep its phase, got "
-                f"{waveform!r}; expected Masking()."
-            )
-        if channels == "mid" and not waveform.keeps_phase:
-            raise ValueError(
-                f"the mean channel's mask is applied to each channel, got {waveform!r}, which "
-                "makes no mask; expected Masking(), or channels='each'."
-            )
-        unsampled = self.settings.posterior_sample
+        check_waveform(
+            waveform,
+            has_vocoder=self.vocoder is not None,
+            consistent=consistent,
+            channels=channels,
+        )
+        unasked = self.settings.posterior_sample
         return Request(
-            asked,
-            self.text.encode(asked),
-            self.text.null(1) if negative is None else self.text.encode([negative]),
+            queries,
+            context,
+            negative,
             steps,
             Euler() if solver is None else solver,
             guidance,
             n_candidates,
             Medoid() if pick is None else pick,
             seed,
-            unsampled if posterior_sample is None else posterior_sample,
+            unasked if posterior_sample is None else posterior_sample,
             waveform,
             residual,
             consistent,
             channels,
         )
+
+    def separator(
+        self,
+        request: Request,
+        sample_rate: int = SAMPLE_RATE,
+        dtype: torch.dtype = torch.float32,
+    ) -> Separator:
+        """Return what carries out a request on windows of a sample rate."""
+        return Separator(self.unet, self.vae, self.vocoder, request, sample_rate, dtype)
 
     def windows(self, sample_rate: int) -> Windows:
         """Return how sounds of a rate are cut: windows, margins and fades in their own samples."""
@@ -576,8 +473,8 @@ class SeparationPipeline:
             for.
         """
         windows = self.windows(sample_rate)
-        pieces = split(blocks, windows)
-        done = self._separated(pieces, sample_rate, request, dtype)
+        separator = self.separator(request, sample_rate, dtype)
+        done = separator.separated(split(blocks, windows))
         yield from overlap_add(done, windows, keep_level=not request.waveform.keeps_phase)
 
     def separate_file(
@@ -677,179 +574,6 @@ class SeparationPipeline:
             "weights_hash": weights_hash(self.unet),
         }
 
-    def _separated(
-        self, pieces: Iterator[Window], sample_rate: int, request: Request, dtype: torch.dtype
-    ) -> Iterator[Window]:
-        """Separate windows, as many at once as the device takes."""
-        rows = len(request.queries) * request.candidates
-        at_once = max(1, ROWS["cuda" if self.device.type == "cuda" else "cpu"] // rows)
-        while group := list(islice(pieces, at_once)):
-            waves = torch.stack([piece.wave for piece in group])
-            for piece, wave in zip(
-                group, self._separate(waves, sample_rate, request, dtype), strict=True
-            ):
-                yield replace(piece, wave=wave)
-
-    @torch.no_grad()
-    def _separate(
-        self, waves: Tensor, sample_rate: int, request: Request, dtype: torch.dtype
-    ) -> Tensor:
-        """Return the estimates (w, k, channels, n) of windows (w, channels, n)."""
-        count, channels, samples = waves.shape
-        heard = waves.mean(1, keepdim=True) if request.channels == "mid" else waves
-        rows = resample(heard.flatten(0, 1), sample_rate, SAMPLE_RATE)
-        loud = rows.abs().amax(-1) > SILENCE
-        if not bool(loud.any()):
-            silent = len(request.queries) + request.residual
-            return waves.new_zeros(count, silent, channels, samples)
-        normal, level = normalise(rows)
-        generated = self.generate(normal.to(self.device), request, dtype)
-        k = len(request.queries)
-        if request.channels == "mid":  # one mask for all channels
-            target, through_codec = generated
-            generated = (
-                target.repeat_interleave(channels, 0),
-                through_codec.repeat_interleave(channels, 0),
-            )
-            level = Level(
-                level.mean.repeat_interleave(channels, 0), level.gain.repeat_interleave(channels, 0)
-            )
-            sides = resample(waves.flatten(0, 1), sample_rate, SAMPLE_RATE)
-            normal = (sides - level.mean) * level.gain
-            loud = loud.repeat_interleave(channels, 0)
-        found = self._render(normal, generated, request)
-        found = level.restore(found.transpose(0, 1)).transpose(0, 1) * loud[:, None, None]
-        found = resample(found, SAMPLE_RATE, sample_rate)[..., :samples]
-        flat = waves.flatten(0, 1)
-        if request.consistent:
-            found = mixture_consistency(found, flat)
-        if request.residual:
-            found = torch.cat([found, self._rest(found, flat, request)], dim=1)
-        return (
-            found.unflatten(0, (count, channels))
-            .transpose(1, 2)
-            .reshape(count, k + request.residual, channels, samples)
-        )
-
-    def generate(
-        self, waves: Tensor, request: Request, dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
-        """Generate the spectrograms of the sounds in waves.
-
-        Parameters
-        ----------
-        waves : Tensor, shape (b, n)
-            Normalised, 16 kHz, on the pipeline's device.
-        request : Request
-            From :meth:`request`.
-        dtype : torch.dtype
-            Of the networks' arithmetic.
-
-        Returns
-        -------
-        target : Tensor, shape (b, queries, candidates, frames, mels)
-            Log-mels of the estimates.
-        mixture : Tensor, shape (b, frames, mels)
-            Log-mel of the mixture, through the same codec.
-        """
-        mels = self.log_mel(waves)[:, None]
-        frames = mels.shape[2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE
-        mels = mels[:, :, :frames]
-        k, c = len(request.queries), request.candidates
-        with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            posterior = self.vae.encode(mels)
-            m = posterior.mean.float()
-            if request.posterior_sample:
-                draw = _noise(m.shape[1:], "posterior", request.seed, 0).to(m)
-                m = m + posterior.std.float() * draw
-            m = m * self.vae.scale_factor
-            noise = torch.stack(
-                [_noise(m.shape[1:], "separate", request.seed, i).to(m) for i in range(c)]
-            )
-            x0 = noise.repeat(len(m) * k, 1, 1, 1)
-            states, mask = request.context.states.to(m.device), request.context.mask.to(m.device)
-            cond = condition(
-                m.repeat_interleave(k * c, 0),
-                states.repeat_interleave(c, 0).repeat(len(m), 1, 1),
-                mask.repeat_interleave(c, 0).repeat(len(m), 1),
-            )
-            x1 = self._flow(x0, cond, request)
-            decoded = self.vae.from_latent(torch.cat([x1, m])).float()[:, 0]
-        rows = len(m)
-        target = decoded[:-rows].unflatten(0, (rows, k, c))
-        return target, decoded[-rows:]
-
-    def _flow(self, x0: Tensor, cond: dict[str, Tensor], request: Request) -> Tensor:
-        """Carry noise to latents, a bounded number of rows at a time."""
-        limit = ROWS["cuda" if self.device.type == "cuda" else "cpu"]
-        moves = plan(uniform(request.steps), request.solver)
-        ends = []
-        for start in range(0, len(x0), limit):
-            part = {name: value[start : start + limit] for name, value in cond.items()}
-            states = request.negative.states.to(x0.device).expand(len(part["mixture"]), -1, -1)
-            null = part | {
-                "context": states,
-                "context_mask": request.negative.mask.to(x0.device).expand(len(states), -1),
-            }
-            network = lambda x, t, c: self.unet(x, t, c).float()  # noqa: E731
-            field = batched_cfg(network, part, null, request.guidance)
-            ends.append(integrate(field, x0[start : start + limit], moves))
-        return torch.cat(ends)
-
-    def _render(self, waves: Tensor, generated: tuple[Tensor, ...], request: Request) -> Tensor:
-        """Make the waves (b, k, n) of generated spectrograms."""
-        targets, mixtures = generated
-        waves = waves.to(self.device)
-        rendered = []
-        for wave, target, mixture in zip(waves, targets, mixtures, strict=True):
-            render = self._renderer(wave, mixture, request)
-            mels = [
-                candidates[0]
-                if request.candidates == 1
-                else request.pick(candidates, query, render)
-                for candidates, query in zip(target, request.queries, strict=True)
-            ]
-            rendered.append(torch.stack([render(mel) for mel in mels]))
-        return torch.stack(rendered).cpu()
-
-    def _renderer(
-        self, wave: Tensor, mixture: Tensor, request: Request
-    ) -> Callable[[Tensor], Tensor]:
-        """Return what makes a wave of a log-mel generated for one mixture."""
-        generator = counter_generator("phase", request.seed, 0, device=self.device)
-
-        def render(mel: Tensor) -> Tensor:
-            one = Generated(
-                mel[None], mixture[None], wave[None], self.log_mel, self.vocoder, generator
-            )
-            return request.waveform(one)[0]
-
-        return render
-
-    def _rest(self, found: Tensor, mixture: Tensor, request: Request) -> Tensor:
-        """Return everything but the estimates, (b, 1, n)."""
-        if request.waveform.keeps_phase:
-            return mixture[:, None] - found.sum(1, keepdim=True)
-        # Waves that do not keep the phase cannot be subtracted: what they hold is masked out.
-        log_mel = LogMel()
-        heard = log_mel(mixture)
-        share = (log_mel(found.sum(1)) - heard).exp().clamp(max=1)
-        rest = heard + (1 - share.square()).clamp(min=QUIETEST_SHARE).sqrt().log()
-        return apply_mask(mixture, mel_ratio_mask(rest, heard, log_mel, 1.0), log_mel)[:, None]
-
-
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _noise(shape: Sequence[int], purpose: str, seed: int, index: int) -> Tensor:
-    """Draw on the CPU, so that a seed means the same noise on every machine."""
-    return torch.randn(*shape, generator=counter_generator(purpose, seed, index))
-
 
 def _reported(
     parts: Iterator[Tensor],
@@ -862,32 +586,3 @@ def _reported(
         if progress is not None:
             progress(done, total)
         yield piece
-
-
-def _check_mixture(wave: Tensor, sample_rate: int) -> None:
-    if wave.ndim != 2:
-        raise ValueError(f"mixture must have shape (channels, n) or (n,), got {tuple(wave.shape)}.")
-    if sample_rate < 1:
-        raise ValueError(f"sample_rate must be positive, got {sample_rate}; expected Hz.")
-    if wave.shape[-1] < SHORTEST * sample_rate:
-        raise ValueError(
-            f"mixture is too short, got {wave.shape[-1] / sample_rate:.3f} s; expected at least "
-            f"{SHORTEST} s."
-        )
-    if not bool(torch.isfinite(wave).all()):
-        where = int((~torch.isfinite(wave)).any(0).nonzero()[0])
-        raise ValueError(
-            f"mixture holds NaN or infinity, the first at sample {where}; expected finite numbers. "
-            "Repair or cut the recording."
-        )
-
-
-def _check_numbers(steps: int, candidates: int, guidance: float, channels: str) -> None:
-    if steps < 1 or candidates < 1:
-        raise ValueError(
-            f"steps and n_candidates must be at least 1, got {steps} and {candidates}."
-        )
-    if not guidance >= 0:
-        raise ValueError(f"guidance must be at least 0, got {guidance}; expected 1 for none.")
-    if channels not in ("each", "mid"):
-        raise ValueError(f"channels must be 'each' or 'mid', got {channels!r}.")

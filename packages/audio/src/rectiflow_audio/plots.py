@@ -1,0 +1,180 @@
+"""Pictures of sounds and of trainings, as matplotlib figures.
+
+Figures are made without pyplot: nothing opens a window and nothing has to be closed.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from rectiflow_audio.frontend import LogMel, MelConfig, mel_edges
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+RANGE = 9.0  # natural logarithms shown below the loudest, 78 dB
+TICKS = (250, 1000, 2000, 4000)  # Hz
+
+
+def log_mel_picture(
+    log_mel: Float[Tensor, "frames mels"],
+    config: MelConfig | None = None,
+    *,
+    title: str = "Log-mel",
+) -> Figure:
+    """Picture of a log-mel spectrogram over seconds and Hz.
+
+    Parameters
+    ----------
+    log_mel : Tensor, shape (frames, n_mels)
+        Natural logarithm of magnitudes.
+    config : MelConfig, optional
+        What it was made with; the released front end if absent.
+    title : str
+        Above the axes.
+
+    Raises
+    ------
+    ValueError
+        If the shape is another.
+    """
+    config = config or MelConfig()
+    if log_mel.ndim != 2 or log_mel.shape[-1] != config.n_mels:
+        raise ValueError(
+            f"log_mel must have shape (frames, {config.n_mels}), got {tuple(log_mel.shape)}; "
+            "expected the spectrogram of one sound. Pass log_mel[0]."
+        )
+    figure = _figure((6, 2.8))
+    axes = figure.add_subplot()
+    image = _spectrogram(axes, log_mel, config, float(log_mel.max()))
+    axes.set(title=title, xlabel="seconds")
+    figure.colorbar(image, ax=axes, label="ln magnitude", fraction=0.05)
+    return figure
+
+
+def separation_figure(
+    mixture: Float[Tensor, " n"],
+    estimate: Float[Tensor, " n"],
+    target: Float[Tensor, " n"] | None = None,
+    *,
+    query: str = "",
+    log_mel: LogMel | None = None,
+) -> Figure:
+    """Spectrograms of mixture, estimate and target below one another, in one scale of colours.
+
+    Parameters
+    ----------
+    mixture, estimate : Tensor, shape (n,)
+        Waveforms in one level.
+    target : Tensor, shape (n,), optional
+        Left out where there is no reference.
+    query : str
+        What was asked for, as the title.
+    log_mel : LogMel, optional
+        The front end; the released one if absent.
+    """
+    front_end = log_mel or LogMel()
+    waves = {"mixture": mixture, "estimate": estimate}
+    if target is not None:
+        waves["target"] = target
+    pictures = {name: front_end(wave.detach().float().cpu()) for name, wave in waves.items()}
+    loudest = float(pictures["mixture"].max())
+    figure = _figure((6, 0.6 + 1.7 * len(pictures)))
+    rows = figure.subplots(len(pictures), 1, sharex=True)
+    for axes, (name, picture) in zip(rows, pictures.items(), strict=True):
+        image = _spectrogram(axes, picture, front_end.config, loudest)
+        axes.set_title(name, loc="left", fontsize="small")
+    rows[-1].set_xlabel("seconds")
+    figure.colorbar(image, ax=list(rows), label="ln magnitude", fraction=0.05)
+    if query:
+        figure.suptitle(query)
+    return figure
+
+
+def training_curve(
+    metrics: Mapping[str, tuple[Sequence[float], Sequence[float]]] | str | Path,
+    *,
+    title: str = "Training",
+) -> Figure:
+    """Curves of metrics over steps; the vertical axis is logarithmic if all values are positive.
+
+    Parameters
+    ----------
+    metrics : mapping or path
+        (steps, values) by name, or the ``metrics.csv`` of a run, of which the losses are shown.
+    title : str
+        Above the axes.
+    """
+    curves = metrics if isinstance(metrics, Mapping) else _losses(Path(metrics))
+    figure = _figure((5, 4.2))
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel="step", ylabel="value")
+    for name, (steps, values) in sorted(curves.items()):
+        axes.plot(steps, values, label=name, linewidth=1)
+    shown = [value for _, values in curves.values() for value in values]
+    if shown and min(shown) > 0:
+        axes.set_yscale("log")
+    if curves:
+        axes.legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _losses(path: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """Read (steps, values) of the columns whose name contains ``loss``."""
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        names = [name for name in reader.fieldnames or () if "loss" in name]
+        if not names or "step" not in (reader.fieldnames or ()):
+            raise ValueError(
+                f"{path} has no loss to plot, got columns {reader.fieldnames}; expected 'step' and "
+                "a column with 'loss' in its name."
+            )
+        for row in reader:
+            for name in names:
+                if row[name] and math.isfinite(float(row[name])):
+                    steps, values = curves.setdefault(name, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(row[name]))
+    return curves
+
+
+def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float) -> AxesImage:
+    """Draw one spectrogram, low bands below."""
+    frames, bands = log_mel.shape
+    half = 0.5 * config.hop / config.sample_rate  # a frame is centred on its time
+    image = axes.imshow(
+        log_mel.detach().float().cpu().numpy().T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap="magma",
+        vmin=loudest - RANGE,
+        vmax=loudest,
+        extent=(-half, (2 * frames - 1) * half, -0.5, bands - 0.5),
+    )
+    centres = mel_edges(config)[1:-1]
+    shown = [hertz for hertz in TICKS if centres[0] <= hertz <= centres[-1]]
+    axes.set_yticks([float(abs(centres - hertz).argmin()) for hertz in shown])
+    axes.set_yticklabels([f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in shown])
+    axes.set_ylabel("Hz")
+    return image
+
+
+def _figure(size: tuple[float, float]) -> Figure:
+    """Make an empty figure, drawn by Agg whatever the backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

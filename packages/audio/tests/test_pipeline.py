@@ -1,0 +1,310 @@
+"""The pipeline on small random networks: shapes, levels, lengths, options and refusals."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from rectiflow.conditioning import TextEmbedding
+from rectiflow.solvers import Heun
+from rectiflow_audio import (
+    GriffinLim,
+    Masking,
+    Mean,
+    SeparationPipeline,
+    SeparationSettings,
+    SeparationUNet,
+    SpectrogramVae,
+    UNetConfig,
+    VaeConfig,
+    Vocoding,
+)
+from rectiflow_audio.candidates import Best, Medoid
+from rectiflow_audio.io import AudioFileError, read_audio, write_audio
+from rectiflow_audio.windows import Windows
+
+RATE = 16_000
+
+
+class Words:
+    """Embeds texts by their bytes; longer than 50 is too long."""
+
+    def encode(self, texts):
+        if any(len(text) > 50 for text in texts):
+            raise ValueError(f"the text has {len(texts[0])} tokens; expected at most 50.")
+        rows = [
+            torch.randn(1, 12, generator=torch.Generator().manual_seed(hash_of(t))) for t in texts
+        ]
+        return TextEmbedding(torch.stack(rows), torch.ones(len(texts), 1))
+
+    def null(self, batch):
+        return TextEmbedding(torch.zeros(batch, 1, 12), torch.ones(batch, 1))
+
+
+def hash_of(text: str) -> int:
+    return int.from_bytes(text.encode()[:6].ljust(6, b"\0"), "big") % 2**31
+
+
+@pytest.fixture(scope="module")
+def pipe() -> SeparationPipeline:
+    torch.manual_seed(0)
+    unet = SeparationUNet(
+        UNetConfig(
+            latent_channels=4,
+            out_channels=4,
+            channels=16,
+            multipliers=(1, 2),
+            attention=(False, True),
+            blocks=1,
+            head_channels=8,
+            context_channels=12,
+            groups=4,
+        )
+    )
+    vae = SpectrogramVae(
+        VaeConfig(channels=8, multipliers=(1, 1, 2), blocks=1, latent_channels=4, groups=4), 0.5
+    )
+    settings = SeparationSettings("words", 0.64, 2, posterior_sample=False, has_vocoder=False)
+    return SeparationPipeline(unet, vae, text=Words(), settings=settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def mixture() -> np.ndarray:
+    generator = np.random.default_rng(0)
+    return (0.2 * generator.standard_normal((2, 30_011))).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 44_100])
+def test_estimates_have_the_mixtures_channels_and_length(pipe, mixture, rate):
+    result = pipe(mixture, rate, ["a dog barks", "rain"], residual=True)
+    assert [e.samples.shape for e in result.estimates] == [mixture.shape] * 2
+    assert result.residual.shape == mixture.shape
+    assert result.settings["nfe"] == 2
+
+
+def test_estimates_and_residual_sum_to_the_mixture(pipe, mixture):
+    result = pipe(mixture, RATE, ["a dog barks", "rain"], residual=True)
+    total = sum(e.samples for e in result.estimates) + result.residual
+    np.testing.assert_allclose(total, mixture, atol=1e-5)
+
+
+def test_consistent_estimates_sum_to_the_mixture(pipe, mixture):
+    asked = ["a dog barks", "rain"]
+    loose = sum(e.samples for e in pipe(mixture, RATE, asked).estimates)
+    firm = sum(e.samples for e in pipe(mixture, RATE, asked, consistent=True).estimates)
+    assert np.abs(loose - mixture).max() > 1e-3
+    np.testing.assert_allclose(firm, mixture, atol=1e-5)
+
+
+def test_level_of_the_mixture_is_remembered(pipe, mixture):
+    quiet = pipe(0.01 * mixture, RATE, "rain").estimates[0].samples
+    loud = pipe(mixture, RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(100 * quiet, loud, atol=2e-3 * np.abs(loud).max())
+
+
+def test_an_offset_changes_nothing_but_the_residual(pipe, mixture):
+    plain = pipe(mixture[:, :9000], RATE, "rain", residual=True)
+    shifted = pipe(mixture[:, :9000] + 0.1, RATE, "rain", residual=True)
+    np.testing.assert_allclose(shifted.estimates[0].samples, plain.estimates[0].samples, atol=1e-3)
+    np.testing.assert_allclose(shifted.residual, plain.residual + 0.1, atol=1e-3)
+
+
+def test_silence_gives_silence(pipe):
+    result = pipe(np.zeros((2, 20_000), np.float32), RATE, "rain", residual=True)
+    assert not result.estimates[0].samples.any()
+    assert not result.residual.any()
+    assert result.estimates[0].energy == 0
+
+
+def test_a_silent_channel_stays_silent(pipe, mixture):
+    half = mixture.copy()
+    half[1] = 0
+    found = pipe(half, RATE, "rain").estimates[0].samples
+    assert found[0].any()
+    assert not found[1].any()
+
+
+def test_the_mean_channels_mask_serves_every_channel(pipe, mixture):
+    one = pipe(mixture[:1].repeat(2, 0), RATE, "rain", channels="mid").estimates[0].samples
+    np.testing.assert_allclose(one[0], one[1], atol=1e-7)
+    each = pipe(mixture[:1], RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(one[0], each[0], atol=1e-5)
+
+
+def test_results_are_a_function_of_the_seed(pipe, mixture):
+    found = [pipe(mixture, RATE, "rain", seed=s).estimates[0].samples for s in (3, 3, 4)]
+    np.testing.assert_array_equal(found[0], found[1])
+    assert np.abs(found[0] - found[2]).max() > 1e-4
+
+
+def test_queries_do_not_depend_on_each_other(pipe, mixture):
+    alone = pipe(mixture, RATE, "rain").estimates[0].samples
+    second = pipe(mixture, RATE, ["a dog barks", "rain"]).estimates[1].samples
+    np.testing.assert_allclose(second, alone, atol=1e-5)
+
+
+def test_guidance_and_negative_queries_change_the_estimate(pipe, mixture):
+    wave = mixture[:, :9000]
+    plain = pipe(wave, RATE, "rain").estimates[0].samples
+    guided = pipe(wave, RATE, "rain", guidance=3.0)
+    against = pipe(wave, RATE, "rain", guidance=3.0, negative="wind").estimates[0].samples
+    assert guided.settings["nfe"] == 4
+    assert np.abs(guided.estimates[0].samples - plain).max() > 1e-4
+    assert np.abs(against - guided.estimates[0].samples).max() > 1e-4
+
+
+def test_other_solvers_serve(pipe, mixture):
+    result = pipe(mixture[:, :9000], RATE, "rain", solver=Heun())
+    assert result.settings["nfe"] == 4
+
+
+def test_bfloat16_is_near_float32(pipe, mixture):
+    wave = mixture[:, :9000]
+    full = pipe(wave, RATE, "rain").estimates[0].samples
+    low = pipe(wave, RATE, "rain", dtype=torch.bfloat16).estimates[0].samples
+    assert 0 < np.abs(full - low).max() < 0.05
+
+
+@pytest.mark.parametrize("pick", [Medoid(), Mean(), Best(lambda wave, query: float(wave.std()))])
+def test_one_of_several_candidates_is_picked(pipe, mixture, pick):
+    result = pipe(mixture[:, :9000], RATE, "rain", n_candidates=3, pick=pick)
+    assert result.settings["candidates"] == 3
+    assert np.isfinite(result.estimates[0].samples).all()
+
+
+def test_best_takes_the_largest_score():
+    mels = torch.tensor([[[0.0]], [[2.0]], [[1.0]]])
+    assert Best(lambda wave, query: float(wave.sum()))(mels, "q", lambda mel: mel).item() == 2.0
+    assert Best(lambda wave, query: -float(wave.sum()))(mels, "q", lambda mel: mel).item() == 0.0
+
+
+def test_the_medoid_is_nearest_to_the_others_and_the_mean_is_of_magnitudes():
+    mels = torch.tensor([0.0, 1.0, 5.0]).log1p().view(3, 1, 1)
+    assert Medoid()(mels, "q", lambda mel: mel).exp().item() == pytest.approx(2.0)
+    assert Mean()(mels, "q", lambda mel: mel).exp().item() == pytest.approx(3.0)
+
+
+def test_griffin_lim_needs_no_vocoder_and_still_gives_a_residual(pipe, mixture):
+    result = pipe(
+        mixture[:1, :9000], RATE, "rain", waveform=GriffinLim(iterations=2), residual=True
+    )
+    assert result.estimates[0].samples.shape == (1, 9000)
+    assert np.square(result.residual).sum() <= np.square(mixture[:1, :9000]).sum() * 1.01
+
+
+def test_long_sounds_are_the_same_piece_by_piece(pipe, mixture):
+    request = pipe.request("rain", seed=1)
+    wave = torch.from_numpy(mixture)
+    whole = torch.cat(list(pipe.stream([wave], RATE, request)), -1)
+    parts = torch.cat(list(pipe.stream(wave.split(7001, -1), RATE, request)), -1)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
+    assert len(pipe.windows(RATE).starts(mixture.shape[1])) > 3
+
+
+def test_seams_leave_neither_click_nor_dip(pipe):
+    # A mask of ones must give the sound back but for each window's mean, whatever its level.
+    wave = torch.sin(2 * torch.pi * 440 * torch.arange(40_000) / RATE)[None] * torch.linspace(
+        0.05, 0.9, 40_000
+    )
+    open_mask = Masking(exponent=1.0, headroom=100.0)
+    request = pipe.request("rain", waveform=open_mask)
+    found = torch.cat(list(pipe.stream([wave], RATE, request)), -1)[0]
+    torch.testing.assert_close(found, wave, atol=2e-3, rtol=0)
+
+
+def test_files_of_any_length_are_streamed(pipe, mixture, tmp_path):
+    write_audio(tmp_path / "in.wav", mixture, RATE, subtype="FLOAT")
+    calls = []
+    summary = pipe.separate_file(
+        tmp_path / "in.wav",
+        ["rain", "a dog barks"],
+        [tmp_path / "rain.wav", tmp_path / "dog.flac"],
+        residual_out=tmp_path / "rest.wav",
+        progress=lambda done, total: calls.append((done, total)),
+    )
+    found = pipe(mixture, RATE, ["rain", "a dog barks"])
+    written = read_audio(tmp_path / "rain.wav").samples
+    np.testing.assert_allclose(written, found.estimates[0].samples, atol=1e-4)
+    assert read_audio(tmp_path / "dog.flac").samples.shape == mixture.shape
+    assert calls[-1][0] == calls[-1][1] == len(calls)
+    assert summary["files"] == ["rain.wav", "dog.flac", "rest.wav"]
+    assert summary["energy"]["rain"] == pytest.approx(found.estimates[0].energy, rel=1e-2)
+
+
+def test_a_failure_leaves_no_file(pipe, tmp_path):
+    (tmp_path / "no.wav").write_bytes(b"RIFF")
+    with pytest.raises(AudioFileError, match=r"no\.wav"):
+        pipe.separate_file(tmp_path / "no.wav", "rain", [tmp_path / "out.wav"])
+    assert [p.name for p in tmp_path.iterdir()] == ["no.wav"]
+
+
+def test_results_are_saved_under_their_queries(pipe, mixture, tmp_path):
+    result = pipe(mixture[:, :9000], RATE, ["A dog barks!", "a dog barks"], residual=True)
+    files = result.save(tmp_path / "out")
+    assert [f.name for f in files] == ["a_dog_barks_0.wav", "a_dog_barks_1.wav", "residual.wav"]
+    summary = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert summary["queries"] == ["A dog barks!", "a dog barks"]
+    assert summary["weights_hash"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_saved_pipelines_come_back(pipe, mixture, tmp_path, dtype):
+    pipe.save_pretrained(tmp_path / "ckpt", dtype=dtype, data="none")
+    again = SeparationPipeline.from_pretrained(tmp_path / "ckpt", text=Words())
+    assert again.settings == pipe.settings
+    wave = mixture[:, :9000]
+    a, b = (p(wave, RATE, "rain").estimates[0].samples for p in (pipe, again))
+    np.testing.assert_allclose(a, b, atol=0 if dtype == torch.float32 else 5e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"queries": ""}, "a query is empty"),
+        ({"queries": ["rain", "  "]}, "a query is empty"),
+        ({"queries": []}, "no query was given"),
+        ({"queries": "x" * 51}, "at most 50"),
+        ({"negative": "wind"}, "acts through guidance"),
+        ({"steps": 0}, "at least 1"),
+        ({"n_candidates": 0}, "at least 1"),
+        ({"guidance": -1.0}, "guidance must be at least 0"),
+        ({"channels": "left"}, "'each' or 'mid'"),
+        ({"waveform": Vocoding()}, "no vocoder"),
+        ({"waveform": GriffinLim(), "consistent": True}, "sum to the mixture"),
+        ({"waveform": GriffinLim(), "channels": "mid"}, "makes no mask"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_bad_requests_are_told_plainly(pipe, mixture, options, message):
+    with pytest.raises(ValueError, match=message):
+        pipe(mixture, RATE, **{"queries": "rain", **options})
+
+
+def test_bad_mixtures_are_told_plainly(pipe, mixture):
+    with pytest.raises(ValueError, match="too short"):
+        pipe(mixture[:, :1000], RATE, "rain")
+    broken = mixture.copy()
+    broken[1, 777] = np.nan
+    with pytest.raises(ValueError, match="the first at sample 777"):
+        pipe(broken, RATE, "rain")
+    with pytest.raises(ValueError, match=r"\(channels, n\)"):
+        pipe(mixture[None], RATE, "rain")
+
+
+def test_unknown_weights_list_what_ships():
+    with pytest.raises(FileNotFoundError, match="shipped checkpoints"):
+        SeparationPipeline.from_pretrained("no_such_weights")
+
+
+def test_folders_of_something_else_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        SeparationPipeline.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"class": "ReQFlowNetwork"}')
+    with pytest.raises(ValueError, match="ReQFlowNetwork"):
+        SeparationPipeline.from_pretrained(tmp_path)
+
+
+def test_windows_follow_the_sample_rate(pipe):
+    assert pipe.windows(RATE) == Windows(length=10_240, margin=640, fade=640)

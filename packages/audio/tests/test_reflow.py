@@ -1,0 +1,110 @@
+"""Pairs of noise and latents: what they depend on, and training on them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from rectiflow.records import state_of
+from rectiflow.rectify import OneStepDistillation, PairStore, generate_pairs
+from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
+from rectiflow_audio.data.pair_datamodule import PairData
+from rectiflow_audio.networks import UNetConfig, VaeConfig
+from rectiflow_audio.reflow import inverted_pair_sampler, pair_sampler
+from torch.utils.data import default_collate
+
+
+class Mixtures:
+    """Two numbered mixtures of noise; the draw changes them."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        row, draw = index
+        generator = torch.Generator().manual_seed(10 * draw + row)
+        target, other = 0.1 * torch.randn(2, 5200, generator=generator)
+        return {
+            "target": target,
+            "mixture": target + other,
+            "context": torch.randn(1, 6, generator=generator),
+            "context_mask": torch.ones(1),
+        }
+
+
+@pytest.fixture(scope="module")
+def objective() -> SeparationObjective:
+    torch.manual_seed(0)
+    sizes = UNetConfig(
+        latent_channels=2,
+        out_channels=2,
+        channels=8,
+        multipliers=(1, 2),
+        attention=(False, True),
+        blocks=1,
+        head_channels=8,
+        context_channels=6,
+        groups=4,
+    )
+    vae = SpectrogramVae(
+        VaeConfig(channels=4, multipliers=(1, 1, 2), blocks=1, latent_channels=2, groups=2)
+    )
+    return SeparationObjective(SeparationUNet(sizes), vae)
+
+
+def test_pairs_depend_on_seed_and_number_alone(objective):
+    sample = pair_sampler(objective, Mixtures(), steps=2, seed=1)
+    together = sample([0, 1, 2, 3])
+    alone = sample([3])[0]
+    torch.testing.assert_close(together[3].x1, alone.x1, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(together[3].cond["mixture"], alone.cond["mixture"])
+    torch.testing.assert_close(together[3].x0, alone.x0)
+    other = pair_sampler(objective, Mixtures(), steps=2, seed=2)([3])[0]
+    assert (other.x0 - alone.x0).abs().max() > 0.1
+    assert (together[0].cond["context"] - together[2].cond["context"]).abs().max() > 0.1
+
+
+def test_the_end_is_where_the_flow_leads(objective):
+    pair = pair_sampler(objective, Mixtures(), steps=1, seed=1)([0])[0]
+    cond = {name: value[None] for name, value in pair.cond.items()}
+    with torch.no_grad():
+        v = objective.network(pair.x0[None], torch.zeros(1), cond)[0]
+    torch.testing.assert_close(pair.x1, pair.x0 + v, atol=1e-5, rtol=1e-5)
+
+
+def test_inverted_pairs_end_at_the_data(objective):
+    objective.posterior_sample = False
+    pair = inverted_pair_sampler(objective, Mixtures(), steps=4, seed=1)([1])[0]
+    target = Mixtures()[1, 0]["target"][None]
+    true = objective.vae.to_latent(objective.spectrogram(target))[0].detach()
+    objective.posterior_sample = True
+    torch.testing.assert_close(pair.x1, true, atol=1e-5, rtol=1e-5)
+    assert (pair.x0 - pair.x1).abs().max() > 1e-3
+
+
+def test_stored_pairs_train_both_ways(objective, tmp_path):
+    make = partial(generate_pairs, batch=3, seed=0, progress=False)
+    make(pair_sampler(objective, Mixtures(), steps=2, seed=0), tmp_path / "pairs", num=7)
+    make(inverted_pair_sampler(objective, Mixtures(), steps=2, seed=0), tmp_path / "real", num=2)
+    data = PairData(tmp_path / "pairs", 2, real=tmp_path / "real", hold_out_every=4)
+    assert len(PairStore(tmp_path / "pairs")) == 7
+    rows = data.batches(0, 1).batches(0)[0]
+    batch = default_collate([data.dataset[index] for index in rows])
+    assert set(batch) >= {"x0", "x1", "cond.mixture", "cond.context", "cond.context_mask"}
+    generator = torch.Generator().manual_seed(0)
+    loss = objective(batch, generator)["loss"]
+    loss.backward()
+    assert loss > 0
+    distilled = OneStepDistillation(objective.network)(batch, generator)["loss"]
+    with torch.no_grad():
+        v = objective.network(batch["x0"], torch.zeros(2), state_of(batch, "cond"))
+        want = (batch["x0"] + v - batch["x1"]).square().mean()
+    torch.testing.assert_close(distilled, want)
+
+
+def test_holding_every_pair_out_is_refused(objective, tmp_path):
+    with pytest.raises(ValueError, match="hold_out_every must be at least 2"):
+        PairData(tmp_path, hold_out_every=1)
+    with pytest.raises(FileNotFoundError, match="holds no pairs"):
+        PairData(tmp_path)
