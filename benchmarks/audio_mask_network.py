@@ -2,26 +2,57 @@
 
 It has the flow's own UNet, asked once at t = 0 instead of step by step: in place of noisy latents
 and mixture latents it sees the mixture's log-mel in patches of 4 x 4, and answers with a mask.
+
+    python benchmarks/audio_mask_network.py --data PREPARED --steps 3000 --out mask.safetensors
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
-from rectiflow_audio.frontend import LogMel
+from rectiflow.conditioning import TextEncoder
+from rectiflow.pretrained import load_strict, load_tensors
+from rectiflow.randomness import counter_generator
+from rectiflow_audio.data.augment import Augment
+from rectiflow_audio.data.captions import Wordings
+from rectiflow_audio.data.dataset import DrawnBatches, MixtureDataset
+from rectiflow_audio.data.mixtures import MixtureRules
+from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.frontend import LogMel, normalise
+from rectiflow_audio.masking import apply_mask, mel_ratio_mask
 from rectiflow_audio.networks import SeparationUNet, UNetConfig
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 PATCH = 4
 MEL_MEAN, MEL_STD = -5.0, 3.0
+SIZES = UNetConfig(
+    latent_channels=PATCH**2,
+    out_channels=PATCH**2,
+    channels=32,
+    multipliers=(1, 2, 3),
+    attention=(False, False, True),
+    blocks=1,
+    head_channels=16,
+    context_channels=384,
+    groups=16,
+)
+"""Those of the small checkpoint, but for the channels in and out."""
+
+AMBIGUOUS = {"drum_loop": ("kick_drum", "snare_drum", "hi_hat", "tabla")}
 
 
 class MaskNetwork(nn.Module):
     """Predict the mask of the wanted sound on the mel bands of a mixture."""
 
-    def __init__(self, sizes: UNetConfig) -> None:
+    def __init__(self, sizes: UNetConfig = SIZES) -> None:
         super().__init__()
         self.unet = SeparationUNet(sizes)
 
@@ -49,3 +80,88 @@ class MaskObjective(nn.Module):
         wanted = (0.5 * target).exp()
         found = mask.clamp_min(1e-8).sqrt() * (0.5 * mixture).exp()
         return {"loss": (found - wanted).square().mean()}
+
+
+def mask_estimate(network: MaskNetwork, text: TextEncoder) -> Callable[[Tensor, str], Tensor]:
+    """Return what separates a mixture by the network's mask."""
+    log_mel = LogMel()
+
+    @torch.no_grad()
+    def separate(mixture: Tensor, query: str) -> Tensor:
+        wave, level = normalise(mixture)
+        mel = log_mel(wave)[None]
+        frames = mel.shape[1] // 32 * 32
+        context = text.encode([query])
+        mask = network(mel[:, :frames], context.states, context.mask)
+        mask = torch.cat([mask, mask[:, -1:].expand(-1, mel.shape[1] - frames, -1)], dim=1)
+        share = mel_ratio_mask(mask.clamp_min(1e-8).log(), torch.zeros_like(mask), log_mel, 1.0)
+        return level.restore(apply_mask(wave[None], share, log_mel)[0])
+
+    return separate
+
+
+def save_mask_network(network: MaskNetwork, step: int, path: Path) -> None:
+    """Write the weights in half precision, with the number of training steps."""
+    tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    save_file(tensors, path, {"format": "pt", "step": json.dumps(step)})
+
+
+def load_mask_network(path: Path) -> tuple[MaskNetwork, int]:
+    """Read what :func:`save_mask_network` wrote."""
+    network = MaskNetwork()
+    load_strict(network, load_tensors(path), path)
+    with safe_open(path, framework="pt") as file:
+        step = json.loads((file.metadata() or {})["step"])
+    return network.eval(), step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
+    parser.add_argument("--wordings", type=Path, default="configs/audio/data/paraphrases.csv")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    prepared = PreparedSounds(args.data)
+    dataset = MixtureDataset(
+        prepared.clips("train"),
+        prepared.texts,
+        2.555,
+        rules=MixtureRules((-10.0, 10.0), AMBIGUOUS),
+        wordings=Wordings.read(args.wordings),
+        augment=Augment(),
+        loop=0.3,
+        absent=0.03,
+        alone=0.03,
+        balanced=True,
+        seed=args.seed,
+    )
+    torch.manual_seed(args.seed)
+    network = MaskNetwork()
+    objective = MaskObjective(network)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / 100) * min(1, (1 - step / args.steps) / 0.6)
+    )
+    order = DrawnBatches(len(dataset), args.batch, seed=args.seed)
+    step, epoch = 0, 0
+    while step < args.steps:
+        for rows in order.batches(epoch)[: args.steps - step]:
+            batch = default_collate([dataset[row] for row in rows])
+            loss = objective(batch, counter_generator("mask", args.seed, step))["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            step += 1
+            if step % 100 == 0:
+                print(step, loss.item(), flush=True)
+        epoch += 1
+    save_mask_network(network, step, args.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,14 +7,24 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from rectiflow.pretrained import Pretrained
 from torch import Tensor, nn
+
+from rectiflow_audio.networks.blocks import (
+    Double,
+    Halve,
+    Level,
+    PixelAttention,
+    ResidualBlock,
+    activate,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 LOGVAR_RANGE = (-30.0, 20.0)
+EPS = 1e-6
+"""Of every normalisation."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +38,68 @@ class VaeConfig:
     groups: int = 32  # of every normalisation
     mel_mean: float = 0.0  # of the log-mel, taken out before the encoder
     mel_std: float = 1.0
+    attention: tuple[int, ...] = ()  # levels that attend, besides the middle
+    inner_channels: int | None = None  # between the two 1x1 convolutions; latent_channels if None
+
+    @classmethod
+    def from_official(cls, config: Mapping[str, Any]) -> Self:
+        """Read sizes from the arguments of the authors' ``AutoencoderKL``.
+
+        Parameters
+        ----------
+        config : mapping
+            With ``ddconfig`` and ``embed_dim``, as under ``first_stage_config.params`` of the
+            authors' yaml; what concerns training is ignored.
+
+        Raises
+        ------
+        ValueError
+            When an argument is missing, or asks for what no released autoencoder has.
+        """
+        _require(config, "ddconfig", "embed_dim")
+        network = config["ddconfig"]
+        _require(network, "ch", "ch_mult", "num_res_blocks", "z_channels", "resolution")
+        for name, only in _FIXED.items():
+            if network.get(name, only) != only:
+                raise ValueError(
+                    f"ddconfig.{name} must be {only!r}, got {network[name]!r}; expected an "
+                    "autoencoder of log-mel spectrograms like the released one."
+                )
+        attending = network.get("attn_resolutions", ())
+        levels = range(len(network["ch_mult"]))
+        return cls(
+            channels=network["ch"],
+            multipliers=tuple(network["ch_mult"]),
+            blocks=network["num_res_blocks"],
+            latent_channels=config["embed_dim"],
+            attention=tuple(i for i in levels if network["resolution"] // 2**i in attending),
+            inner_channels=(
+                None if network["z_channels"] == config["embed_dim"] else network["z_channels"]
+            ),
+        )
+
+
+_FIXED: dict[str, Any] = {
+    "double_z": True,
+    "in_channels": 1,
+    "out_ch": 1,
+    "dropout": 0.0,
+    "resamp_with_conv": True,
+    "use_linear_attn": False,
+    "attn_type": "vanilla",
+    "downsample_time_stride4_levels": [],
+    "give_pre_end": False,
+    "tanh_out": False,
+}
+
+
+def _require(config: Mapping[str, Any], *names: str) -> None:
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise ValueError(
+            f"autoencoder config lacks {missing}, got {sorted(config)}; expected 'ddconfig' and "
+            "'embed_dim' as in the authors' yaml."
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +139,70 @@ class Posterior:
         return 0.5 * terms.flatten(1).mean(1)
 
 
+class Encoder(nn.Module):
+    """Spectrogram to twice as many maps as the bottleneck has channels; halves at each level."""
+
+    def __init__(self, c: VaeConfig) -> None:
+        super().__init__()
+        widths = [c.channels * m for m in c.multipliers]
+        self.conv_in = nn.Conv2d(1, widths[0], 3, padding=1)
+        levels, inputs = [], widths[0]
+        for i, width in enumerate(widths):
+            halve = Halve(width, is_centred=False) if i < len(widths) - 1 else None
+            levels.append(_level(c, i, inputs, c.blocks, downsampler=halve))
+            inputs = width
+        self.down_blocks: Any = nn.ModuleList(levels)
+        self.mid_block = _middle(c)
+        self.conv_norm_out = nn.GroupNorm(c.groups, widths[-1], EPS)
+        self.conv_out = nn.Conv2d(
+            widths[-1], 2 * (c.inner_channels or c.latent_channels), 3, padding=1
+        )
+
+    def forward(self, x: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b c h/4 w/4"]:
+        """Return means and log-variances before the last 1x1 convolution."""
+        h = self.conv_in(x)
+        for level in self.down_blocks:
+            h = _through(level, h)
+        h = _through_middle(self.mid_block, h)
+        return self.conv_out(activate(self.conv_norm_out(h)))
+
+
+class Decoder(nn.Module):
+    """Bottleneck to spectrogram; doubles at each level but the last."""
+
+    def __init__(self, c: VaeConfig) -> None:
+        super().__init__()
+        widths = [c.channels * m for m in c.multipliers]
+        self.conv_in = nn.Conv2d(c.inner_channels or c.latent_channels, widths[-1], 3, padding=1)
+        self.mid_block = _middle(c)
+        levels, inputs = [], widths[-1]
+        for i, width in reversed(list(enumerate(widths))):
+            double = Double(width) if i > 0 else None
+            levels.append(_level(c, i, inputs, c.blocks + 1, upsampler=double))
+            inputs = width
+        self.up_blocks: Any = nn.ModuleList(levels)
+        self.conv_norm_out = nn.GroupNorm(c.groups, widths[0], EPS)
+        self.conv_out = nn.Conv2d(widths[0], 1, 3, padding=1)
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 4*h 4*w"]:
+        """Return the spectrogram."""
+        h = _through_middle(self.mid_block, self.conv_in(z))
+        for level in self.up_blocks:
+            h = _through(level, h)
+        return self.conv_out(activate(self.conv_norm_out(h)))
+
+
+class Autoencoder(nn.Module):
+    """Encoder, decoder, and the 1x1 convolutions between them and the latents."""
+
+    def __init__(self, c: VaeConfig) -> None:
+        super().__init__()
+        inner = c.inner_channels or c.latent_channels
+        self.encoder, self.decoder = Encoder(c), Decoder(c)
+        self.quant_conv = nn.Conv2d(2 * inner, 2 * c.latent_channels, 1)
+        self.post_quant_conv = nn.Conv2d(c.latent_channels, inner, 1)
+
+
 class SpectrogramVae(Pretrained, nn.Module):
     """Encode log-mel spectrograms into latents and decode them.
 
@@ -79,32 +215,24 @@ class SpectrogramVae(Pretrained, nn.Module):
 
     References
     ----------
-    Liu et al., AudioLDM (arXiv 2301.12503); the class is that of latent diffusion, which equals
-    ``diffusers``' ``AutoencoderKL``.
+    Liu et al., AudioLDM (arXiv 2301.12503); the class is that of latent diffusion. Its tensors
+    have the names and shapes of ``diffusers``' ``AutoencoderKL``.
     """
 
     def __init__(self, sizes: VaeConfig | None = None, scale_factor: float = 1.0) -> None:
         super().__init__()
         self.sizes = c = sizes or VaeConfig()
-        levels = len(c.multipliers)
-        self.autoencoder = AutoencoderKL(
-            in_channels=1,
-            out_channels=1,
-            down_block_types=("DownEncoderBlock2D",) * levels,
-            up_block_types=("UpDecoderBlock2D",) * levels,
-            block_out_channels=tuple(c.channels * m for m in c.multipliers),
-            layers_per_block=c.blocks,
-            latent_channels=c.latent_channels,
-            norm_num_groups=c.groups,
-        )
+        self.autoencoder = Autoencoder(c)
+        self.scale_factor: Tensor
         self.register_buffer("scale_factor", torch.tensor(float(scale_factor)))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make an autoencoder from the configuration in ``config.json``."""
-        sizes = dict(config["sizes"] or {})
-        if "multipliers" in sizes:
-            sizes["multipliers"] = tuple(sizes["multipliers"])
+        sizes: dict[str, Any] = dict(config["sizes"] or {})
+        for name in ("multipliers", "attention"):
+            if name in sizes:
+                sizes[name] = tuple(sizes[name])
         return cls(VaeConfig(**sizes), config["scale_factor"])
 
     def encode(self, log_mel: Float[Tensor, "b 1 frames mels"]) -> Posterior:
@@ -134,3 +262,43 @@ class SpectrogramVae(Pretrained, nn.Module):
     def from_latent(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 frames mels"]:
         """Return the log-mel of scaled latents."""
         return self.decode(z / self.scale_factor)
+
+
+def _level(
+    c: VaeConfig,
+    index: int,
+    inputs: int,
+    blocks: int,
+    *,
+    downsampler: Halve | None = None,
+    upsampler: Double | None = None,
+) -> Level:
+    width = c.channels * c.multipliers[index]
+    return Level(
+        [ResidualBlock(width if i else inputs, width, c.groups, EPS) for i in range(blocks)],
+        [PixelAttention(width, c.groups, EPS) for _ in range(blocks) if index in c.attention],
+        downsampler=downsampler,
+        upsampler=upsampler,
+    )
+
+
+def _middle(c: VaeConfig) -> Level:
+    width = c.channels * c.multipliers[-1]
+    return Level(
+        [ResidualBlock(width, width, c.groups, EPS) for _ in range(2)],
+        [PixelAttention(width, c.groups, EPS)],
+    )
+
+
+def _through(level: Level, h: Tensor) -> Tensor:
+    for i, resnet in enumerate(level.resnets):
+        h = resnet(h)
+        if level.attentions:
+            h = level.attentions[i](h)
+    for change in (*level.downsamplers, *level.upsamplers):
+        h = change(h)
+    return h
+
+
+def _through_middle(middle: Level, h: Tensor) -> Tensor:
+    return middle.resnets[1](middle.attentions[0](middle.resnets[0](h)))

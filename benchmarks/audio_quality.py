@@ -1,0 +1,215 @@
+"""How well sounds are separated, at several numbers of steps, against masks and doing nothing.
+
+    python benchmarks/audio_quality.py --weights small_base small --data PREPARED --out FILE.json
+
+``--data`` is a folder made by ``rectiflow audio prepare``; every clip of its test split is mixed
+once with a clip of another class. ``--mask`` names weights of the discriminative baseline, made by
+``benchmarks/audio_mask_network.py``. ``--pictures DIR`` draws six cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from audio_mask_network import load_mask_network, mask_estimate
+from rectiflow.conditioning import TextEncoder
+from rectiflow_audio import LogMel, Masking, Mean, SeparationPipeline
+from rectiflow_audio.data.dataset import Clips, MixtureDataset
+from rectiflow_audio.data.mixtures import MixtureRules
+from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.evaluation import ESTIMATE, Evaluation, Example, evaluate
+from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.plots import separation_figure
+from rectiflow_audio.waveform import Generated
+from torch import Tensor
+
+AMBIGUOUS = {"drum_loop": ("kick_drum", "snare_drum", "hi_hat", "tabla")}
+AIMS = {"si_sdri": 5.0, "mel_lsd_reduction": 0.25, "paraphrase_loss": 1.0, "two_steps_loss": 0.5}
+
+PARAPHRASES = {
+    "chainsaw": "a power saw at work",
+    "clock_tick": "tick-tock of a timepiece",
+    "crackling_fire": "a campfire burning",
+    "crying_baby": "an infant wailing",
+    "dog_bark": "hound barking",
+    "drum_loop": "a rhythm track on the drums",
+    "helicopter": "a chopper in the air",
+    "hi_hat": "metallic ticks of a drum kit",
+    "kick_drum": "a bass drum being hit",
+    "rain": "a heavy downpour",
+    "rooster": "a cockerel at dawn",
+    "sea_waves": "surf at the shore",
+    "snare_drum": "cracks of a drum with wires",
+    "sneezing": "achoo, somebody has a cold",
+    "speech": "a voice says some numbers",
+    "tabla": "an Indian hand drum",
+}
+"""Wordings that no training caption has."""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--weights", nargs="+", default=["small_base", "small"])
+    parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--mask", type=Path, help="weights of the discriminative baseline")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 5, 10, 20])
+    parser.add_argument("--seconds", type=float, default=2.56)
+    parser.add_argument("--snr", type=float, default=0.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+class NoTexts(dict):
+    """Stands for embeddings, which the pipeline makes itself."""
+
+    def __contains__(self, text: object) -> bool:
+        return True
+
+    def __missing__(self, text: str) -> Any:
+        from rectiflow_audio.data.texts import Context
+
+        return Context(torch.zeros(1, 1), torch.ones(1))
+
+
+def examples(args: argparse.Namespace) -> list[Example]:
+    """Mix every clip of the split with one of another class."""
+    clips: Clips = PreparedSounds(args.data).clips(args.split)
+    rules = MixtureRules((args.snr, args.snr), AMBIGUOUS)
+    mixed = MixtureDataset(clips, NoTexts(), args.seconds, rules=rules, loop=0.0, seed=args.seed)
+    made = []
+    for row in range(len(mixed)):
+        item, label = mixed[row], clips.labels[row]
+        name = f"{label}_{row:03d}"
+        made.append(Example(item["mixture"], item["target"], item["caption"], label, name))
+    return made
+
+
+def separate_by(pipe: SeparationPipeline, **options: Any) -> Callable[[Tensor, str], Tensor]:
+    def separate(mixture: Tensor, query: str) -> Tensor:
+        found = pipe(mixture, SAMPLE_RATE, query, **options)
+        return torch.from_numpy(found.estimates[0].samples[0])
+
+    return separate
+
+
+def codec_of(pipe: SeparationPipeline) -> Callable[[Tensor], Tensor]:
+    """Return the round trip of a true target, its wave by masking a mixture of itself and noise.
+
+    Without a vocoder the codec's part is its log-mel: the phase is the target's own.
+    """
+    log_mel = LogMel()
+
+    def codec(target: Tensor) -> Tensor:
+        mel = log_mel(target)[None, None]
+        mel = mel[:, :, : mel.shape[2] // 32 * 32]
+        with torch.no_grad():
+            through = pipe.vae.decode(pipe.vae.encode(mel).mean)[:, 0]
+        generator = torch.Generator().manual_seed(0)
+        one = Generated(through, mel[:, 0], target[None], log_mel, None, generator)
+        return Masking(1.0, 0.0)(one)[0]
+
+    return codec
+
+
+def rounded(evaluation: Evaluation, system: str = ESTIMATE) -> dict[str, Any]:
+    """Return the means of one system, and of its classes."""
+    shown = ("si_sdri", "sdri", "mel_lsd", "lsd")
+    found = evaluation.summary["systems"][system]
+    classes = {
+        label: {name: round(each[name], 3) for name in shown[::2]} | {"count": each["count"]}
+        for label, each in sorted(found["classes"].items())
+    }
+    return {name: round(found["mean"][name], 3) for name in shown} | {"classes": classes}
+
+
+def measure(args: argparse.Namespace, weights: str, mixed: list[Example]) -> dict[str, Any]:
+    """Evaluate one checkpoint at every number of steps."""
+    pipe = SeparationPipeline.from_pretrained(weights)
+    codec, rows = codec_of(pipe), {}
+    for steps in args.steps:
+        begin = time.process_time()
+        separate = separate_by(pipe, steps=steps, seed=args.seed)
+        evaluation = evaluate(separate, mixed, codec=codec, ideal_mask=True)
+        spent = (time.process_time() - begin) / len(mixed)
+        rows[str(steps)] = rounded(evaluation) | {"cpu_seconds_per_clip": round(spent, 3)}
+        print(weights, steps, rows[str(steps)]["si_sdri"], rows[str(steps)]["mel_lsd"], flush=True)
+    most = max(args.steps)
+    asked = [
+        Example(e.mixture, e.target, PARAPHRASES.get(e.label, e.query), e.label, e.name)
+        for e in mixed
+    ]
+    other = evaluate(separate_by(pipe, steps=most, seed=args.seed), asked, codec=codec)
+    averaged = separate_by(pipe, steps=2, seed=args.seed, n_candidates=8, pick=Mean())
+    mean = evaluate(averaged, mixed, codec=codec)
+    return {
+        "steps": rows,
+        "paraphrases": {"steps": most} | rounded(other),
+        "mean_of_8_at_2_steps": rounded(mean),
+        "references": {
+            name: rounded(evaluation, name) for name in ("mixture", "codec", "ideal mask")
+        },
+    }
+
+
+def draw(args: argparse.Namespace, weights: str, mixed: list[Example]) -> None:
+    """Draw mixture, estimate and target of the first case of six classes."""
+    pipe = SeparationPipeline.from_pretrained(weights)
+    args.pictures.mkdir(parents=True, exist_ok=True)
+    first = {example.label: example for example in reversed(mixed)}
+    for label in ("dog_bark", "rain", "crying_baby", "hi_hat", "speech", "rooster"):
+        if label not in first:
+            continue
+        example = first[label]
+        found = separate_by(pipe, seed=args.seed)(example.mixture, example.query)
+        figure = separation_figure(example.mixture, found, example.target, query=example.query)
+        figure.savefig(args.pictures / f"audio-small-{label.replace('_', '-')}.png", dpi=70)
+
+
+def main() -> None:
+    args = parse()
+    torch.set_grad_enabled(False)
+    mixed = examples(args)
+    report: dict[str, Any] = {
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "load_average": os.getloadavg()[0],
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+        "settings": {
+            "split": args.split,
+            "mixtures": len(mixed),
+            "seconds": args.seconds,
+            "snr_db": args.snr,
+            "seed": args.seed,
+            "waveform": repr(Masking()),
+        },
+        "aims": AIMS,
+        "weights": {name: measure(args, name, mixed) for name in args.weights},
+    }
+    if args.mask:
+        network, step = load_mask_network(args.mask)
+        estimate = mask_estimate(network, TextEncoder.load())
+        found = evaluate(estimate, mixed, codec=lambda wave: wave)
+        report["mask_network"] = {"training_steps": step} | rounded(found)
+        print("mask network", report["mask_network"]["si_sdri"], flush=True)
+    if args.pictures:
+        draw(args, args.weights[-1], mixed)
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
