@@ -2,5 +2,14 @@
 
 from rectiflow_audio.networks.unet import SeparationUNet, UNetConfig
 from rectiflow_audio.networks.vae import Posterior, SpectrogramVae, VaeConfig
+from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig
 
-__all__ = ["Posterior", "SeparationUNet", "SpectrogramVae", "UNetConfig", "VaeConfig"]
+__all__ = [
+    "BigVgan",
+    "Posterior",
+    "SeparationUNet",
+    "SpectrogramVae",
+    "UNetConfig",
+    "VaeConfig",
+    "VocoderConfig",
+]
