@@ -16,6 +16,7 @@ from rectiflow.training.run_folder import RunFolder
 from rectiflow.training.stream import BatchSource, ShuffledBatches, StepStream, step_loader
 
 if TYPE_CHECKING:
+    from rectiflow.training.adversarial import AdversarialObjective, AdversarialTraining
     from rectiflow.training.checkpointing import Checkpoints
     from rectiflow.training.data import FlowData
     from rectiflow.training.fitting import fit
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rectiflow.training.validation import Validation
 
 __all__ = [
+    "AdversarialObjective",
+    "AdversarialTraining",
     "BatchSource",
     "Checkpoints",
     "ConstantDecay",
@@ -49,6 +52,8 @@ __all__ = [
 ]
 
 _NEEDS_LIGHTNING = {
+    "AdversarialObjective": "adversarial",
+    "AdversarialTraining": "adversarial",
     "Checkpoints": "checkpointing",
     "FlowData": "data",
     "FlowTraining": "flow_training",

@@ -59,7 +59,8 @@ def fit(
     Parameters
     ----------
     training : FlowTraining
-        Objective, optimiser, averages.
+        Objective, optimiser, averages; or
+        :class:`~rectiflow.training.adversarial.AdversarialTraining`.
     data : LightningDataModule
         Its training loader must be endless and start at ``training.batches_seen``, as
         :class:`~rectiflow.training.data.FlowData` does.
@@ -136,7 +137,7 @@ def fit(
             precision=precision,
             max_steps=max_steps,
             max_epochs=-1,
-            accumulate_grad_batches=accumulate,
+            accumulate_grad_batches=training.accept_accumulation(accumulate),
             log_every_n_steps=log_every,
             limit_val_batches=0,
             num_sanity_val_steps=0,

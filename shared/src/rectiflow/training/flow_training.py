@@ -82,9 +82,18 @@ class FlowTraining(LightningModule):
         return self.objective.network
 
     @property
+    def accumulate(self) -> int:
+        """Return the micro-batches per optimiser step."""
+        return self.trainer.accumulate_grad_batches
+
+    def accept_accumulation(self, accumulate: int) -> int:
+        """Return how many micro-batches per step the trainer shall accumulate: all of them."""
+        return accumulate
+
+    @property
     def at_step_boundary(self) -> bool:
         """Return whether the last micro-batch completed an optimiser step."""
-        return self.batches_seen % self.trainer.accumulate_grad_batches == 0
+        return self.batches_seen % self.accumulate == 0
 
     @contextmanager
     def averaged(self) -> Iterator[nn.Module]:
@@ -97,14 +106,8 @@ class FlowTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser over trainable parameters, and its scheduler."""
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
-        if self.make_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler = self.make_scheduler(optimizer)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return configured(trained, self.make_optimizer, self.make_scheduler)
 
     def on_fit_start(self) -> None:
         """Bring the averages to the network's device."""
@@ -119,7 +122,7 @@ class FlowTraining(LightningModule):
         """Return the loss of one micro-batch."""
         key = (self.seed, self.global_rank, self.batches_seen)
         # Dropout knows only the global generators; key them too, so that a resumed run agrees.
-        _seed_global_generators(counter_seed("global", *key), self.device)
+        seed_global_generators(counter_seed("global", *key), self.device)
         generator = counter_generator("train", *key, device=self.device)
         terms = self.objective(self.with_step(batch), generator)
         self.batches_seen += 1
@@ -132,6 +135,10 @@ class FlowTraining(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip gradients, or drop them all when one is not finite."""
+        self.tame(optimizer, "grad_norm")
+
+    def tame(self, optimizer: Optimizer, name: str) -> None:
+        """Clip the gradients of an optimiser, or drop them, and log their norm as ``name``."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
@@ -142,17 +149,20 @@ class FlowTraining(LightningModule):
             optimizer.zero_grad(set_to_none=True)
             log.warning("gradient norm is not finite, step skipped (%d so far)", self.skipped)
             return
-        self.meter.add({"grad_norm": norm})
+        self.meter.add({name: norm})
         if self.grad_clip is not None:
             nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step the optimiser, then the averages, then log."""
         super().optimizer_step(*args, **kwargs)
+        self.finish_step(self.global_step + 1)
+
+    def finish_step(self, step: int) -> None:
+        """Update the averages unless the step was skipped, and log if it is due."""
         if self._gradients_finite:
             for ema in self.averages:
                 ema.update(self.network)
-        step = self.global_step + 1
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step % every == 0 or step == self.trainer.max_steps:
             self._log_window(step)
@@ -209,7 +219,7 @@ class FlowTraining(LightningModule):
         return {
             "seed": self.seed,
             "world_size": trainer.world_size,
-            "accumulate": trainer.accumulate_grad_batches,
+            "accumulate": self.accumulate,
         }
 
 
@@ -218,7 +228,20 @@ def batch_size(batch: Mapping[str, Tensor]) -> int:
     return next((value.shape[0] for value in batch.values() if value.ndim), 0)
 
 
-def _seed_global_generators(seed: int, device: torch.device) -> None:
+def configured(
+    parameters: list[nn.Parameter],
+    make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+    make_scheduler: Callable[[Optimizer], LRScheduler] | None,
+) -> dict[str, Any]:
+    """Return an optimiser and its scheduler as Lightning takes them."""
+    optimizer = make_optimizer(parameters)
+    if make_scheduler is None:
+        return {"optimizer": optimizer}
+    scheduler = {"scheduler": make_scheduler(optimizer), "interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+
+def seed_global_generators(seed: int, device: torch.device) -> None:
     """Seed the generators that this device uses; ``torch.manual_seed`` is slow without a GPU."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":

@@ -1,0 +1,186 @@
+"""The Lightning module that trains a network against a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from rectiflow.randomness import counter_generator, counter_seed
+from rectiflow.training.ema import DecayProfile
+from rectiflow.training.flow_training import (
+    FlowTraining,
+    batch_size,
+    configured,
+    seed_global_generators,
+)
+from rectiflow.training.objective import Objective
+
+
+class AdversarialObjective(Objective, Protocol):
+    """A module with a network that makes something and a discriminator that judges it.
+
+    Called as an :class:`~rectiflow.training.objective.Objective`, it returns what to validate by.
+    All randomness comes from the generators, which live on the batch's device. ``step`` is the
+    optimiser step.
+    """
+
+    discriminator: nn.Module
+
+    def generator_loss(
+        self, batch: Mapping[str, Tensor], step: int, generator: Generator
+    ) -> dict[str, Tensor]:
+        """Return ``"loss"`` for all parameters but the discriminator's, and scalars to log."""
+        ...
+
+    def discriminator_loss(
+        self, batch: Mapping[str, Tensor], step: int, generator: Generator
+    ) -> dict[str, Tensor] | None:
+        """Return ``"loss"`` for the discriminator and scalars to log, or None to leave it be."""
+        ...
+
+
+class AdversarialTraining(FlowTraining):
+    """Minimises the two losses of an adversarial objective, each with an optimiser of its own.
+
+    Both gradients are those of the parameters before the step. Averages are of the network alone;
+    steps, checkpoints, resume, validation and metrics are as in :class:`FlowTraining`, and
+    :func:`~rectiflow.training.fitting.fit` runs either.
+
+    Parameters
+    ----------
+    objective : AdversarialObjective
+        An ``nn.Module``; holds ``objective.network`` and ``objective.discriminator``.
+    optimizer : callable
+        Takes all trainable parameters but the discriminator's.
+    discriminator_optimizer : callable, optional
+        Takes the discriminator's trainable parameters; ``optimizer`` serves both if absent.
+    scheduler, discriminator_scheduler : callable, optional
+        Take their optimiser, and count its steps: the discriminator's begin when it does.
+    ema, grad_clip, seed
+        As for :class:`FlowTraining`; the largest norm holds for each optimiser.
+
+    Notes
+    -----
+    Terms of the discriminator are logged with the prefix ``discriminator_``. On several devices
+    use the strategy ``"ddp_find_unused_parameters_true"``, since each backward pass reaches one
+    part of the parameters only.
+
+    References
+    ----------
+    Goodfellow et al., "Generative Adversarial Networks" (NeurIPS 2014).
+    """
+
+    objective: AdversarialObjective
+
+    def __init__(
+        self,
+        objective: AdversarialObjective,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        discriminator_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
+        scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        discriminator_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        ema: Sequence[float | DecayProfile] = (),
+        grad_clip: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(objective, optimizer, scheduler, ema, grad_clip, seed)
+        self.automatic_optimization = False
+        self.make_discriminator_optimizer = discriminator_optimizer or optimizer
+        self.make_discriminator_scheduler = discriminator_scheduler
+        self._accumulate = 1
+
+    @property
+    def accumulate(self) -> int:
+        """Return the micro-batches per optimiser step."""
+        return self._accumulate
+
+    def accept_accumulation(self, accumulate: int) -> int:
+        """Take accumulation over: Lightning leaves it to who steps the optimisers."""
+        self._accumulate = accumulate
+        return 1
+
+    def configure_optimizers(self) -> Any:
+        """Build one optimiser for the discriminator and one for all else, with schedulers."""
+        judging = {id(p) for p in self.objective.discriminator.parameters()}
+        trained = [p for p in self.parameters() if p.requires_grad]
+        return [
+            configured(
+                [p for p in trained if id(p) not in judging],
+                self.make_optimizer,
+                self.make_scheduler,
+            ),
+            configured(
+                [p for p in trained if id(p) in judging],
+                self.make_discriminator_optimizer,
+                self.make_discriminator_scheduler,
+            ),
+        ]
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+        """Differentiate both losses of one micro-batch, and step if it completes a step."""
+        making, judging = self.trainer.optimizers
+        if self.at_step_boundary:
+            making.zero_grad()
+            judging.zero_grad()
+        batch = self.with_step(batch)
+        terms = self._differentiate(making, self.objective.generator_loss, batch, "generator")
+        judged = self._differentiate(
+            judging, self.objective.discriminator_loss, batch, "discriminator"
+        )
+        self.batches_seen += 1
+        self.meter.add(terms, samples=batch_size(batch))
+        self.meter.add({f"discriminator_{name}": value for name, value in judged.items()})
+        if self.at_step_boundary:
+            self._step_both()
+        return terms["loss"].detach()
+
+    def _differentiate(
+        self,
+        optimizer: Optimizer,
+        loss: Callable[[Mapping[str, Tensor], int, Generator], dict[str, Tensor] | None],
+        batch: Mapping[str, Tensor],
+        name: str,
+    ) -> dict[str, Tensor]:
+        """Add the gradient of one loss to the parameters of its optimiser only."""
+        key = (self.seed, self.global_rank, self.batches_seen)
+        seed_global_generators(counter_seed("global", name, *key), self.device)
+        generator = counter_generator(name, *key, device=self.device)
+        self.toggle_optimizer(optimizer)
+        terms = loss(batch, self.global_step, generator) or {}
+        if terms:
+            self.manual_backward(terms["loss"] / self.accumulate)
+        self.untoggle_optimizer(optimizer)
+        return terms
+
+    def _step_both(self) -> None:
+        making, judging = self.trainer.optimizers
+        if _has_gradient(judging):
+            # Past Lightning's wrapper, because the trainer counts the steps of that: one each time.
+            self.trainer.strategy.optimizer_step(judging, closure=_nothing)
+            self._step_scheduler(judging)
+        counted: Any = self.optimizers()
+        counted[0].step()
+        self._step_scheduler(making)
+        self.finish_step(self.global_step)
+
+    def _step_scheduler(self, optimizer: Optimizer) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if config.scheduler.optimizer is optimizer:
+                config.scheduler.step()  # type: ignore[call-arg]
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Clip gradients, or drop those of one optimiser when one of them is not finite."""
+        judging = optimizer is self.trainer.optimizers[1]
+        self.tame(optimizer, "discriminator_grad_norm" if judging else "grad_norm")
+
+
+def _has_gradient(optimizer: Optimizer) -> bool:
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def _nothing() -> None:
+    """Stand for the backward pass, which is done."""
