@@ -77,6 +77,7 @@ def page(tmp_path_factory):
     )
     ReQFlowNetwork(config).save_pretrained(folder / "weights")
     words = ["--weights", str(folder / "weights"), "--num", "2", "--steps", "4", "--device", "cpu"]
+    words += ["--domain", "protein"]
     assert demo.main(["-o", str(folder / "page"), *words]) == 0
     index = folder / "page" / "index.html"
     text = index.read_text(encoding="utf-8")

@@ -165,7 +165,7 @@ print(codes, time.perf_counter() - start, "torch" in sys.modules, file=sys.stder
     pytest.fail(f"help took {times} s")
 
 
-@pytest.mark.parametrize("command", ["rectiflow", "rectiflow-protein"])
+@pytest.mark.parametrize("command", ["rectiflow", "rectiflow-protein", "rectiflow-audio"])
 def test_installed_commands_answer(command):
     done = subprocess.run(
         [Path(sys.executable).with_name(command), "--help"], capture_output=True, text=True

@@ -52,6 +52,7 @@ def made(weights, tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "page"
     printed = io.StringIO()
     argv = ["-o", str(out), "--weights", str(weights), "--num", "2", "--steps", str(STEPS)]
+    argv += ["--domain", "protein"]
     with redirect_stdout(printed):
         assert demo.main([*argv, "--seed", "5", "--device", "cpu", "--json"]) == 0
     return out, printed.getvalue()
@@ -215,6 +216,7 @@ def test_input_is_the_reference_with_its_breaks(weights, tmp_path):
     gap = whole[[*range(18), *range(22, 41)]]
     write_structure(tmp_path / "a<b.pdb", gap)
     argv = ["-o", str(tmp_path / "out"), "--weights", str(weights), "--num", "1", "--steps", "1"]
+    argv += ["--domain", "protein"]
     assert demo.main([*argv, "--input", str(tmp_path / "a<b.pdb")]) == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "Reference: a&lt;b, 37 residues" in text
@@ -233,7 +235,10 @@ def test_input_is_the_reference_with_its_breaks(weights, tmp_path):
         (["--num", "0"], UsageError, "--num must be at least 1, got 0; expected a count"),
         (["--steps", "-3"], UsageError, "--steps must be at least 1, got -3"),
         (["--device", "cuda:99"], UsageError, "cuda:99"),
-        (["--weights", "smal"], FileNotFoundError, "smal"),
+        (["--domain", "protein", "--weights", "smal"], FileNotFoundError, "smal"),
+        (["--weights", "smal"], UsageError, "--weights smal is a checkpoint of one domain, got 2"),
+        (["--domain", "rocks"], UsageError, "unknown domain 'rocks'; known: audio, protein"),
+        (["--input", "a.xyz"], UsageError, "--input a.xyz is of no domain, got suffix '.xyz'"),
         (["--input", "nowhere.pdb"], StructureError, "nowhere.pdb"),
     ],
 )

@@ -47,7 +47,7 @@ def test_domain_command_is_the_umbrella_with_one_word_less(verbs):
 def test_help_lists_commands_and_domains(capsys):
     assert main.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for word in ("info", "demo", "protein", "--debug", "exit codes"):
+    for word in ("info", "demo", "protein", "audio", "--debug", "exit codes"):
         assert word in text
 
 
@@ -68,8 +68,9 @@ def test_no_command_is_a_usage_error_that_shows_help(argv, verbs, capsys):
 
 def test_unknown_words_name_the_close_alternative(verbs, capsys):
     assert main.main(["protien"]) == 2
-    assert "unknown command 'protien'; known: demo, info, protein. Did you mean 'protein'?" in (
-        capsys.readouterr().err
+    assert (
+        "unknown command 'protien'; known: audio, demo, info, protein. Did you mean 'protein'?"
+        in (capsys.readouterr().err)
     )
     assert main.main(["protein", "sampel"]) == 2
     assert "unknown protein verb 'sampel'; known: sample, train. Did you mean 'sample'?" in (

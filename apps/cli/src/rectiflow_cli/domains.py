@@ -56,7 +56,10 @@ class Domain:
         return importlib.import_module(f"rectiflow_cli.{self.name}").VERBS
 
 
-DOMAINS = (Domain("protein", "protein backbones by rectified quaternion flow (ReQFlow)"),)
+DOMAINS = (
+    Domain("protein", "protein backbones by rectified quaternion flow (ReQFlow)"),
+    Domain("audio", "sounds separated by a text query (FlowSep)"),
+)
 
 
 def pick(kind: str, name: str, known: Iterable[str]) -> str:

@@ -114,3 +114,8 @@ def main(argv: list[str] | None = None) -> int:
 def protein(argv: list[str] | None = None) -> int:
     """Run ``rectiflow-protein``, which is ``rectiflow protein``."""
     return main(["protein", *(sys.argv[1:] if argv is None else argv)])
+
+
+def audio(argv: list[str] | None = None) -> int:
+    """Run ``rectiflow-audio``, which is ``rectiflow audio``."""
+    return main(["audio", *(sys.argv[1:] if argv is None else argv)])

@@ -1,7 +1,8 @@
 """What a domain gives to the demo, and what it is given.
 
-A domain takes part by having a module ``rectiflow_cli.demo.<domain>`` with a function
-``card(request: Request) -> Card``.
+A domain takes part by having a module ``rectiflow_cli.demo.<domain>`` with two functions:
+``card(request: Request) -> Card``, and ``reads(path: Path) -> bool``, which says by its name
+whether a file is one of the domain's.
 """
 
 from __future__ import annotations
@@ -20,22 +21,27 @@ class Request:
     ----------
     weights : str
         Name of a shipped checkpoint, or a path.
-    num, steps, seed : int
-        How many samples to draw, network calls for each, and the seed of the noise.
+    num, seed : int
+        How many samples to draw, and the seed of the noise.
+    steps : int, optional
+        Network calls for each sample; the domain's own number if absent.
     device : str
         ``auto``, ``cpu``, ``cuda`` or ``cuda:i``.
     input : Path, optional
-        A file of the user's to show beside the samples; the domain's own if absent.
+        A file of the user's to start from or to compare with; the domain's own if absent.
+    queries : tuple of str
+        What to look for in it, where the domain takes words.
     quiet : bool
         Show no progress.
     """
 
     weights: str = "small"
     num: int = 6
-    steps: int = 50
+    steps: int | None = None
     seed: int = 0
     device: str = "auto"
     input: Path | None = None
+    queries: tuple[str, ...] = ()
     quiet: bool = False
 
 

@@ -18,13 +18,14 @@ import torch
 
 from rectiflow_cli.demo.card import Card, Request
 from rectiflow_cli.demo.page import asset, data_block, picture
+from rectiflow_cli.options import pick_device
 from rectiflow_cli.progress import progress
-from rectiflow_cli.protein.options import pick_device
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rectiflow_protein.io import Backbone
 
+STEPS = 50
 SHORTEST, LONGEST = 60, 120  # residues, within what the shipped checkpoint was trained on
 COMPACT = (2.2, 0.38)  # Å and exponent: Rg of globular chains (Skolnick et al., JMB 1997)
 
@@ -96,6 +97,13 @@ class Structure:
         return f"structures/{self.key}.pdb"
 
 
+def reads(path: Path) -> bool:
+    """Say whether a file's name is that of a structure."""
+    from rectiflow_protein.io import format_of
+
+    return format_of(path) is not None
+
+
 def card(request: Request) -> Card:
     """Sample backbones, measure them and a reference, and lay everything out."""
     reference = _reference(request.input)  # first: a file that cannot be read costs no wait
@@ -106,7 +114,7 @@ def card(request: Request) -> Card:
     page = Template(asset("protein.html")).substitute(
         num=len(samples),
         lengths=_span([len(s.chain) for s in samples]),
-        steps=request.steps,
+        steps=request.steps or STEPS,
         reference=html.escape(reference.label),
         options="\n".join(
             f'<option value="{i}">{html.escape(s.label)}</option>' for i, s in enumerate(structures)
@@ -146,14 +154,13 @@ def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
     pipe = BackbonePipeline.from_pretrained(request.weights, device=device)
     heavy = [ATOM5.index(atom) for atom in BACKBONE_ATOMS]
     lengths = np.linspace(SHORTEST, LONGEST, request.num).round().astype(int).tolist()
+    steps = request.steps or STEPS
     structures, settings = [], {"weights": request.weights}
     for i in progress(
         range(request.num), "protein backbones", total=request.num, quiet=request.quiet
     ):
         started = time.perf_counter()
-        made = pipe(
-            [lengths[i]], indices=[i], steps=request.steps, seed=request.seed, trajectory=True
-        )
+        made = pipe([lengths[i]], indices=[i], steps=steps, seed=request.seed, trajectory=True)
         seconds = time.perf_counter() - started
         [sample] = made.samples
         assert sample.trajectory is not None
@@ -171,7 +178,14 @@ def _again(request: Request, samples: Sequence[Structure]) -> str:
     """Spell the command that makes the same structures."""
     lengths = ",".join(str(len(s.chain)) for s in samples)
     words = ["rectiflow", "protein", "sample", "--lengths", lengths, "--weights", request.weights]
-    words += ["--steps", str(request.steps), "--seed", str(request.seed), "-o", "backbones"]
+    words += [
+        "--steps",
+        str(request.steps or STEPS),
+        "--seed",
+        str(request.seed),
+        "-o",
+        "backbones",
+    ]
     return shlex.join(words)
 
 

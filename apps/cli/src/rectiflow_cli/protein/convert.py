@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.protein.options import Parser, answer
+from rectiflow_cli.options import answer
+from rectiflow_cli.protein.options import Parser
 
 if TYPE_CHECKING:
     from rectiflow_protein.networks import ReQFlowNetwork

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
+from rectiflow_cli.options import answer, pick_device, table
 from rectiflow_cli.progress import counter, progress
-from rectiflow_cli.protein.options import Parser, answer, make_tools, pick_device, table
+from rectiflow_cli.protein.options import Parser, make_tools
 
 if TYPE_CHECKING:
     from rectiflow_protein.io import Backbone

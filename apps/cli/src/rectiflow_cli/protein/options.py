@@ -1,15 +1,14 @@
-"""Flags that several protein commands share, and how commands answer."""
+"""Flags that several protein commands share."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+from rectiflow_cli import options
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.options import pick_device, positive
 
 if TYPE_CHECKING:
     import torch
@@ -22,32 +21,17 @@ ROTATIONS = ("exponential", "clamped", "exact", "linear")
 DEFAULT_RATE = 10.0
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
+class Parser(options.Parser):
+    """The parser of a protein command."""
 
-    def __init__(self, verb: str, description: str | None, **options: Any) -> None:
-        super().__init__(
-            prog=f"rectiflow protein {verb}",
-            description=(description or "").strip().partition("\n\n")[0],
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **options,
-        )
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message instead of printing the usage."""
-        raise UsageError(f"{message}. See: {self.prog} --help")
-
-    def add_json(self) -> None:
-        """Add ``--json``."""
-        self.add_argument("--json", action="store_true", help="print one JSON document")
+    def __init__(self, verb: str, description: str | None, **settings: Any) -> None:
+        super().__init__("protein", verb, description, **settings)
 
     def add_sampling(self, *, steps: int) -> None:
         """Add the flags that say which network samples, and how."""
+        self.add_model()
         add = self.add_argument
-        add("--weights", default="small", help="a shipped name, a folder, a file, or owner/name")
         add("--steps", type=positive, default=steps, help="network calls per sample")
-        add("--seed", type=int, default=0, help="with a sample's number, fixes its noise")
-        add("--device", default="auto", help="auto, cpu, cuda or cuda:INDEX")
         add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the edges")
         add("--solver", choices=("euler", "midpoint"), default="euler", help="integrator")
         add(
@@ -77,13 +61,6 @@ class Parser(argparse.ArgumentParser):
         add("--num-sequences", type=positive, default=8, help="designed per backbone")
 
 
-def positive(text: str) -> int:
-    """Parse an integer of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
-
-
 def lengths_of(text: str) -> list[int]:
     """Parse lengths: numbers and ranges ``from:to[:step]``, ends included, separated by commas.
 
@@ -108,38 +85,6 @@ def lengths_of(text: str) -> list[int]:
     if min(found) < 2:
         raise argparse.ArgumentTypeError(f"expected at least 2 residues, got {min(found)}")
     return found
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """Parse ``i/n`` with ``0 <= i < n``.
-
-    Examples
-    --------
-    >>> shard_of("1/4")
-    (1, 4)
-    """
-    part, slash, parts = text.partition("/")
-    if not slash or not part.isdecimal() or not parts.isdecimal() or int(part) >= int(parts):
-        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, got {text!r}")
-    return int(part), int(parts)
-
-
-def pick_device(name: str) -> torch.device:
-    """Return the device of that name; ``auto`` is the GPU if there is one."""
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, colon, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
-        raise UsageError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:0.")
-    count = torch.cuda.device_count()
-    if kind == "cuda" and int(index or 0) >= count:
-        raise UsageError(
-            f"device {name!r} is not there, got {count} CUDA device(s) on this machine; expected "
-            "one of them. Leave --device out to take what there is."
-        )
-    return torch.device(name)
 
 
 def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver:
@@ -209,39 +154,3 @@ def make_tools(
     )
     name = "facebook/esmfold_v1" if args.predictor == "esmfold" else args.predictor
     return designer, ESMFold.from_cache(name, device=device)
-
-
-def answer(document: Mapping[str, Any], text: str, *, as_json: bool) -> None:
-    """Print the result: for machines one JSON document, for people a text."""
-    sys.stdout.write((json.dumps(plain(document), indent=2) if as_json else text) + "\n")
-
-
-def plain(value: Any) -> Any:
-    """Turn a result into JSON values; numbers that are not finite become null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return value if value is None or isinstance(value, bool | int | str) else str(value)
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Lay out rows under the names of their columns, numbers to the right."""
-    columns = list(rows[0])
-    cells = [columns, *([_cell(row.get(name)) for name in columns] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    )
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

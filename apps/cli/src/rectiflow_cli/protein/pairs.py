@@ -8,15 +8,13 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
+from rectiflow_cli.options import answer, positive
 from rectiflow_cli.protein.options import (
     Parser,
-    answer,
     lengths_of,
     make_pipeline,
     make_solver,
     make_tools,
-    positive,
-    shard_of,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +38,7 @@ def _parser() -> Parser:
     add("--num", type=positive, default=100, help="candidates of each length")
     add("-o", "--out", required=True, metavar="PAIRS", help="folder to write")
     add("--batch", type=positive, default=16, help="candidates per call")
-    add("--shard", type=shard_of, default=(0, 1), metavar="i/n", help="this worker's part")
+    parser.add_shard()
     add("--keep-all", action="store_true", help="no filter; the published ablation advises against")
     add("--max-coil", type=float, default=0.5, help="geometric filter: largest share of coil")
     add("--min-valid", type=float, default=0.97, help="geometric filter: valid CA-CA distances")

@@ -3,40 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import logging
-import re
-from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
+from rectiflow_cli.options import Parser, answer, fractions_of, positive
 from rectiflow_cli.progress import counter
-from rectiflow_cli.protein.options import Parser, answer, positive
+from rectiflow_cli.rejections import reasons
 
 if TYPE_CHECKING:
     from rectiflow_protein.data import Report
 
-SPLITS = ("train", "valid", "test")
-_REASONS_SHOWN = 5
-
-
-def _fractions(text: str) -> dict[str, float]:
-    """Parse the shares of train, valid and test."""
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        shares = []
-    if len(shares) != len(SPLITS):
-        raise argparse.ArgumentTypeError(
-            f"expected three shares for {', '.join(SPLITS)}, such as 0.9,0.05,0.05, got {text!r}"
-        )
-    return dict(zip(SPLITS, shares, strict=True))
-
 
 def _parser() -> Parser:
-    parser = Parser("prepare", main.__doc__)
+    parser = Parser("protein", "prepare", main.__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", help="structure files (PDB, mmCIF, BinaryCIF), or one file")
     add("-o", "--out", required=True, metavar="SHARDS", help="folder to write")
@@ -51,7 +33,7 @@ def _parser() -> Parser:
     add("--max-chains", type=positive, help="protein chains of a file; 1: monomers", **absent)
     add("--clusters", metavar="FILE", help="cluster file; by shared 4-mers if absent", **absent)
     splits = "shares of train, valid and test among the clusters; 0.9,0.05,0.05 if absent"
-    add("--splits", dest="fractions", type=_fractions, metavar="A,B,C", help=splits, **absent)
+    add("--splits", dest="fractions", type=fractions_of, metavar="A,B,C", help=splits, **absent)
     add("--seed", type=int, help="of the split; 0 if absent", **absent)
     add("--workers", type=positive, help="processes; 1 if absent", **absent)
     parser.add_json()
@@ -78,9 +60,9 @@ def main(argv: list[str]) -> int:
     with counter("reading", unit="file", quiet=as_json) as progress:
         report = prepare(folder, out, **{**filters, **options}, progress=progress)
     rejected = report.folder / "rejected.csv"
-    reasons = _reasons(rejected)
-    document = {**asdict(report), "rejected_csv": rejected, "reasons": dict(reasons)}
-    answer(document, _text(report, rejected, reasons), as_json=as_json)
+    told = reasons(rejected)
+    document = {**asdict(report), "rejected_csv": rejected, "reasons": dict(told)}
+    answer(document, _text(report, rejected, told), as_json=as_json)
     if not report.chains:
         raise UsageError(
             f"no chain of {report.files} file(s) was accepted; {rejected} has the reason for each. "
@@ -89,21 +71,13 @@ def main(argv: list[str]) -> int:
     return DONE
 
 
-def _reasons(rejected: Path) -> list[tuple[str, int]]:
-    """Reasons by how often they occur; numbers and names in them are left out."""
-    with rejected.open(newline="", encoding="utf-8") as file:
-        texts = [row["reason"] for row in csv.DictReader(file)]
-    kinds = (re.sub(r"\d+(\.\d+)?", "…", text.partition(";")[0])[:100] for text in texts)
-    return Counter(kinds).most_common(_REASONS_SHOWN)
-
-
-def _text(report: Report, rejected: Path, reasons: list[tuple[str, int]]) -> str:
+def _text(report: Report, rejected: Path, told: list[tuple[str, int]]) -> str:
     splits = ", ".join(f"{count} {name}" for name, count in report.splits.items())
     lines = [
         f"accepted {report.chains} chains ({report.residues} residues, {report.clusters} clusters; "
         f"{splits}) of {report.files} file(s)",
         f"rejected {report.rejected}; each with its reason in {rejected}",
-        *(f"  {count:>6}  {reason}" for reason, count in reasons),
+        *(f"  {count:>6}  {reason}" for reason, count in told),
     ]
     if report.chains:
         lines.append(f"next: rectiflow protein train data.dir={report.folder} experiment=small")

@@ -8,17 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE
+from rectiflow_cli.options import answer, positive, table
 from rectiflow_cli.progress import counter
-from rectiflow_cli.protein.options import (
-    Parser,
-    answer,
-    lengths_of,
-    make_pipeline,
-    make_solver,
-    positive,
-    shard_of,
-    table,
-)
+from rectiflow_cli.protein.options import Parser, lengths_of, make_pipeline, make_solver
 from rectiflow_cli.protein.sample_folder import SampleFolder
 
 if TYPE_CHECKING:
@@ -55,7 +47,7 @@ def _parser() -> Parser:
     add("-o", "--out", required=True, metavar="DIR", help="folder to write")
     add("--format", choices=("pdb", "cif"), default="pdb", help="of the structures")
     add("--trajectory", action="store_true", help="write every step as the models of a file")
-    add("--shard", type=shard_of, default=(0, 1), metavar="i/n", help="this worker's part")
+    parser.add_shard()
     parser.add_sampling(steps=50)
     add("--last-time", type=float, help="of the last call; by default as the call before")
     add("--max-pairs", type=positive, help="largest batch times squared length")

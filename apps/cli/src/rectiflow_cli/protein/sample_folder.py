@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.protein.options import plain
+from rectiflow_cli.options import plain
 
 if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackboneResult, BackboneSample

@@ -1,0 +1,303 @@
+"""The audio commands on sounds that they make themselves."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rectiflow.rectify import PairStore
+from rectiflow_audio.examples import CLOCK_TICK, RAIN
+from rectiflow_audio.io import read_audio, write_audio
+from rectiflow_audio.networks import SpectrogramVae
+from rectiflow_audio.networks.vocoder import BigVgan
+from rectiflow_audio.pipeline import SeparationPipeline
+from rectiflow_audio.separator import Separator
+from rectiflow_cli.main import main
+
+FAST = ["trainer.max_steps=1", "trainer.validate_every=1", "trainer.checkpoint_every=1"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture(autouse=True)
+def _in_work(work, monkeypatch):
+    monkeypatch.chdir(work)
+
+
+@pytest.fixture(scope="module")
+def trained(work):
+    """A run of the debug flow."""
+    words = ["experiment=debug", *FAST, f"hydra.run.dir={work / 'flow'}"]
+    assert main(["audio", "train", *words]) == 0
+    return work / "flow"
+
+
+@pytest.fixture(scope="module")
+def weights(trained):
+    return ["--weights", str(trained / "export"), "--steps", "1", "--device", "cpu"]
+
+
+def separate(*words: object) -> int:
+    return main(["audio", "separate", *map(str, words)])
+
+
+def test_a_run_leaves_a_checkpoint_a_picture_and_sounds(trained):
+    for name in ("config.yaml", "metrics.csv", "losses.png", "checkpoints/last.ckpt"):
+        assert (trained / name).is_file()
+    assert (trained / "samples" / "step_0000001" / "00_estimate.wav").is_file()
+    pipe = SeparationPipeline.from_pretrained(trained / "export")
+    assert pipe.settings.window_seconds == 0.64
+    assert pipe.settings.text_encoder == "minilm"
+    assert not pipe.settings.has_vocoder
+    assert float(pipe.vae.scale_factor) != 1  # latents were brought to unit spread
+    card = json.loads((trained / "export" / "config.json").read_text())["card"]
+    assert (card["step"], card["trained_with"]) == (1, "rectiflow audio")
+
+
+def test_the_other_stages_and_a_flow_that_uses_them(trained, work, capsys):
+    for stage in ("vae", "vocoder"):
+        run = f"hydra.run.dir={work / stage}"
+        words = [f"experiment=debug_{stage}", f"data.dir={trained / 'data'}", *FAST, run, "--json"]
+        assert main(["audio", "train", *words]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == 1
+    vae = SpectrogramVae.from_pretrained(work / "vae" / "export")
+    vocoder = BigVgan.from_pretrained(work / "vocoder" / "export")
+    assert not any("parametrizations" in name for name in vocoder.state_dict())
+    words = ["experiment=debug", f"data.dir={trained / 'data'}", *FAST, "validation=none"]
+    words += ["vae=pretrained", f"vae.weights={work / 'vae' / 'export'}"]
+    words += [f"vocoder.weights={work / 'vocoder' / 'export'}"]
+    assert main(["audio", "train", *words, f"hydra.run.dir={work / 'whole'}"]) == 0
+    pipe = SeparationPipeline.from_pretrained(work / "whole" / "export")
+    mine, whole = vae.state_dict(), pipe.vae.state_dict()
+    assert all(torch.equal(mine[n], whole[n]) for n in mine if n != "scale_factor")
+    assert pipe.vocoder is not None
+    assert torch.equal(pipe.vocoder.conv_pre.weight, vocoder.conv_pre.weight)
+    words = ["--query", "a tone", "--weights", work / "whole" / "export", "--steps", 1]
+    assert separate(RAIN, *words, "-o", "anew.wav") == 0
+    assert json.loads(Path("anew.json").read_text())["waveform"] == "Vocoding()"
+
+
+def test_pairs_reflow_and_distillation(trained, weights, work, capsys):
+    made = ["audio", "pairs", str(trained / "data"), "--num", "4", "--batch", "2", *weights]
+    for part in ("0/2", "1/2"):
+        assert main([*made, "--shard", part, "-o", "pairs"]) == 0
+    assert main([*made, "-o", "whole_pairs"]) == 0
+    parts, whole = PairStore("pairs"), PairStore("whole_pairs")
+    assert (len(parts), parts.is_complete) == (4, True)
+    for i in range(4):
+        assert torch.equal(parts[i].x0, whole[i].x0)
+        assert torch.allclose(parts[i].x1, whole[i].x1, atol=1e-4)
+    assert main([*made, "--real", "-o", "real"]) == 0
+    given = ["data.dir=pairs", f"weights={trained / 'export'}", "trainer=debug", *FAST]
+    given += ["data.module.hold_out_every=2", "data.module.batch_size=2"]
+    assert main(["audio", "reflow", *given, f"hydra.run.dir={work / 'reflow'}"]) == 0
+    old = SeparationPipeline.from_pretrained(trained / "export")
+    new = SeparationPipeline.from_pretrained(work / "reflow" / "export")
+    assert new.settings == old.settings
+    assert all(map(torch.equal, old.vae.state_dict().values(), new.vae.state_dict().values()))
+    for name in ("debug_rectify", "debug_distill"):
+        run = [f"hydra.run.dir={work / name}", *FAST, "--json"]
+        capsys.readouterr()
+        assert main(["audio", "reflow", f"experiment={name}", *run]) == 0
+        assert json.loads(capsys.readouterr().out)["step"] == 1
+
+
+def test_one_sound_goes_into_one_file(weights, capsys):
+    assert separate(RAIN, "--query", "rain", "-o", "rain.wav", *weights) == 0
+    assert "1 recording(s) separated" in capsys.readouterr().out
+    estimate, mixture = read_audio("rain.wav"), read_audio(RAIN)
+    assert estimate.samples.shape == mixture.samples.shape
+    told = json.loads(Path("rain.json").read_text())
+    assert (told["queries"], told["seed"], told["steps"]) == (["rain"], 0, 1)
+    assert 0 < told["energy"]["rain"] < 1
+    again = SeparationPipeline.from_pretrained(weights[1])(mixture.samples, 16_000, "rain", steps=1)
+    np.testing.assert_allclose(estimate.samples, again.estimates[0].samples, atol=1e-4)
+
+
+def test_several_sounds_of_several_recordings_go_into_folders(weights, capsys):
+    shutil.copytree(RAIN.parent, "in", dirs_exist_ok=True)
+    Path("in/broken.wav").write_bytes(b"RIFF")
+    words = ["in", "--query", "rain", "--query", "a clock", "--residual", "--consistent"]
+    for part in ("0/2", "1/2"):
+        assert separate(*words, "--shard", part, "-o", "out", *weights) == 0
+    assert "passed over: in/broken.wav" in capsys.readouterr().err
+    for stem in ("rain", "clock_tick", "kick_drum"):
+        sounds = [f"out/{stem}/{name}.wav" for name in ("rain", "a_clock", "residual")]
+        rain, clock, rest = (read_audio(path).samples for path in sounds)
+        mixture = read_audio(f"in/{stem}.flac").samples
+        np.testing.assert_allclose(rain + clock, mixture, atol=1e-3)
+        assert np.abs(rest).max() < 1e-3
+    assert separate(*words, "-o", "out", *weights, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["separated"], told["kept"], list(told["refused"])) == (0, 3, ["in/broken.wav"])
+    assert separate(*words, "-o", "out", *weights, "--seed", 1, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["separated"] == 3
+
+
+def test_options_reach_the_pipeline(weights):
+    write_audio("stereo.wav", np.stack([read_audio(RAIN).samples[0], np.zeros(64_000)]), 16_000)
+    words = ["stereo.wav", "--query", "rain", "--not", "a clock", "--channels", "mid"]
+    more = ["--candidates", 2, "--pick", "mean", "--solver", "midpoint", "--posterior", "sample"]
+    assert separate(*words, *more, "--waveform", "mask", "-o", "not.flac", *weights) == 0
+    told = json.loads(Path("not.json").read_text())
+    assert (told["guidance"], told["nfe"], told["candidates"]) == (2.0, 4, 2)
+    assert told["negative"] == "a clock"
+    assert read_audio("not.flac").samples.shape == (2, 64_000)
+
+
+def test_an_interrupted_separation_leaves_nothing(weights, monkeypatch):
+    def stop(self, *args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Separator, "separate", stop)
+    assert separate(RAIN, "--query", "rain", "-o", "stopped/rain.wav", *weights) == 130
+    assert list(Path("stopped").iterdir()) == []
+
+
+def test_evaluation_stands_between_the_mixture_and_the_codec(trained, weights, capsys):
+    words = [str(trained / "data"), "--split", "valid", "--seconds", "0.64", "--num", "3"]
+    assert main(["audio", "eval", *words, "-o", "measured", *weights, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["summary"]["count"] == 3
+    systems = told["summary"]["systems"]
+    assert set(systems) == {"estimate", "mixture", "codec"}
+    assert systems["mixture"]["mean"]["si_sdri"] == 0
+    assert (Path("measured") / "metrics.csv").is_file()
+    Path("list.csv").write_text("idx,caption,src_wav,noise_wav\n0,rain,rain.flac,clock_tick.flac\n")
+    words = ["list.csv", "--form", "esc50", "--folder", str(RAIN.parent), *weights]
+    assert main(["audio", "eval", *words]) == 0
+    assert "estimate" in capsys.readouterr().out
+
+
+def test_prepare_tells_what_it_took_and_why_not(work, capsys):
+    shutil.copytree(RAIN.parent, "sounds", ignore=shutil.ignore_patterns("*.py", "__*"))
+    rows = ["file,caption,label", "rain.flac,rain falls,rain", "clock_tick.flac,a clock,clock"]
+    Path("sounds/metadata.csv").write_text("\n".join([*rows, "absent.wav,nothing,none\n"]))
+    words = ["audio", "prepare", "sounds", "-o", "shards", "--wordings", "paraphrases"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "accepted 2 clips" in text
+    assert "there is no such file" in text
+    assert "experiment=small_vae" in text
+    from rectiflow_audio.data import PreparedSounds
+
+    assert "a ticking clock" in PreparedSounds("shards").texts
+
+
+def test_checkpoints_go_to_the_authors_form_and_back(work, trained, capsys):
+    from rectiflow_audio.networks import SeparationUNet, UNetConfig, VaeConfig
+    from rectiflow_audio.networks.vocoder import VocoderConfig
+
+    unet = SeparationUNet(UNetConfig(8, 8, 32, (1, 2), (False, True), 1, 32, 32))
+    vae = SpectrogramVae(VaeConfig(32, (1, 2, 4), 1, 8), 0.5)
+    vocoder = BigVgan(VocoderConfig(channels=32))
+    SeparationPipeline(unet, vae, vocoder).save_pretrained("ours")
+    assert main(["audio", "convert", "ours", "--to", "official", "-o", "theirs"]) == 0
+    assert main(["audio", "convert", "theirs/flowsep.ckpt", "-o", "back", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))
+    assert set(told["networks"]) == {"unet", "vae", "vocoder"}
+    back = SeparationPipeline.from_pretrained("back")
+    for old, new in ((unet, back.unet), (vae, back.vae), (vocoder, back.vocoder)):
+        for name, value in old.state_dict().items():
+            assert torch.equal(new.state_dict()[name], value)
+    part = ["--part", "vae", "-o", "codec"]
+    assert main(["audio", "convert", "theirs/flowsep.ckpt", *part]) == 0
+    assert float(SpectrogramVae.from_pretrained("codec").scale_factor) == 0.5
+    assert main(["audio", "convert", "ours", "-o", "x"]) == 2
+    assert main(["audio", "convert", str(trained / "export"), "--to", "official", "-o", "x"]) == 2
+    assert "has no vocoder, which the authors' checkpoint holds" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--query", " ", "-o", "x.wav"], "a query is empty, got ' '"),
+        (["--query", "rain " * 60, "-o", "x.wav"], "the text has 62 tokens"),
+        (["--query", "a", "--query", "b", "-o", "x.wav"], "one file cannot hold several sounds"),
+        (["--query", "a", "--waveform", "vocoder", "-o", "x.wav"], "these weights have no vocoder"),
+        (["--query", "a", "--not", "b", "--guidance", "1", "-o", "x.wav"], "acts through guidance"),
+        (["--query", "a", "--pick", "mean", "-o", "x.wav"], "got --candidates 1"),
+        (["--query", "a", "--clap", "m", "-o", "x.wav"], "--clap goes with --pick clap"),
+        (["-o", "x.wav"], "the following arguments are required: --query"),
+        (["--query", "a", "-o", str(CLOCK_TICK)], "is the recording itself"),
+        (["nowhere.wav", "--query", "a", "-o", "x"], "nowhere.wav: there is no such file"),
+    ],
+)
+def test_what_cannot_be_separated_is_told_in_one_line(words, message, weights, capsys):
+    assert separate(CLOCK_TICK, *words, *weights) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+    assert not Path("x.wav").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train data.dir=nowhere", "rectiflow audio prepare FOLDER -o SHARDS"),
+        ("train data.dir={data}", "vae.weights is not given; expected the autoencoder"),
+        ("train data.dir={data} vae.weights=nowhere", "no weights at 'nowhere'"),
+        ("train experiment=debug foo=1", "Could not override 'foo'"),
+        ("train experiment=debug data.wordings=nowhere", "there is no nowhere; expected a CSV"),
+        (
+            "train experiment=debug data.dir={data} network.sizes.context_channels=32",
+            "queries have 384 channels, got a network for 32",
+        ),
+        ("reflow data.dir=nowhere", "rectiflow audio pairs SHARDS --weights TEACHER -o PAIRS"),
+        ("eval nowhere", "there is no nowhere; expected a prepared folder or a list"),
+        ("eval {data} --form esc50", "is a prepared folder, got --form or --folder"),
+        ("eval {data} --ambiguous x", "--ambiguous is unclear, got 'x'; expected LABEL:A,B"),
+        ("prepare nowhere -o y", "there is no folder"),
+        ("pairs {data} --real --solver heun -o y", "--real inverts by Euler's method"),
+        ("convert nowhere -o x", "nowhere"),
+    ],
+)
+def test_every_error_is_one_line_and_exit_code_2(words, message, trained, capsys):
+    argv = words.format(data=trained / "data").split()
+    if argv[0] == "pairs":
+        argv += ["--weights", str(trained / "export")]
+    assert main(["audio", *argv]) == 2
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("verb", ["separate", "prepare", "pairs", "eval", "convert"])
+def test_help_of_a_verb_explains_its_flags(verb, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["audio", verb, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: rectiflow audio {verb}" in capsys.readouterr().out
+
+
+def test_the_demo_separates_its_own_mixture(trained, work):
+    from rectiflow_cli import demo
+
+    words = ["--domain", "audio", "--weights", str(trained / "export"), "--steps", "1"]
+    assert demo.main(["-o", "page", *words, "--device", "cpu", "--json"]) == 0
+    told = json.loads(Path("page/result.json").read_text())["domains"]["audio"]
+    assert [e["query"] for e in told["estimates"]] == ["a kick drum", "rain is falling"]
+    mixture = read_audio("page/sounds/mixture.wav").samples
+    parts = [read_audio(f"page/{e['file']}").samples for e in told["estimates"]]
+    rest = read_audio("page/sounds/residual.wav").samples
+    np.testing.assert_allclose(sum(parts) + rest, mixture, atol=1e-3)
+    assert abs(told["estimates"][0]["si_sdr_mixture"]) < 0.5  # as loud as the rain
+    text = Path("page/index.html").read_text()
+    assert text.count("<audio controls") == 6
+    for src in ("sounds/reference_1.wav", "sounds/0_a_kick_drum.wav"):
+        assert f'src="{src}"' in text
+        assert Path("page", src).is_file()
+    assert "media-src 'self' file:" in text
+    mine = ["--input", str(CLOCK_TICK), "--query", "a clock"]
+    assert demo.main(["-o", "own", *mine, *words, "--device", "cpu"]) == 0
+    [estimate] = json.loads(Path("own/result.json").read_text())["domains"]["audio"]["estimates"]
+    assert set(estimate) == {"file", "query", "energy"}
