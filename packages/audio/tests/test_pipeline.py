@@ -22,7 +22,11 @@ from rectiflow_audio import (
     Vocoding,
 )
 from rectiflow_audio.candidates import Best, Medoid
+from rectiflow_audio.data import mix
+from rectiflow_audio.examples import KICK_DRUM, RAIN
 from rectiflow_audio.io import AudioFileError, read_audio, write_audio
+from rectiflow_audio.metrics import si_sdr
+from rectiflow_audio.pipeline import PRETRAINED
 from rectiflow_audio.windows import Windows
 
 RATE = 16_000
@@ -308,3 +312,23 @@ def test_folders_of_something_else_are_refused(tmp_path):
 
 def test_windows_follow_the_sample_rate(pipe):
     assert pipe.windows(RATE) == Windows(length=10_240, margin=640, fade=640)
+
+
+def test_shipped_checkpoints_share_their_autoencoder_and_fit_the_limit():
+    small, base = (
+        SeparationPipeline.from_pretrained(name, text=Words()) for name in ("small", "small_base")
+    )
+    assert small.vae.state_dict().keys() == base.vae.state_dict().keys()
+    for name, value in small.vae.state_dict().items():
+        torch.testing.assert_close(value, base.vae.state_dict()[name], rtol=0, atol=0)
+    files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 16 * 2**20
+
+
+def test_the_small_checkpoint_separates_sounds_it_knows():
+    rain, kick = (torch.from_numpy(read_audio(path).mono()) for path in (RAIN, KICK_DRUM))
+    target, mixture = mix(rain, kick, 0.0)
+    pipe = SeparationPipeline.from_pretrained("small")
+    found = pipe(mixture, RATE, "rain is falling", steps=2).estimates[0].samples[0]
+    gain = si_sdr(torch.from_numpy(found), target) - si_sdr(mixture, target)
+    assert gain > 5

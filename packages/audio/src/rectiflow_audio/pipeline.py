@@ -159,14 +159,17 @@ class SeparationPipeline:
             raise CheckpointError(
                 folder, f"holds a {described.get('class')}, expected a {cls.__name__}"
             )
+        # Checkpoints may share a part: then it lies in one folder, named relative to the other.
+        shared = described.get("shared", {})
+        where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
         vocoder = None
-        if (folder / "vocoder").is_dir():
+        if where["vocoder"].is_dir():
             from rectiflow_audio.networks.vocoder import BigVgan
 
-            vocoder = BigVgan.from_pretrained(folder / "vocoder")
+            vocoder = BigVgan.from_pretrained(where["vocoder"])
         return cls(
-            SeparationUNet.from_pretrained(folder / "unet"),
-            SpectrogramVae.from_pretrained(folder / "vae"),
+            SeparationUNet.from_pretrained(where["unet"]),
+            SpectrogramVae.from_pretrained(where["vae"]),
             vocoder,
             text,
             SeparationSettings(**described["settings"]),
