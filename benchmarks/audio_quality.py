@@ -1,6 +1,6 @@
 """How well sounds are separated, at several numbers of steps, against masks and doing nothing.
 
-    python benchmarks/audio_quality.py --weights small_base small --data PREPARED --out FILE.json
+    python benchmarks/audio_quality.py --weights small small_rectified --data PREPARED --out FILE.json
 
 ``--data`` is a folder made by ``rectiflow audio prepare``; every clip of its test split is mixed
 once with a clip of another class. ``--mask`` names weights of the discriminative baseline, made by
@@ -58,7 +58,7 @@ PARAPHRASES = {
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", nargs="+", default=["small_base", "small"])
+    parser.add_argument("--weights", nargs="+", default=["small", "small_rectified"])
     parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
     parser.add_argument("--split", default="test")
     parser.add_argument("--mask", type=Path, help="weights of the discriminative baseline")
@@ -207,7 +207,7 @@ def main() -> None:
         report["mask_network"] = {"training_steps": step} | rounded(found)
         print("mask network", report["mask_network"]["si_sdri"], flush=True)
     if args.pictures:
-        draw(args, args.weights[-1], mixed)
+        draw(args, args.weights[0], mixed)
     args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,7 +27,9 @@ class Absent(importlib.abc.MetaPathFinder):
         frame = sys._getframe(1)
         while "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
-        if frame.f_globals["__name__"].partition(".")[0] in ("rectiflow", "rectiflow_protein"):
+        if frame.f_globals["__name__"].partition(".")[0] in (
+            "rectiflow", "rectiflow_protein", "rectiflow_audio"
+        ):
             raise ModuleNotFoundError(name + " is not on a bare machine", name=name)
 sys.meta_path.insert(0, Absent())
 """
@@ -96,6 +98,18 @@ def test_parity_runs_on_a_bare_machine(bare, tmp_path):
     assert all(0 < row["tf32_bf16_edges"]["trans"] < 2.0 for row in found["networks"])
 
 
+def test_audio_parity_runs_on_a_bare_machine(bare, tmp_path):
+    names = ["flowsep_unet_recipe", "flowsep_vae_recipe", "flowsep_vocoder_recipe"]
+    files = [f"{name}.{kind}" for name in names for kind in ("json", "safetensors")]
+    golden = golden_subset(tmp_path / "golden", *files)
+    out = tmp_path / "out"
+    done = queue("audio-parity", "--out", out, "--golden", golden, "--device", "cpu", env=bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((out / "audio-parity.json").read_text())
+    assert [row["case"] for row in found["cases"]] == names
+    assert all(1e-5 < row["bf16"] < 0.2 for row in found["cases"])
+
+
 def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
     env = {**os.environ, "PYTHON": "false"}  # every entry fails at once
     done = queue("parity", "protein-small", "--out", tmp_path / "out", env=env)
@@ -105,7 +119,7 @@ def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(QUEUE.glob("*.py")), ids=lambda path: path.stem)
 def test_entries_import_what_a_bare_machine_has(path):
-    there = {"torch", "numpy", "safetensors", "rectiflow", "rectiflow_protein"}
+    there = {"torch", "numpy", "safetensors", "rectiflow", "rectiflow_protein", "rectiflow_audio"}
     own = {path.stem for path in QUEUE.glob("*.py")}
     tree = ast.parse(path.read_text())
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
