@@ -316,7 +316,8 @@ def test_windows_follow_the_sample_rate(pipe):
 
 def test_shipped_checkpoints_share_their_autoencoder_and_fit_the_limit():
     small, rectified = (
-        SeparationPipeline.from_pretrained(name, text=Words()) for name in ("small", "small_rectified")
+        SeparationPipeline.from_pretrained(name, text=Words())
+        for name in ("small", "small_rectified")
     )
     assert small.vae.state_dict().keys() == rectified.vae.state_dict().keys()
     for name, value in small.vae.state_dict().items():
