@@ -1,6 +1,6 @@
 """How well sounds are separated, at several numbers of steps, against masks and doing nothing.
 
-    python benchmarks/audio_quality.py --weights small small_rectified --data PREPARED --out FILE.json
+    python benchmarks/audio_quality.py --data PREPARED --out FILE.json
 
 ``--data`` is a folder made by ``rectiflow audio prepare``; every clip of its test split is mixed
 once with a clip of another class. ``--mask`` names weights of the discriminative baseline, made by
