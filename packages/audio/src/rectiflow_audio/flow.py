@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 from rectiflow.flow import Flow
 from rectiflow.paths import TargetCFM
 from rectiflow.time_density import TimeDensity, Uniform
@@ -44,13 +42,3 @@ def condition(mixture: Tensor, context: Tensor, context_mask: Tensor) -> dict[st
         States of the query, and which of them count.
     """
     return {"mixture": mixture, "context": context, "context_mask": context_mask}
-
-
-def repeat_rows(cond: Mapping[str, Tensor], counts: Sequence[int]) -> dict[str, Tensor]:
-    """Repeat row i of every entry ``counts[i]`` times."""
-    import torch
-
-    times = torch.tensor(list(counts))
-    return {
-        name: value.repeat_interleave(times.to(value.device), dim=0) for name, value in cond.items()
-    }
