@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from rectiflow_audio.data.datamodule import HeldOut
-from rectiflow_audio.data.dataset import DrawnBatches
+from rectiflow_audio.data.dataset import DrawnBatches, Index
 
 
 class PairData(FlowData):
@@ -84,13 +84,13 @@ class PairData(FlowData):
 
 
 class _Rows(Dataset[dict[str, Tensor]]):
-    """Takes (row, draw), of which a stored pair has only the row."""
+    """Takes a row, or (row, draw) of which a stored pair has only the row."""
 
     def __init__(self, dataset: Dataset[dict[str, Tensor]]) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, index: tuple[int, int]) -> dict[str, Tensor]:
-        return self.dataset[index[0]]
+    def __getitem__(self, index: Index) -> dict[str, Tensor]:
+        return self.dataset[index if isinstance(index, int) else index[0]]
 
 
 def _batches(n_items: int, batch_size: int, seed: int, rank: int, world_size: int) -> DrawnBatches:
