@@ -6,14 +6,13 @@ import argparse
 import copy
 import functools
 import json
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import timed_training
 import torch
-from entry import seconds_left
-from rectiflow.training import FlowData, FlowTraining, fit, network_weights, read_checkpoint
+from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
     BackboneDataset,
     LengthFilter,
@@ -37,7 +36,6 @@ SHORTEST, LONGEST = 40, 128  # residues, as in configs/protein/experiment/small.
 FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 PAIRS_PER_STEP = 1_000_000  # batch times squared length; small.yaml has 64 000 for two cores
 PADDED_TO = 16  # few shapes, so that the allocator's blocks are used again
-RESERVE = 60.0  # seconds at the end of a call for the last checkpoint, export and report
 _NO_CB = [ATOM5.index(atom) for atom in BACKBONE_ATOMS]
 
 
@@ -98,7 +96,6 @@ def train(
     ema: float,
 ) -> int:
     """Train until ``max_steps`` or until this call's time is up; return the steps done."""
-    logging.basicConfig(level=logging.INFO)
     network.edge_dtype = torch.bfloat16
     objective = BackboneObjective(network, loss=BackboneLoss(auxiliary_from=0.25, clamp=20.0))
     training = FlowTraining(
@@ -109,25 +106,7 @@ def train(
         grad_clip=1.0,
         seed=0,
     )
-    last = folder / "checkpoints" / "last.ckpt"
-    done = read_checkpoint(last)["global_step"] if last.exists() else 0
-    left = seconds_left(args) - RESERVE
-    if done < max_steps and left > 0:
-        fit(
-            training,
-            data,
-            folder,
-            max_steps=max_steps,
-            max_time_s=left,
-            checkpoint_every=250,
-            validate_every=500 if data.validation else None,
-            resume=last.exists(),
-            accelerator="gpu" if args.device.startswith("cuda") else "cpu",
-            devices=1,
-            progress=False,
-        )
-        done = read_checkpoint(last)["global_step"]
-    return done
+    return timed_training.train(training, data, folder, args, max_steps=max_steps)
 
 
 def export(network: ReQFlowNetwork, run: Path, folder: Path, **card: Any) -> ReQFlowNetwork:

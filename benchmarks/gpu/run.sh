@@ -4,7 +4,8 @@
 set -euo pipefail
 
 usage="usage: bash benchmarks/gpu/run.sh ENTRY... --out DIR [--data DIR] [--wheels DIR] [--device D]"
-known=(parity core-overhead protein-network protein-small protein-reflow audio-parity audio-separation)
+known=(parity core-overhead protein-network protein-small protein-reflow audio-parity audio-separation
+  audio-small)
 minutes=9
 
 fail() {
