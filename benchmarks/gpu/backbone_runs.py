@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import timed_training
 import torch
+from rectiflow.preparation import split_of
 from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
     BackboneDataset,
@@ -20,7 +21,6 @@ from rectiflow_protein.data import (
     PreparedBackbones,
     collate,
     read_archive,
-    split_of,
 )
 from rectiflow_protein.losses import BackboneLoss
 from rectiflow_protein.metrics import backbone_metrics

@@ -50,7 +50,9 @@ def queue(*words: str | Path, env: dict | None = None) -> subprocess.CompletedPr
 
 
 def entries_of_script() -> list[str]:
-    return re.search(r"^known=\(([^)]*)\)$", (QUEUE / "run.sh").read_text(), re.MULTILINE)[1].split()
+    return re.search(r"^known=\(([^)]*)\)$", (QUEUE / "run.sh").read_text(), re.MULTILINE)[
+        1
+    ].split()
 
 
 def test_table_script_and_files_have_the_same_entries():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rectiflow_audio.frontend import LogMel, MelConfig
-from rectiflow_audio.plots import log_mel_picture, separation_figure, training_curve
+from rectiflow_audio.plots import log_mel_picture, separation_figure
 
 pytest.importorskip("matplotlib")
 
@@ -66,25 +66,6 @@ def test_separation_figure_has_one_scale_for_all_rows(tone):
     assert_draws(figure)
     rows = [axes for axes in separation_figure(tone, tone).axes if axes.images]
     assert [axes.get_title(loc="left") for axes in rows] == ["mixture", "estimate"]
-
-
-def test_training_curve_reads_the_metrics_of_a_run(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text(
-        "step,train/loss,train/lr,val/loss\n10,2.0,1e-4,\n20,1.0,1e-4,1.5\n30,nan,1e-4,1.2\n"
-    )
-    figure = training_curve(path)
-    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
-    assert lines == {
-        "train/loss": [[10, 2.0], [20, 1.0]],
-        "val/loss": [[20, 1.5], [30, 1.2]],
-    }
-    assert figure.axes[0].get_yscale() == "log"
-    assert_draws(figure)
-    assert training_curve({"x": ([1, 2], [-1.0, 3.0])}).axes[0].get_yscale() == "linear"
-    path.write_text("step,accuracy\n1,0.5\n")
-    with pytest.raises(ValueError, match="has no loss to plot, got columns"):
-        training_curve(path)
 
 
 def test_pyplot_is_not_touched(tone):

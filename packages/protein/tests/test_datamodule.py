@@ -6,9 +6,10 @@ from functools import partial
 
 import pytest
 import torch
+from rectiflow.preparation import write_rows
 from rectiflow.shards import ShardWriter
 from rectiflow_protein.data import LengthBatches, LengthFilter, PaddedBatches
-from rectiflow_protein.data.table import COLUMNS, write_rows
+from rectiflow_protein.data.table import COLUMNS
 
 pytest.importorskip("lightning")
 

@@ -13,7 +13,6 @@ from rectiflow_protein.plots import (
     ca_ca_histogram,
     distance_matrix,
     ramachandran,
-    training_curve,
 )
 
 pytest.importorskip("matplotlib")
@@ -58,34 +57,6 @@ def test_distance_matrix_is_one(backbones):
     assert_draws(figure)
     with pytest.raises(ValueError, match=r"ca must have shape \(n, 3\), got \(6, 4, 3\)"):
         distance_matrix(backbones[0])
-
-
-def test_training_curve_reads_the_metrics_of_a_run(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text(
-        "step,train/loss,train/lr,val/loss\n10,2.0,1e-4,\n20,1.0,1e-4,1.5\n30,nan,1e-4,1.2\n"
-    )
-    figure = training_curve(path)
-    lines = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines}
-    assert lines == {
-        "train/loss": [[10, 2.0], [20, 1.0]],
-        "val/loss": [[20, 1.5], [30, 1.2]],
-    }
-    assert figure.axes[0].get_yscale() == "log"
-    assert_draws(figure)
-
-
-def test_training_curve_of_values_that_may_be_negative():
-    figure = training_curve({"advantage": ([1, 2], [-1.0, 3.0])})
-    assert figure.axes[0].get_yscale() == "linear"
-    assert_draws(figure)
-
-
-def test_a_file_without_a_loss_is_refused(tmp_path):
-    path = tmp_path / "metrics.csv"
-    path.write_text("step,accuracy\n1,0.5\n")
-    with pytest.raises(ValueError, match="has no loss to plot, got columns"):
-        training_curve(path)
 
 
 def test_pyplot_is_not_touched(backbones):

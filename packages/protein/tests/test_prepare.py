@@ -20,7 +20,6 @@ from rectiflow_protein.data import (
     prepare,
     read_archive,
     read_clusters,
-    split_of,
 )
 from rectiflow_protein.io import Backbone, StructureError, write_structure
 from rectiflow_protein.residues import ONE_LETTER
@@ -290,17 +289,6 @@ def test_kmer_clusters_link_by_shared_words():
 def test_joined_clusters_are_the_coarsest():
     assert join_clusters([0, 1, 2, 3], ["a", "a", "b", "c"]) == [0, 0, 1, 2]
     assert join_clusters([0, 1, 1, 2], [5, 5, 6, 7]) == [0, 0, 0, 1]
-
-
-def test_splits_depend_on_the_name_alone():
-    fractions = {"train": 0.8, "valid": 0.1, "test": 0.1}
-    names = [f"cluster{k}" for k in range(2000)]
-    splits = [split_of(name, fractions) for name in names]
-    assert splits == [split_of(name, fractions) for name in names]
-    assert splits != [split_of(name, fractions, seed=1) for name in names]
-    counts = Counter(splits)
-    assert abs(counts["train"] / 2000 - 0.8) < 0.03
-    assert abs(counts["test"] / 2000 - 0.1) < 0.03
 
 
 def _archive(path: Path, **changes) -> Path:

@@ -44,8 +44,6 @@ class Recipe:
         What may stand at the top of its configs besides :data:`KEYS`.
     shown : tuple of str
         Metrics that the last line tells.
-    curve : callable
-        Draws the losses in a ``metrics.csv``.
     require : callable
         ``require(cfg)`` refuses what the domain cannot train, before anything is built.
     set_up : callable
@@ -63,7 +61,6 @@ class Recipe:
     domain: str
     keys: tuple[str, ...]
     shown: tuple[str, ...]
-    curve: Callable[[Path], Figure]
     require: Callable[[DictConfig], None]
     set_up: Callable[[DictConfig, FlowTraining, FlowData], None]
     evaluate: Callable[[DictConfig, FlowTraining, FlowData], Evaluate | None]
@@ -236,6 +233,7 @@ def _export(
 ) -> dict[str, Any]:
     """Save the averaged networks of the last and the best checkpoint, and the loss curves."""
     from rectiflow.training import network_weights, read_checkpoint
+    from rectiflow.training.curve import training_curve
 
     network = training.cpu().network
     metrics = _last_metrics(run)
@@ -250,7 +248,7 @@ def _export(
         log.info("exported step %d to %s", step, run.path / name)
         result |= {name: str(run.path / name), "step": step}
     if any("loss" in name for name in metrics):
-        save_figure(recipe.curve(run.metrics), run.path / "losses.png")
+        save_figure(training_curve(run.metrics), run.path / "losses.png")
     return result | {"metrics": metrics, "next": recipe.next_step(cfg, training, result["export"])}
 
 

@@ -12,7 +12,6 @@ from rectiflow_cli import train
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from omegaconf import DictConfig
     from rectiflow.training import FlowData, FlowTraining
     from rectiflow.training.validation import Evaluate
@@ -154,12 +153,6 @@ def _settings(cfg: DictConfig, *, has_vocoder: bool) -> SeparationSettings:
     )
 
 
-def _curve(metrics: Path) -> Figure:
-    from rectiflow_audio.plots import training_curve
-
-    return training_curve(metrics)
-
-
 def _told(cfg: DictConfig) -> dict[str, Any]:
     return {"text_encoder": cfg.text, "codec": cfg.vae.get("weights")}
 
@@ -174,7 +167,6 @@ RECIPE = train.Recipe(
     domain="audio",
     keys=KEYS,
     shown=("train/loss", "val/loss", "val/reconstruction", "val/mel", "val/si_sdr_improvement"),
-    curve=_curve,
     require=_require,
     set_up=_set_up,
     evaluate=_evaluate,

@@ -11,7 +11,6 @@ from rectiflow_cli.errors import UsageError
 from rectiflow_cli.protein.official_keys import reject_official_keys
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from omegaconf import DictConfig
     from rectiflow.training import FlowData, FlowTraining
     from rectiflow.training.validation import Evaluate
@@ -70,17 +69,10 @@ def _save(cfg: DictConfig, training: FlowTraining, folder: Path, card: Mapping[s
     network.save_pretrained(folder, **card)
 
 
-def _curve(metrics: Path) -> Figure:
-    from rectiflow_protein.plots import training_curve
-
-    return training_curve(metrics)
-
-
 RECIPE = train.Recipe(
     domain="protein",
     keys=("edge_dtype",),
     shown=("train/loss", "val/loss", "val/ca_ca_valid", "val/helix", "val/strand"),
-    curve=_curve,
     require=_require,
     set_up=_set_up,
     evaluate=_evaluate,

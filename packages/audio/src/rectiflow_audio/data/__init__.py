@@ -12,7 +12,7 @@ from rectiflow_audio.data.dataset import (
 )
 from rectiflow_audio.data.extract import read_clip
 from rectiflow_audio.data.mixtures import Mixture, MixtureRules, mix
-from rectiflow_audio.data.prepare import Report, prepare, split_of
+from rectiflow_audio.data.prepare import Report, prepare
 from rectiflow_audio.data.shards import PreparedSounds
 from rectiflow_audio.data.texts import TextTable, encode_texts
 
@@ -34,5 +34,4 @@ __all__ = [
     "prepare",
     "read_captions",
     "read_clip",
-    "split_of",
 ]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
-from rectiflow.shards import ShardWriter
+from rectiflow.preparation import Judged
 
 from rectiflow_audio.data.captions import Entry
 from rectiflow_audio.data.shards import pack_wave
@@ -21,9 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-
-ROWS = "rows.json"
-"""Written last into the folder of a chunk: if it is there, the chunk is complete."""
 
 Channel = Literal["mean", "first"]
 """How channels become one."""
@@ -41,21 +35,6 @@ _SPLIT_NAMES = {
     "eval": "test",
     "evaluation": "test",
 }
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Listed files that one worker turns into one folder of records."""
-
-    entries: tuple[Entry, ...]
-    root: Path
-    folder: Path
-    channel: Channel
-
-    @property
-    def done(self) -> bool:
-        """Whether an earlier run completed it."""
-        return (self.folder / ROWS).is_file()
 
 
 def read_clip(path: Path, channel: Channel = "mean") -> tuple[Tensor, dict[str, Any]]:
@@ -95,32 +74,35 @@ def read_clip(path: Path, channel: Channel = "mean") -> tuple[Tensor, dict[str, 
     return wave, told
 
 
-def read_chunk(chunk: Chunk) -> int:
-    """Write the accepted clips of a chunk and the rows of all; return the number of files."""
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
-    with ShardWriter(chunk.folder, shard_size=1 << 20) as writer:
-        for entry in chunk.entries:
-            try:
-                record, row = _judge(entry, chunk)
-            except (ValueError, OSError) as error:
-                rejected.append(_refusal(entry, str(getattr(error, "reason", error))))
-            except Exception as error:
-                # One odd file must not end a preparation of thousands.
-                log.exception("%s could not be prepared", entry.file)
-                reason = f"unforeseen {type(error).__name__}: {error}"
-                rejected.append(_refusal(entry, reason))
-            else:
-                writer.add(record, row["name"])
-                rows.append(row)
-    part = chunk.folder / f".{ROWS}.part"
-    part.write_text(json.dumps({"rows": rows, "rejected": rejected}), encoding="utf-8")
-    os.replace(part, chunk.folder / ROWS)
-    return len(chunk.entries)
+def clip_of(entry: Entry, root: Path, channel: Channel) -> Judged:
+    """Read the file of one row of a list; never raises on a bad file.
+
+    Parameters
+    ----------
+    entry : Entry
+        The row.
+    root : Path
+        Folder that file names are given relative to.
+    channel : str
+        ``"mean"`` or ``"first"``.
+
+    Returns
+    -------
+    Judged
+        The clip, or a refusal with ``file``, ``line`` and ``reason``.
+    """
+    try:
+        return Judged(accepted=[_judge(entry, root, channel)])
+    except (ValueError, OSError) as error:
+        return Judged(refused=[_refusal(entry, str(getattr(error, "reason", error)))])
+    except Exception as error:
+        # One odd file must not end a preparation of thousands.
+        log.exception("%s could not be prepared", entry.file)
+        reason = f"unforeseen {type(error).__name__}: {error}"
+        return Judged(refused=[_refusal(entry, reason)])
 
 
-def _judge(entry: Entry, chunk: Chunk) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _judge(entry: Entry, root: Path, channel: Channel) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Record and row of one listed file; ValueError says why it has none."""
     if not entry.file:
         _refuse("no file is named")
@@ -128,10 +110,10 @@ def _judge(entry: Entry, chunk: Chunk) -> tuple[dict[str, Tensor], dict[str, Any
         _refuse("no caption")
     if entry.split and entry.split.lower() not in _SPLIT_NAMES:
         _refuse(f"unknown split {entry.split!r}, expected train, valid or test")
-    path = chunk.root / entry.file
+    path = root / entry.file
     if not path.is_file():
         _refuse("there is no such file")
-    wave, told = read_clip(path, chunk.channel)
+    wave, told = read_clip(path, channel)
     record = pack_wave(wave)
     row = {
         "name": Path(entry.file).stem,

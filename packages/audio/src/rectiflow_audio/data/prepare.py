@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import multiprocessing
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.randomness import counter_seed
-from rectiflow.shards import ShardReader, ShardWriter
-
-from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
-from rectiflow_audio.data.extract import ROWS, Channel, Chunk, read_chunk
-from rectiflow_audio.data.shards import (
-    COLUMNS,
-    METADATA,
-    REJECTED,
+from rectiflow.preparation import (
+    DEFAULT_FRACTIONS,
     SPLITS,
-    PreparedSounds,
+    Extracted,
+    Progress,
+    check_fractions,
+    digest_of,
+    extract,
+    number_repeated_names,
+    read_report,
+    split_of,
+    write_report,
     write_rows,
 )
+from rectiflow.shards import ShardWriter
+
+from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
+from rectiflow_audio.data.extract import Channel, clip_of
+from rectiflow_audio.data.shards import COLUMNS, METADATA, REJECTED, PreparedSounds
 from rectiflow_audio.frontend import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -35,16 +37,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
-
 _PARTIAL = ".partial"
-_REPORT = "report.json"
-_FILES_PER_CHUNK = 32
 _CLIPS_PER_SHARD = 1024
 _FILE_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"}
-
-Progress = Callable[[int, int], None]
-"""Called with the number of listed files done and their total."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +147,7 @@ def prepare(
         raise ValueError(f"workers must be at least 1, got {workers}; expected a number of cores.")
     if channel not in ("mean", "first"):
         raise ValueError(f"unknown channel rule {channel!r}; known: mean, first.")
-    _check_fractions(fractions)
+    check_fractions(fractions)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"there is no folder {folder}; expected sound files. Check the path."
@@ -169,68 +164,36 @@ def prepare(
         "channel": channel,
         "fractions": dict(fractions),
         "seed": seed,
-        "inputs": _digest([asdict(entry) for entry in entries]),
+        "inputs": digest_of([asdict(entry) for entry in entries]),
     }
     with ShardWriter(out, settings, shard_size=_CLIPS_PER_SHARD) as writer:
-        if (out / _REPORT).is_file():
-            report = _read_report(out)
-        else:
+        report = read_report(Report, out)
+        if report is None:
             writer.flush()  # the settings, so that another preparation does not mix with this one
-            chunks = _chunks(entries, folder, out / _PARTIAL, channel)
-            _read_all(chunks, workers, progress)
-            report = _finish(chunks, writer, fractions, seed)
+            judge = partial(clip_of, root=folder, channel=channel)
+            found = extract(entries, judge, out / _PARTIAL, workers=workers, progress=progress)
+            report = _finish(found, writer, fractions, seed, entries, folder)
+            shutil.rmtree(out / _PARTIAL, ignore_errors=True)
     if encode is not None:
         PreparedSounds(out).encode(encode, wordings)
     return report
 
 
-def _chunks(entries: Sequence[Entry], root: Path, partial: Path, channel: Channel) -> list[Chunk]:
-    starts = range(0, len(entries), _FILES_PER_CHUNK)
-    return [
-        Chunk(tuple(entries[i : i + _FILES_PER_CHUNK]), root, partial / f"{k:06d}", channel)
-        for k, i in enumerate(starts)
-    ]
-
-
-def _read_all(chunks: list[Chunk], workers: int, progress: Progress | None) -> None:
-    """Read every chunk that an earlier run did not."""
-    total = sum(len(chunk.entries) for chunk in chunks)
-    waiting = [chunk for chunk in chunks if not chunk.done]
-    done = total - sum(len(chunk.entries) for chunk in waiting)
-    if done:
-        log.info("continuing after %d of %d files", done, total)
-    for count in _run(waiting, min(workers, len(waiting))):
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-
-def _run(chunks: list[Chunk], workers: int) -> Iterator[int]:
-    """Read chunks, yielding the number of files as each is done."""
-    if workers <= 1:
-        yield from map(read_chunk, chunks)
-        return
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        for future in as_completed([pool.submit(read_chunk, chunk) for chunk in chunks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _finish(
-    chunks: list[Chunk], writer: ShardWriter, fractions: Mapping[str, float], seed: int
+    found: Extracted,
+    writer: ShardWriter,
+    fractions: Mapping[str, float],
+    seed: int,
+    entries: Sequence[Entry],
+    root: Path,
 ) -> Report:
     """Leave duplicates out, split what the list does not, and write the folder."""
-    rows, rejected, where = _gather(chunks)
+    kept = _without_duplicates(found)
+    rows, rejected = [found.rows[i] for i in kept], found.rejected
+    number_repeated_names(rows)
     for row in rows:
         row["split"] = row["split"] or split_of(row["source"], fractions, seed=seed)
-    readers = {chunk: ShardReader(chunks[chunk].folder) for chunk in {chunk for chunk, _ in where}}
-    for i in range(writer.written, len(rows)):
-        chunk, record = where[i]
-        writer.add(readers[chunk][record], rows[i]["name"])
-    writer.flush()
-    readers.clear()
+    found.copy_to(writer, kept)
     write_rows(writer.folder / METADATA, COLUMNS, [{k: row[k] for k in COLUMNS} for row in rows])
     rejected.sort(key=lambda refusal: refusal["line"])
     write_rows(writer.folder / REJECTED, ("file", "line", "reason"), rejected)
@@ -238,93 +201,38 @@ def _finish(
     labels = {part for row in rows for part in row["label"].split(",") if part.strip()}
     report = Report(
         folder=writer.folder,
-        files=sum(len(chunk.entries) for chunk in chunks),
+        files=len(entries),
         clips=len(rows),
         seconds=round(sum(float(row["seconds"]) for row in rows), 3),
         labels=len(labels),
         rejected=len(rejected),
-        unlisted=_unlisted(chunks),
+        unlisted=_unlisted(entries, root),
         splits={split: counts[split] for split in SPLITS},
     )
     if not rows:
         log.warning("no clip was accepted; see %s", writer.folder / REJECTED)
     if report.unlisted:
         log.warning("%d sound files are not in the list and were not used", report.unlisted)
-    _write_report(report)
-    shutil.rmtree(writer.folder / _PARTIAL, ignore_errors=True)
+    write_report(report)
     return report
 
 
-def _gather(
-    chunks: list[Chunk],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[tuple[int, int]]]:
-    """Rows of all chunks without duplicates, refusals, and (chunk, record) of each row."""
-    rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, Any]] = []
-    where: list[tuple[int, int]] = []
+def _without_duplicates(found: Extracted) -> list[int]:
+    """Return the rows whose samples no earlier row has, and refuse the others."""
+    kept: list[int] = []
     first: dict[str, dict[str, Any]] = {}
-    names: Counter[str] = Counter()
-    for number, chunk in enumerate(chunks):
-        found = json.loads((chunk.folder / ROWS).read_text(encoding="utf-8"))
-        rejected += found["rejected"]
-        for record, row in enumerate(found["rows"]):
-            original = first.setdefault(row["samples"], row)
-            if original is not row:
-                reason = f"the same samples as {original['source']} in line {original['line']}"
-                rejected.append({"file": row["source"], "line": row["line"], "reason": reason})
-                continue
-            names[row["name"]] += 1
-            if names[row["name"]] > 1:
-                row["name"] += f"-{names[row['name']]}"
-            rows.append(row)
-            where.append((number, record))
-    return rows, rejected, where
+    for index, row in enumerate(found.rows):
+        original = first.setdefault(row["samples"], row)
+        if original is row:
+            kept.append(index)
+            continue
+        reason = f"the same samples as {original['source']} in line {original['line']}"
+        found.rejected.append({"file": row["source"], "line": row["line"], "reason": reason})
+    return kept
 
 
-def _unlisted(chunks: list[Chunk]) -> int:
+def _unlisted(entries: Sequence[Entry], root: Path) -> int:
     """Sound files below the root that no row names."""
-    root = chunks[0].root
-    listed = {(root / entry.file).resolve() for chunk in chunks for entry in chunk.entries}
+    listed = {(root / entry.file).resolve() for entry in entries}
     below = (path for path in root.rglob("*") if path.suffix.lower() in _FILE_SUFFIXES)
     return sum(path.is_file() and path.resolve() not in listed for path in below)
-
-
-def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
-    """Split of a file by a hash of its name alone, so that other files move it nowhere.
-
-    Examples
-    --------
-    >>> split_of("dog.wav", {"train": 1.0})
-    'train'
-    """
-    place, edge = counter_seed("split", seed, name) / 2**63, 0.0
-    for split in SPLITS:
-        edge += fractions.get(split, 0.0)
-        if place < edge:
-            return split
-    return next(split for split in reversed(SPLITS) if fractions.get(split, 0.0) > 0)
-
-
-def _check_fractions(fractions: Mapping[str, float]) -> None:
-    known = set(fractions) <= set(SPLITS) and all(share >= 0 for share in fractions.values())
-    if not known or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ValueError(
-            f"split fractions must share 1 among {', '.join(SPLITS)}, got {dict(fractions)}; "
-            "for example {'train': 0.9, 'valid': 0.05, 'test': 0.05}."
-        )
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _write_report(report: Report) -> None:
-    part = report.folder / f".{_REPORT}.part"
-    told = {**asdict(report), "folder": "."}
-    part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, report.folder / _REPORT)
-
-
-def _read_report(out: Path) -> Report:
-    told = json.loads((out / _REPORT).read_text(encoding="utf-8"))
-    return Report(**{**told, "folder": out})

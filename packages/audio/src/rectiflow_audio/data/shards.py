@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.preparation import SPLITS
 from rectiflow.shards import MANIFEST, ShardReader
 from torch import Tensor
 
@@ -28,8 +28,6 @@ TEXTS = "texts"
 
 COLUMNS = ("name", "source", "label", "caption", "split", "seconds", "sample_rate", "channels")
 """Columns of ``metadata.csv``; the last two are those of the source file."""
-
-SPLITS = ("train", "valid", "test")
 
 _STEP = 1 / 32_768  # of 16-bit samples
 
@@ -198,14 +196,3 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
                 )
             rows.append(row)
     return rows
-
-
-def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file, whole or not at all."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(part, path)

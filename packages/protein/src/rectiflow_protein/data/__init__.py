@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rectiflow_protein.data.archive import Archive, read_archive
 from rectiflow_protein.data.batching import Batches, LengthBatches, PaddedBatches, collate
-from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters, split_of
+from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters
 from rectiflow_protein.data.dataset import BackboneDataset, example, renumber
 from rectiflow_protein.data.filters import (
     Filter,
@@ -36,5 +36,4 @@ __all__ = [
     "read_archive",
     "read_clusters",
     "renumber",
-    "split_of",
 ]

@@ -1,9 +1,8 @@
-"""Sequence clusters, and the train/valid/test split by cluster."""
+"""Sequence clusters: what stays together when chains are split."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from rectiflow_protein.io.sequence import encode_sequence
 from rectiflow_protein.residues import UNKNOWN
 
-SPLITS = ("train", "valid", "test")
 _ROWS_AT_ONCE = 1024  # bounds the memory of the table of shared words
 
 
@@ -148,49 +146,3 @@ def read_clusters(path: str | Path) -> dict[str, str]:
             "separated by spaces."
         )
     return clusters
-
-
-def split_of(cluster: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
-    """Split a cluster belongs to, by a hash of its name alone.
-
-    Adding or removing other clusters moves nothing from one split to another.
-
-    Parameters
-    ----------
-    cluster : str
-        Name of the cluster.
-    fractions : mapping
-        Share of clusters for each of train, valid, test; must sum to 1.
-    seed : int, default 0
-        Another seed gives another split.
-
-    Returns
-    -------
-    str
-        One of the keys of ``fractions``.
-
-    Examples
-    --------
-    >>> split_of("1abc", {"train": 1.0})
-    'train'
-    """
-    check_fractions(fractions)
-    digest = hashlib.sha256(f"{seed}:{cluster}".encode()).digest()
-    u = int.from_bytes(digest[:8], "big") / 2**64
-    edge = 0.0
-    for split in SPLITS:
-        edge += fractions.get(split, 0.0)
-        if u < edge:
-            return split
-    return next(split for split in reversed(SPLITS) if fractions.get(split, 0.0) > 0)
-
-
-def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Raise ValueError unless ``fractions`` shares 1 among train, valid and test."""
-    total = sum(fractions.values())
-    known = set(fractions) <= set(SPLITS) and all(f >= 0 for f in fractions.values())
-    if not known or abs(total - 1) > 1e-6:
-        raise ValueError(
-            f"split fractions must share 1 among {', '.join(SPLITS)}, got {dict(fractions)}; "
-            "for example {'train': 0.9, 'valid': 0.05, 'test': 0.05}."
-        )

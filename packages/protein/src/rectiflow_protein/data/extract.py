@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rectiflow.shards import ShardWriter
+from rectiflow.preparation import Judged
 
 from rectiflow_protein.data.archive import read_archive
 from rectiflow_protein.data.filters import Filter
@@ -23,9 +21,6 @@ from rectiflow_protein.secondary_structure import COIL, HELIX, STRAND, dssp
 
 log = logging.getLogger(__name__)
 
-ROWS = "rows.json"
-"""Written last into the folder of a chunk: if it is there, the chunk is complete."""
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -35,42 +30,7 @@ class Candidate:
     row: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """Input files that one worker turns into one folder of records."""
-
-    files: tuple[Path, ...]
-    root: Path
-    folder: Path
-    filters: tuple[Filter, ...]
-
-    @property
-    def done(self) -> bool:
-        """Whether an earlier run completed it."""
-        return (self.folder / ROWS).is_file()
-
-
-def extract_chunk(chunk: Chunk) -> int:
-    """Write the accepted chains of a chunk and the rows of all; return the number of files."""
-    torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
-    with ShardWriter(chunk.folder, shard_size=1 << 20) as writer:
-        for path in chunk.files:
-            accepted, refused = extract(path, chunk.root, chunk.filters)
-            for candidate in accepted:
-                writer.add(candidate.backbone.tensors(), candidate.row["name"])
-                rows.append(candidate.row)
-            rejected += refused
-    part = chunk.folder / f".{ROWS}.part"
-    part.write_text(json.dumps({"rows": rows, "rejected": rejected}), encoding="utf-8")
-    os.replace(part, chunk.folder / ROWS)
-    return len(chunk.files)
-
-
-def extract(
-    path: Path, root: Path, filters: Sequence[Filter] = ()
-) -> tuple[list[Candidate], list[dict[str, str]]]:
+def chains_of(path: Path, root: Path, filters: Sequence[Filter] = ()) -> Judged:
     """Read a file and judge each of its chains; never raises on a bad file.
 
     Parameters
@@ -84,29 +44,31 @@ def extract(
 
     Returns
     -------
-    accepted : list of Candidate
-    refused : list of dict
-        ``file``, ``chain`` (empty for the whole file) and ``reason``.
+    Judged
+        The chains, and refusals with ``file``, ``chain`` (empty for the whole file) and
+        ``reason``.
     """
     source = path.relative_to(root).as_posix()
     try:
         candidates = _candidates(path, source)
     except StructureError as error:
-        return [], [_refusal(source, "", f"{error.found}; expected {error.expected}")]
+        reason = f"{error.found}; expected {error.expected}"
+        return Judged(refused=[_refusal(source, "", reason)])
     except Exception as error:
         # One odd file must not end a preparation of thousands.
         log.exception("%s could not be prepared", source)
-        return [], [_refusal(source, "", f"unforeseen {type(error).__name__}: {error}")]
-    accepted: list[Candidate] = []
-    refused: list[dict[str, str]] = []
+        reason = f"unforeseen {type(error).__name__}: {error}"
+        return Judged(refused=[_refusal(source, "", reason)])
+    judged = Judged()
     for candidate in candidates:
         table = table_of([candidate.row])
-        reason = next((f.reason(table, 0) for f in filters if not f.keep(table)[0]), None)
-        if reason is None:
-            accepted.append(candidate)
+        failed = next((f.reason(table, 0) for f in filters if not f.keep(table)[0]), None)
+        if failed is None:
+            judged.accepted.append((candidate.backbone.tensors(), candidate.row))
         else:
-            refused.append(_refusal(candidate.row["source"], candidate.row["chain"], reason))
-    return accepted, refused
+            told = _refusal(candidate.row["source"], candidate.row["chain"], failed)
+            judged.refused.append(told)
+    return judged
 
 
 def _refusal(source: str, chain: str, reason: str) -> dict[str, str]:

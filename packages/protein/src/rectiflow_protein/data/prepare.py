@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-import multiprocessing
-import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rectiflow.shards import ShardReader, ShardWriter
-
-from rectiflow_protein.data.clusters import (
+from rectiflow.preparation import (
+    DEFAULT_FRACTIONS,
     SPLITS,
+    Extracted,
+    Progress,
     check_fractions,
-    join_clusters,
-    kmer_clusters,
-    read_clusters,
+    digest_of,
+    extract,
+    number_repeated_names,
+    read_report,
     split_of,
+    write_report,
+    write_rows,
 )
-from rectiflow_protein.data.extract import ROWS, Chunk, extract_chunk
+from rectiflow.shards import ShardWriter
+
+from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters
+from rectiflow_protein.data.extract import chains_of
 from rectiflow_protein.data.filters import (
     Filter,
     LengthFilter,
@@ -34,7 +37,7 @@ from rectiflow_protein.data.filters import (
     RadiusOfGyrationFilter,
 )
 from rectiflow_protein.data.shards import METADATA, REJECTED
-from rectiflow_protein.data.table import COLUMNS, table_of, write_rows
+from rectiflow_protein.data.table import COLUMNS, table_of
 from rectiflow_protein.io import decode_sequence
 
 log = logging.getLogger(__name__)
@@ -49,15 +52,8 @@ PUBLISHED_FILTERS: dict[str, Any] = {
 }
 """Filters of the published PDB set: ``prepare(folder, out, **PUBLISHED_FILTERS)``."""
 
-DEFAULT_FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
-
 _PARTIAL = ".partial"
-_REPORT = "report.json"
-_FILES_PER_CHUNK = 32
 _CHAINS_PER_SHARD = 1024
-
-Progress = Callable[[int, int], None]
-"""Called with the number of input files done and their total."""
 
 
 @dataclass(frozen=True)
@@ -170,18 +166,21 @@ def prepare(
     settings = {
         "kind": "protein backbones",
         "filters": [{"filter": type(f).__name__, **asdict(f)} for f in (*single, *population)],
-        "clusters": None if cluster_of is None else _digest(sorted(cluster_of.items())),
+        "clusters": None if cluster_of is None else digest_of(sorted(cluster_of.items())),
         "fractions": dict(fractions),
         "seed": seed,
-        "inputs": _digest([path.relative_to(root).as_posix() for path in files]),
+        "inputs": digest_of([path.relative_to(root).as_posix() for path in files]),
     }
     with ShardWriter(out, settings, shard_size=_CHAINS_PER_SHARD) as writer:
-        if (out / _REPORT).is_file():
-            return _read_report(out)
+        complete = read_report(Report, out)
+        if complete is not None:
+            return complete
         writer.flush()  # the settings, so that another preparation does not mix with this one
-        chunks = _chunks(files, root, out / _PARTIAL, single)
-        _extract_all(chunks, workers, progress)
-        return _finish(chunks, writer, population, cluster_of, fractions, seed)
+        judge = partial(chains_of, root=root, filters=single)
+        found = extract(files, judge, out / _PARTIAL, workers=workers, progress=progress)
+        report = _finish(found, writer, population, cluster_of, fractions, seed, len(files))
+    shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+    return report
 
 
 def _filters(
@@ -228,57 +227,18 @@ def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
-def _chunks(
-    files: Sequence[Path], root: Path, partial: Path, filters: tuple[Filter, ...]
-) -> list[Chunk]:
-    starts = range(0, len(files), _FILES_PER_CHUNK)
-    return [
-        Chunk(tuple(files[i : i + _FILES_PER_CHUNK]), root, partial / f"{k:06d}", filters)
-        for k, i in enumerate(starts)
-    ]
-
-
-def _extract_all(chunks: list[Chunk], workers: int, progress: Progress | None) -> None:
-    """Extract every chunk that an earlier run did not."""
-    total = sum(len(chunk.files) for chunk in chunks)
-    waiting = [chunk for chunk in chunks if not chunk.done]
-    done = total - sum(len(chunk.files) for chunk in waiting)
-    if done:
-        log.info("continuing after %d of %d files", done, total)
-    for count in _run(waiting, min(workers, len(waiting))):
-        done += count
-        if progress is not None:
-            progress(done, total)
-
-
-def _run(chunks: list[Chunk], workers: int) -> Iterator[int]:
-    """Extract chunks, yielding the number of files as each is done."""
-    if workers <= 1:
-        yield from map(extract_chunk, chunks)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context)
-    try:
-        for future in as_completed([pool.submit(extract_chunk, chunk) for chunk in chunks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
 def _finish(
-    chunks: list[Chunk],
+    found: Extracted,
     writer: ShardWriter,
     population: tuple[Filter, ...],
     cluster_of: Mapping[str, str] | None,
     fractions: Mapping[str, float],
     seed: int,
+    files: int,
 ) -> Report:
     """Judge the chains together, cluster and split them, and write what remains."""
-    rows, rejected, where = _gather(chunks)
+    rows, rejected = found.rows, found.rejected
+    number_repeated_names(rows)
     kept = np.arange(len(rows))
     for condition in population:
         table = table_of([rows[i] for i in kept])
@@ -288,23 +248,19 @@ def _finish(
             reason = condition.reason(table, int(k))
             rejected.append({"file": row["source"], "chain": row["chain"], "reason": reason})
         kept = kept[passed]
-    rows, where = [rows[i] for i in kept], [where[i] for i in kept]
-    readers = [ShardReader(chunk.folder) for chunk in chunks]
-    types = [readers[chunk][record]["aatype"] for chunk, record in where]
+    left = kept.tolist()
+    rows = [rows[i] for i in left]
+    types = [found.record(i)["aatype"] for i in left]
     names = _cluster_names(rows, [decode_sequence(t.numpy()) for t in types], cluster_of)
     for row, name in zip(rows, names, strict=True):
         row["cluster"], row["split"] = name, split_of(name, fractions, seed=seed)
-    for i in range(writer.written, len(rows)):
-        chunk, record = where[i]
-        writer.add(readers[chunk][record], rows[i]["name"])
-    writer.flush()
-    del readers
+    found.copy_to(writer, left)
     write_rows(writer.folder / METADATA, COLUMNS, rows)
     write_rows(writer.folder / REJECTED, ("file", "chain", "reason"), rejected)
     counts = Counter(row["split"] for row in rows)
     report = Report(
         folder=writer.folder,
-        files=sum(len(chunk.files) for chunk in chunks),
+        files=files,
         chains=len(rows),
         residues=sum(row["length"] for row in rows),
         clusters=len(set(names)),
@@ -313,29 +269,8 @@ def _finish(
     )
     if not rows:
         log.warning("no chain was accepted; see %s", writer.folder / REJECTED)
-    _write_report(report)
-    shutil.rmtree(writer.folder / _PARTIAL, ignore_errors=True)
+    write_report(report)
     return report
-
-
-def _gather(
-    chunks: list[Chunk],
-) -> tuple[list[dict[str, Any]], list[dict[str, str]], list[tuple[int, int]]]:
-    """Rows of all chunks with unique names, refusals, and (chunk, record) of each row."""
-    rows: list[dict[str, Any]] = []
-    rejected: list[dict[str, str]] = []
-    where: list[tuple[int, int]] = []
-    seen: Counter[str] = Counter()
-    for number, chunk in enumerate(chunks):
-        found = json.loads((chunk.folder / ROWS).read_text(encoding="utf-8"))
-        where += [(number, record) for record in range(len(found["rows"]))]
-        rejected += found["rejected"]
-        for row in found["rows"]:
-            seen[row["name"]] += 1
-            if seen[row["name"]] > 1:
-                row["name"] += f"-{seen[row['name']]}"
-            rows.append(row)
-    return rows, rejected, where
 
 
 def _cluster_names(
@@ -353,15 +288,3 @@ def _cluster_names(
     labels = join_clusters(kmer_clusters(sequences).tolist(), told)
     first = {label: rows[i]["name"] for i, label in reversed(list(enumerate(labels)))}
     return [first[label] for label in labels]
-
-
-def _write_report(report: Report) -> None:
-    told = {**asdict(report), "folder": "."}
-    part = report.folder / f".{_REPORT}.part"
-    part.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, report.folder / _REPORT)
-
-
-def _read_report(out: Path) -> Report:
-    told = json.loads((out / _REPORT).read_text(encoding="utf-8"))
-    return Report(**{**told, "folder": out})

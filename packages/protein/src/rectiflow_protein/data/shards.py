@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rectiflow.preparation import SPLITS
 from rectiflow.shards import ShardReader
 
-from rectiflow_protein.data.clusters import SPLITS
 from rectiflow_protein.data.dataset import BackboneDataset
 from rectiflow_protein.data.filters import Filter
 from rectiflow_protein.data.table import Table, read_table

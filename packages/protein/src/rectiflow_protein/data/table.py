@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +67,6 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
                 f"{len(COLUMNS)} values. Prepare the folder again."
             ) from error
     return table_of(rows) if rows else {key: np.array([], dtype=k) for key, k in COLUMNS.items()}
-
-
-def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file, whole or not at all; None becomes an empty cell."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
-    os.replace(part, path)
-
-
-def _text(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _cell(value: Any, key: str) -> Any:

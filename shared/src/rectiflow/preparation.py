@@ -1,0 +1,272 @@
+"""From many input files to shards: judged in parallel, resumable, split by name.
+
+A domain says what becomes of one input (:class:`Judged`) and which records stay; the loop over
+the inputs, its processes and what it keeps on disk are the same for all.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+
+from rectiflow.shards import ShardReader, ShardWriter
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "valid", "test")
+DEFAULT_FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
+REPORT = "report.json"
+"""Written last into a prepared folder: if it is there, the preparation is complete."""
+
+_ROWS = "rows.json"  # written last into the folder of a chunk
+_INPUTS_PER_CHUNK = 32
+
+Row = dict[str, Any]
+Progress = Callable[[int, int], None]
+"""Called with the number of inputs done and their total."""
+
+Input = TypeVar("Input")
+Told = TypeVar("Told")
+
+
+@dataclass
+class Judged:
+    """What became of one input.
+
+    Attributes
+    ----------
+    accepted : list of (record, row)
+        Named tensors, and what the table says of them; a row has a ``name``.
+    refused : list of dict
+        What ``rejected.csv`` says of the rest.
+    """
+
+    accepted: list[tuple[Mapping[str, Tensor], Row]] = field(default_factory=list)
+    refused: list[Row] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Chunk(Generic[Input]):
+    """Inputs that one worker turns into one folder of records."""
+
+    inputs: tuple[Input, ...]
+    judge: Callable[[Input], Judged]
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        """Whether an earlier run completed it."""
+        return (self.folder / _ROWS).is_file()
+
+
+class Extracted:
+    """Rows of all inputs in their order, the refusals, and the records behind the rows.
+
+    Attributes
+    ----------
+    rows, rejected : list of dict
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.rows: list[Row] = []
+        self.rejected: list[Row] = []
+        self._folders = list(folders)
+        self._where: list[tuple[int, int]] = []
+        self._readers: dict[int, ShardReader] = {}
+        for number, folder in enumerate(self._folders):
+            found = json.loads((folder / _ROWS).read_text(encoding="utf-8"))
+            self._where += [(number, record) for record in range(len(found["rows"]))]
+            self.rows += found["rows"]
+            self.rejected += found["rejected"]
+
+    def record(self, index: int) -> dict[str, Tensor]:
+        """Return the record of a row."""
+        number, record = self._where[index]
+        if number not in self._readers:
+            self._readers[number] = ShardReader(self._folders[number])
+        return self._readers[number][record]
+
+    def copy_to(self, writer: ShardWriter, kept: Sequence[int]) -> None:
+        """Add the records of the rows ``kept``, in order, after those that the writer has."""
+        for index in kept[writer.written :]:
+            writer.add(self.record(index), self.rows[index]["name"])
+        writer.flush()
+
+
+def extract(
+    inputs: Sequence[Input],
+    judge: Callable[[Input], Judged],
+    folder: Path,
+    *,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Extracted:
+    """Judge every input that an earlier call with the same folder did not.
+
+    Parameters
+    ----------
+    inputs : sequence
+        In an order that repeats.
+    judge : callable
+        Called in the workers, which must be able to import it; refuses, never raises.
+    folder : Path
+        Keeps what is done, chunk by chunk; to be removed when the preparation is complete.
+    workers : int, default 1
+        Processes. The result does not depend on it.
+    progress : callable, optional
+        ``progress(done, total)`` after every few inputs.
+    """
+    starts = range(0, len(inputs), _INPUTS_PER_CHUNK)
+    chunks = [
+        _Chunk(tuple(inputs[i : i + _INPUTS_PER_CHUNK]), judge, folder / f"{k:06d}")
+        for k, i in enumerate(starts)
+    ]
+    waiting = [chunk for chunk in chunks if not chunk.done]
+    done = len(inputs) - sum(len(chunk.inputs) for chunk in waiting)
+    if done:
+        log.info("continuing after %d of %d files", done, len(inputs))
+    for count in _run(waiting, min(workers, len(waiting))):
+        done += count
+        if progress is not None:
+            progress(done, len(inputs))
+    return Extracted(chunk.folder for chunk in chunks)
+
+
+def _run(chunks: list[_Chunk[Any]], workers: int) -> Iterator[int]:
+    """Judge chunks, yielding the number of inputs as each is done."""
+    if workers <= 1:
+        yield from map(_judge_chunk, chunks)
+        return
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=torch.set_num_threads,
+        initargs=(1,),
+    )
+    try:
+        for future in as_completed([pool.submit(_judge_chunk, chunk) for chunk in chunks]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _judge_chunk(chunk: _Chunk[Any]) -> int:
+    """Write what is accepted of a chunk and the rows of all; return the number of inputs."""
+    rows: list[Row] = []
+    rejected: list[Row] = []
+    with ShardWriter(chunk.folder, shard_size=1 << 20) as writer:
+        for each in chunk.inputs:
+            judged = chunk.judge(each)
+            for record, row in judged.accepted:
+                writer.add(record, row["name"])
+                rows.append(row)
+            rejected += judged.refused
+    _write_json(chunk.folder / _ROWS, {"rows": rows, "rejected": rejected})
+    return len(chunk.inputs)
+
+
+def number_repeated_names(rows: Iterable[Row]) -> None:
+    """Make names unique: the second ``dog`` becomes ``dog-2``."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row["name"]] += 1
+        if seen[row["name"]] > 1:
+            row["name"] += f"-{seen[row['name']]}"
+
+
+def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
+    """Split that something belongs to, by a hash of its name alone.
+
+    Adding or removing others moves nothing from one split to another.
+
+    Parameters
+    ----------
+    name : str
+        Of a file, or of a cluster whose members stay together.
+    fractions : mapping
+        Share of names for each of train, valid, test; must sum to 1.
+    seed : int, default 0
+        Another seed gives another split.
+
+    Returns
+    -------
+    str
+        One of the keys of ``fractions``.
+
+    Examples
+    --------
+    >>> split_of("1abc", {"train": 1.0})
+    'train'
+    """
+    check_fractions(fractions)
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
+    for split in SPLITS:
+        edge += fractions.get(split, 0.0)
+        if place < edge:
+            return split
+    return next(split for split in reversed(SPLITS) if fractions.get(split, 0.0) > 0)
+
+
+def check_fractions(fractions: Mapping[str, float]) -> None:
+    """Raise ValueError unless ``fractions`` shares 1 among train, valid and test."""
+    known = set(fractions) <= set(SPLITS) and all(share >= 0 for share in fractions.values())
+    if not known or abs(sum(fractions.values()) - 1) > 1e-6:
+        raise ValueError(
+            f"split fractions must share 1 among {', '.join(SPLITS)}, got {dict(fractions)}; "
+            "for example {'train': 0.9, 'valid': 0.05, 'test': 0.05}."
+        )
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of plain data, which tells one preparation from another."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
+def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV file, whole or not at all; None becomes an empty cell."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    os.replace(part, path)
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def write_report(report: Any) -> None:
+    """Write a dataclass with a ``folder`` into that folder, which may be moved later."""
+    _write_json(report.folder / REPORT, {**asdict(report), "folder": "."}, indent=1)
+
+
+def read_report(kind: type[Told], folder: Path) -> Told | None:
+    """Return what :func:`write_report` wrote; None if the preparation is not complete."""
+    path = folder / REPORT
+    if not path.is_file():
+        return None
+    return kind(**{**json.loads(path.read_text(encoding="utf-8")), "folder": folder})
+
+
+def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
+    os.replace(part, path)
