@@ -145,6 +145,10 @@ def measure(args: argparse.Namespace, weights: str, mixed: list[Example]) -> dic
         spent = (time.process_time() - begin) / len(mixed)
         rows[str(steps)] = rounded(evaluation) | {"cpu_seconds_per_clip": round(spent, 3)}
         print(weights, steps, rows[str(steps)]["si_sdri"], rows[str(steps)]["mel_lsd"], flush=True)
+    plain = {}
+    for steps in dict.fromkeys((2, max(args.steps))):
+        separate = separate_by(pipe, steps=steps, seed=args.seed, guidance=1.0)
+        plain[str(steps)] = rounded(evaluate(separate, mixed, codec=codec))
     most = max(args.steps)
     asked = [
         Example(e.mixture, e.target, PARAPHRASES.get(e.label, e.query), e.label, e.name)
@@ -154,7 +158,9 @@ def measure(args: argparse.Namespace, weights: str, mixed: list[Example]) -> dic
     averaged = separate_by(pipe, steps=2, seed=args.seed, n_candidates=8, pick=Mean())
     mean = evaluate(averaged, mixed, codec=codec)
     return {
+        "guidance": pipe.settings.guidance,
         "steps": rows,
+        "steps_without_guidance": plain,
         "paraphrases": {"steps": most} | rounded(other),
         "mean_of_8_at_2_steps": rounded(mean),
         "references": {

@@ -10,6 +10,7 @@ from rectiflow.training import AdversarialTraining
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.pipeline import SeparationPipeline, SeparationSettings
 from rectiflow_cli import train
+from rectiflow_cli.audio import train as audio_train
 from rectiflow_cli.audio.train import RECIPE
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
@@ -44,6 +45,20 @@ def test_the_experiments_are_there():
     for name in ("flowsep_audiocaps", "small", "debug"):
         assert {name, f"{name}_vae", f"{name}_vocoder", f"{name}_rectify"} <= set(EXPERIMENTS)
     assert {"small_distill", "debug_distill"} <= set(EXPERIMENTS)
+
+
+def test_an_export_is_used_as_the_experiment_says_or_as_its_teacher(teacher):
+    def settings(name: str, *more: str) -> SeparationSettings:
+        return audio_train._settings(composed(name, teacher, *more), has_vocoder=False)
+
+    own = settings("small")
+    assert (own.steps, own.guidance, own.posterior_sample) == (2, 2.0, False)
+    assert own.window_seconds == 2.555
+    published = settings("flowsep_audiocaps")
+    assert (published.steps, published.guidance, published.posterior_sample) == (20, 1.0, True)
+    assert settings("small_rectify") == SeparationPipeline.from_pretrained(teacher).settings
+    further = settings("small", "network=pretrained", "sampling.steps=3", "sampling.guidance=null")
+    assert (further.steps, further.guidance, further.window_seconds) == (3, 1.0, 0.64)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -157,6 +158,19 @@ def test_guidance_and_negative_queries_change_the_estimate(pipe, mixture):
     assert guided.settings["nfe"] == 4
     assert np.abs(guided.estimates[0].samples - plain).max() > 1e-4
     assert np.abs(against - guided.estimates[0].samples).max() > 1e-4
+
+
+def test_guidance_is_the_checkpoints_own_unless_told(pipe, mixture, monkeypatch):
+    wave = mixture[:, :9000]
+    guided = pipe(wave, RATE, "rain", guidance=3.0)
+    plain = pipe(wave, RATE, "rain")
+    monkeypatch.setattr(pipe, "settings", replace(pipe.settings, guidance=3.0))
+    own = pipe(wave, RATE, "rain")
+    np.testing.assert_array_equal(own.estimates[0].samples, guided.estimates[0].samples)
+    assert (own.settings["guidance"], plain.settings["guidance"]) == (3.0, 1.0)
+    pipe(wave, RATE, "rain", negative="wind")  # acts without more words
+    with pytest.raises(ValueError, match="acts through guidance"):
+        pipe(wave, RATE, "rain", negative="wind", guidance=1.0)
 
 
 def test_other_solvers_serve(pipe, mixture):

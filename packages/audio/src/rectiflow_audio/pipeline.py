@@ -63,6 +63,8 @@ class SeparationSettings:
         Whether waves are made by a vocoder unless told otherwise; else by masking.
     sigma_min : float
         Of the flow's path.
+    guidance : float
+        Weight of guidance, unless told otherwise; 1 is none, as published.
     """
 
     text_encoder: str = "google/flan-t5-large"
@@ -71,6 +73,7 @@ class SeparationSettings:
     posterior_sample: bool = True
     has_vocoder: bool = True
     sigma_min: float = SIGMA_MIN
+    guidance: float = 1.0
 
 
 class SeparationPipeline:
@@ -246,7 +249,7 @@ class SeparationPipeline:
         residual: bool = False,
         steps: int | None = None,
         solver: Solver | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         n_candidates: int = 1,
         pick: Pick | None = None,
         seed: int = 0,
@@ -276,8 +279,9 @@ class SeparationPipeline:
             Steps of the solver; the checkpoint's own if absent.
         solver : Solver, optional
             Euler's method, as published, if absent. Any core solver will do.
-        guidance : float
-            Weight of classifier-free guidance; 1 is none, as published.
+        guidance : float, optional
+            Weight of classifier-free guidance; 1 is none, as published. The checkpoint's own if
+            absent.
         n_candidates : int
             Estimates drawn for each query, of which ``pick`` makes one.
         pick : Pick, optional
@@ -357,7 +361,6 @@ class SeparationPipeline:
             As for a call.
         """
         asked = [queries] if isinstance(queries, str) else list(queries)
-        guidance = options.get("guidance", 1.0)
         for text in [*asked, *([] if negative is None else [negative])]:
             if not text.strip():
                 raise ValueError(
@@ -366,6 +369,7 @@ class SeparationPipeline:
                 )
         if not asked:
             raise ValueError("no query was given; expected at least one, such as 'a dog barks'.")
+        guidance = self._guidance(options.get("guidance"))
         if negative is not None and guidance <= 1:
             raise ValueError(
                 f"a negative query acts through guidance, got guidance={guidance}; expected more "
@@ -383,7 +387,7 @@ class SeparationPipeline:
         residual: bool = False,
         steps: int | None = None,
         solver: Solver | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         n_candidates: int = 1,
         pick: Pick | None = None,
         seed: int = 0,
@@ -406,6 +410,7 @@ class SeparationPipeline:
             As for a call.
         """
         steps = self.settings.steps if steps is None else steps
+        guidance = self._guidance(guidance)
         check_numbers(steps, n_candidates, guidance, channels)
         default = Vocoding() if self.settings.has_vocoder else Masking()
         waveform = default if waveform is None else waveform
@@ -432,6 +437,9 @@ class SeparationPipeline:
             consistent,
             channels,
         )
+
+    def _guidance(self, told: float | None) -> float:
+        return self.settings.guidance if told is None else told
 
     def separator(
         self,

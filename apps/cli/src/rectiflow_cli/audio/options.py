@@ -35,7 +35,11 @@ class Parser(options.Parser):
         add = self.add_argument
         add("--steps", type=positive, help="of the solver; the checkpoint's own if absent")
         add("--solver", choices=SOLVERS, default="euler", help="integrator")
-        add("--guidance", type=float, help="weight of guidance; 1, which is none, if absent")
+        add(
+            "--guidance",
+            type=float,
+            help="its weight, 1 is none; the checkpoint's own if absent",
+        )
         add("--dtype", choices=("float32", "bfloat16"), default="float32", help="of the networks")
         add("--posterior", choices=("mean", "sample"), help="of the mixture; the checkpoint's own")
         add(
@@ -69,7 +73,7 @@ def separation(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "steps": args.steps,
         "solver": make_solver(args.solver),
-        "guidance": 1.0 if args.guidance is None else args.guidance,
+        "guidance": args.guidance,
         "n_candidates": args.candidates,
         "pick": make_pick(args),
         "seed": args.seed,

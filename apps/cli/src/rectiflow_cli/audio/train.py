@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KEYS = ("vae", "vocoder", "text")
+KEYS = ("vae", "vocoder", "text", "sampling")
 """What may stand at the top of a config beside the keys of every domain."""
 
 _SCALE_FROM = 64  # training examples that tell the spread of an autoencoder's latents
@@ -142,15 +142,16 @@ def _settings(cfg: DictConfig, *, has_vocoder: bool) -> SeparationSettings:
     from rectiflow_audio.pipeline import SeparationPipeline, SeparationSettings
 
     if "weights" in cfg.network:
-        taught = SeparationPipeline.from_pretrained(cfg.weights).settings
-        return replace(taught, has_vocoder=has_vocoder)
-    plain = SeparationSettings()
-    return SeparationSettings(
-        text_encoder=cfg.text,
-        window_seconds=cfg.data.module.get("window_seconds", plain.window_seconds),
-        posterior_sample=cfg.training.objective.get("posterior_sample", plain.posterior_sample),
-        has_vocoder=has_vocoder,
-    )
+        settings = SeparationPipeline.from_pretrained(cfg.weights).settings
+    else:
+        plain = SeparationSettings()
+        settings = SeparationSettings(
+            text_encoder=cfg.text,
+            window_seconds=cfg.data.module.get("window_seconds", plain.window_seconds),
+            posterior_sample=cfg.training.objective.get("posterior_sample", plain.posterior_sample),
+        )
+    told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
+    return replace(settings, has_vocoder=has_vocoder, **told)
 
 
 def _told(cfg: DictConfig) -> dict[str, Any]:
