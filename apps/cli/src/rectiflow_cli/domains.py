@@ -15,6 +15,24 @@ Verb = Callable[[list[str]], int]
 """A command: takes the words after its name, returns an exit code."""
 
 
+def verb(module: str, summary: str) -> Verb:
+    """Return the ``main`` of a module of this package, which is imported when it runs.
+
+    Parameters
+    ----------
+    module : str
+        Such as ``"audio.separate"``.
+    summary : str
+        What help says of it.
+    """
+
+    def run(argv: list[str]) -> int:
+        return importlib.import_module(f"rectiflow_cli.{module}").main(argv)
+
+    run.__doc__ = summary
+    return run
+
+
 @dataclass(frozen=True)
 class Domain:
     """A domain package and the module of this package that holds its commands."""

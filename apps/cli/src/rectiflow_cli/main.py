@@ -9,25 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import sys
 
-from rectiflow_cli.domains import DOMAINS, Domain, Verb, pick
+from rectiflow_cli.domains import DOMAINS, Domain, Verb, pick, verb
 from rectiflow_cli.errors import DONE, USER_INPUT, guarded
 
-
-def _info(argv: list[str]) -> int:
-    """Versions, devices, installed domains, shipped checkpoints."""
-    from rectiflow_cli.info import main as info
-
-    return info(argv)
-
-
-def _demo(argv: list[str]) -> int:
-    """Run every installed domain on its shipped checkpoint and write a page with the results."""
-    from rectiflow_cli.demo import main as demo
-
-    return demo(argv)
-
-
-COMMANDS: dict[str, Verb] = {"info": _info, "demo": _demo}
+COMMANDS: dict[str, Verb] = {
+    "info": verb("info", "Versions, devices, installed domains, shipped checkpoints."),
+    "demo": verb(
+        "demo", "Run every installed domain on its shipped checkpoint and write a page about it."
+    ),
+}
 
 
 def _summary(verb: Verb) -> str:

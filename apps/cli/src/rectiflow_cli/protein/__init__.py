@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-from rectiflow_cli.domains import Verb
-
-
-def _prepare(argv: list[str]) -> int:
-    """Turn a folder of structure files into shards of chains to train on."""
-    from rectiflow_cli.protein.prepare import main
-
-    return main(argv)
-
-
-def _train(argv: list[str]) -> int:
-    """Train a flow on prepared chains (Hydra overrides)."""
-    from rectiflow_cli.protein.train import main
-
-    return main(argv)
-
-
-def _pairs(argv: list[str]) -> int:
-    """Sample pairs of noise and backbone for reflow, and filter them."""
-    from rectiflow_cli.protein.pairs import main
-
-    return main(argv)
-
-
-def _reflow(argv: list[str]) -> int:
-    """Train a rectified flow on pairs (Hydra overrides)."""
-    from rectiflow_cli.protein.reflow import main
-
-    return main(argv)
-
-
-def _sample(argv: list[str]) -> int:
-    """Generate backbones."""
-    from rectiflow_cli.protein.sample import main
-
-    return main(argv)
-
-
-def _evaluate(argv: list[str]) -> int:
-    """Measure structures: geometry, diversity, and designability with outside tools."""
-    from rectiflow_cli.protein.eval import main
-
-    return main(argv)
-
-
-def _convert(argv: list[str]) -> int:
-    """Convert the authors' checkpoints to ours and back."""
-    from rectiflow_cli.protein.convert import main
-
-    return main(argv)
-
+from rectiflow_cli.domains import Verb, verb
 
 VERBS: dict[str, Verb] = {
-    "prepare": _prepare,
-    "train": _train,
-    "pairs": _pairs,
-    "reflow": _reflow,
-    "sample": _sample,
-    "eval": _evaluate,
-    "convert": _convert,
+    "prepare": verb(
+        "protein.prepare", "Turn a folder of structure files into shards of chains to train on."
+    ),
+    "train": verb("protein.train", "Train a flow on prepared chains (Hydra overrides)."),
+    "pairs": verb(
+        "protein.pairs", "Sample pairs of noise and backbone for reflow, and filter them."
+    ),
+    "reflow": verb("protein.reflow", "Train a rectified flow on pairs (Hydra overrides)."),
+    "sample": verb("protein.sample", "Generate backbones."),
+    "eval": verb(
+        "protein.eval",
+        "Measure structures: geometry, diversity, and designability with outside tools.",
+    ),
+    "convert": verb("protein.convert", "Convert the authors' checkpoints to ours and back."),
 }
