@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from audio_mask_network import load_mask_network, mask_estimate
+from environment import environment
 from rectiflow.conditioning import TextEncoder
 from rectiflow_audio import LogMel, Masking, Mean, SeparationPipeline
 from rectiflow_audio.data.dataset import Clips, MixtureDataset
@@ -188,13 +186,7 @@ def main() -> None:
     torch.set_grad_enabled(False)
     mixed = examples(args)
     report: dict[str, Any] = {
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "threads": torch.get_num_threads(),
-            "load_average": os.getloadavg()[0],
-            "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
+        "environment": environment(),
         "settings": {
             "split": args.split,
             "mixtures": len(mixed),

@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import re
 import resource
 import statistics
@@ -30,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from environment import environment
 from rectiflow import grids
 from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
@@ -426,23 +425,6 @@ def measure_compiled(args: argparse.Namespace, rates: dict, deadline: float) -> 
     return {"guidance": 1.0, "batches": rows, "best_batch": best and best["batch"]}
 
 
-def environment(args: argparse.Namespace) -> dict:
-    info, cpu = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    if info.exists():
-        lines = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
-    on_gpu = args.device.startswith("cuda")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": cpu,
-        "gpu": torch.cuda.get_device_name(args.device) if on_gpu else None,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small networks")
@@ -471,7 +453,7 @@ def main() -> None:
     begin, device = time.monotonic(), torch.device(args.device)
     rates = {str(d)[6:]: matrix_rate(d, device) for d in (torch.float32, torch.bfloat16)}
     results = {
-        "environment": environment(args),
+        "environment": environment(args.device),
         "settings": {k: v for k, v in vars(args).items() if k not in ("out", "child")},
         "aims": AIMS,
         "rates_per_second": rates,

@@ -13,11 +13,9 @@ shortest times stands beside it.
 from __future__ import annotations
 
 import argparse
-import datetime
 import gc
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -26,6 +24,7 @@ from pathlib import Path
 
 import torch
 import torchdiffeq
+from environment import environment
 from rectiflow.fields import bind
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
@@ -136,24 +135,6 @@ def measure(batch: int, args: argparse.Namespace) -> dict:
     }
 
 
-def environment(device: str) -> dict:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchdiffeq": torchdiffeq.__version__,
-        "cpu": cpu,
-        "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -167,7 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {
-        "environment": environment(args.device),
+        "environment": environment(args.device) | {"torchdiffeq": torchdiffeq.__version__},
         "clock": clock_for(args.device, args.threads).__name__,
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "targets": TARGETS,

@@ -13,10 +13,8 @@ in the same run, and the operations are those of section 5 of the network's spec
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from environment import environment
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from reference_reqflow import ReferenceNetwork
 from torch import Tensor, nn
@@ -302,23 +301,6 @@ def measure_gpu(args: argparse.Namespace, rates: dict[str, float], deadline: flo
     return {"length": GPU_LENGTH, "batches": rows, "best_batch": best["batch"]}
 
 
-def environment(args: argparse.Namespace) -> dict:
-    info, cpu = Path("/proc/cpuinfo"), platform.processor() or platform.machine()
-    if info.exists():
-        lines = [s for s in info.read_text().splitlines() if s.startswith("model name")]
-        cpu = lines[0].split(":", 1)[1].strip() if lines else cpu
-    on_gpu = args.device.startswith("cuda")
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": cpu,
-        "gpu": torch.cuda.get_device_name(args.device) if on_gpu else None,
-        "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", choices=SIZES, default="released")
@@ -339,7 +321,7 @@ def main() -> None:
     device = torch.device(args.device)
     rates = {str(d)[6:]: matrix_rate(d, device) for d in (torch.float32, torch.bfloat16)}
     results = {
-        "environment": environment(args),
+        "environment": environment(args.device),
         "settings": {k: v for k, v in vars(args).items() if k not in ("out", "child")},
         "aims": AIMS,
     }
