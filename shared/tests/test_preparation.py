@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
@@ -44,11 +47,24 @@ def seen_by(path: Path) -> list[int]:
     return [int(line) for line in path.read_text().split()]
 
 
+HEAD = """
+from pathlib import Path
+import torch
+from rectiflow.preparation import Judged
+"""
+
+
 @pytest.mark.parametrize("workers", [1, 2])
-def test_rows_records_and_refusals_in_order(tmp_path, workers):
-    found = extract(
-        NUMBERS, partial(judge, seen=tmp_path / "seen"), tmp_path / "part", workers=workers
-    )
+def test_rows_records_and_refusals_in_order(tmp_path, workers, monkeypatch):
+    # Workers import what they call, and this file is no module on their path.
+    (tmp_path / "judging.py").write_text(HEAD + inspect.getsource(judge))
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    sys.modules.pop("judging", None)
+    judging = importlib.import_module("judging")
+    told = partial(judging.judge, seen=tmp_path / "seen")
+    found = extract(NUMBERS, told, tmp_path / "part", workers=workers)
+    sys.modules.pop("judging")
     assert [row["name"] for row in found.rows] == expected()
     assert [refusal["number"] for refusal in found.rejected] == list(range(0, 70, 5))
     for index in (0, 1, len(found.rows) - 1):
