@@ -21,8 +21,8 @@ from statistics import fmean
 
 import torch
 from rectiflow.conditioning import TextEncoder
-from rectiflow.pretrained import load_strict, load_tensors
 from rectiflow.randomness import counter_generator
+from rectiflow.storage.pretrained import load_strict, load_tensors
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.dataset import DrawnBatches, MixtureDataset

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import timed_training
 import torch
-from rectiflow.preparation import split_of
+from rectiflow.storage.preparation import split_of
 from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
     BackboneDataset,

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from backbone_runs import PADDED_TO, PAIRS_PER_STEP, export, keep, kept, quality, train
 from entry import parse, seconds_left, write
-from rectiflow.pretrained import weights_hash
 from rectiflow.rectify import Pair, PairStore, generate_pairs
+from rectiflow.storage.pretrained import weights_hash
 from rectiflow_protein.data import PaddedBatches
 from rectiflow_protein.data.pair_datamodule import PairDataModule
 from rectiflow_protein.networks import ReQFlowNetwork

@@ -11,8 +11,8 @@ import torch
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.rectify import Pair, PairStore, Verdict, generate_pairs, sample_generator
-from rectiflow.shards import ShardError
 from rectiflow.solvers import Heun
+from rectiflow.storage.shards import ShardError
 
 SEED = 5
 

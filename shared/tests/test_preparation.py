@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from rectiflow.preparation import (
+from rectiflow.storage.preparation import (
     REPORT,
     Judged,
     check_fractions,
@@ -24,7 +24,7 @@ from rectiflow.preparation import (
     write_report,
     write_rows,
 )
-from rectiflow.shards import ShardReader, ShardWriter
+from rectiflow.storage.shards import ShardReader, ShardWriter
 
 NUMBERS = range(70)  # three chunks
 
@@ -50,7 +50,7 @@ def seen_by(path: Path) -> list[int]:
 HEAD = """
 from pathlib import Path
 import torch
-from rectiflow.preparation import Judged
+from rectiflow.storage.preparation import Judged
 """
 
 

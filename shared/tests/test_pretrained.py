@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 import torch
-from rectiflow.pretrained import (
+from rectiflow.storage.pretrained import (
     CheckpointError,
     Pretrained,
     load_strict,
@@ -19,7 +19,7 @@ from rectiflow.pretrained import (
     read_config,
     weights_hash,
 )
-from rectiflow.tensor_files import Stub, read_inert
+from rectiflow.storage.tensor_files import Stub, read_inert
 from safetensors.torch import save_file
 from torch import nn
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from rectiflow.shards import MANIFEST, ShardError, ShardReader, ShardWriter
+from rectiflow.storage.shards import MANIFEST, ShardError, ShardReader, ShardWriter
 from torch.utils.data import DataLoader
 
 
@@ -98,8 +98,8 @@ def test_exception_in_the_block_writes_nothing_more(tmp_path):
 
 def test_killed_writer_leaves_whole_shards(tmp_path):
     script = (
-        "import os, signal, sys, torch; from rectiflow.shards import ShardWriter\n"
-        "import rectiflow.shards as shards\n"
+        "import os, signal, sys, torch; from rectiflow.storage.shards import ShardWriter\n"
+        "import rectiflow.storage.shards as shards\n"
         "writer = ShardWriter(sys.argv[1], shard_size=2)\n"
         "replace = os.replace\n"
         "def dying(a, b):\n"

@@ -11,7 +11,7 @@ import torch
 from rectiflow.conditioning import TextEncoder, minilm
 from rectiflow.conditioning.cache import EmbeddingCache
 from rectiflow.conditioning.text import mean_over_tokens
-from rectiflow.pretrained import CheckpointError
+from rectiflow.storage.pretrained import CheckpointError
 from torch.nn import functional as F
 
 transformers = pytest.importorskip("transformers")

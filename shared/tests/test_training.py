@@ -17,7 +17,7 @@ from lightning.pytorch import Callback
 from rectiflow.couplings import Annealed, Paired, linear_annealing
 from rectiflow.flow import Flow
 from rectiflow.randomness import counter_generator, counter_seed
-from rectiflow.records import flatten_state, state_of
+from rectiflow.storage.records import flatten_state, state_of
 from rectiflow.training import (
     FlowObjective,
     FlowTraining,

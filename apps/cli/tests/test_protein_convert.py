@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from rectiflow.pretrained import weights_hash
+from rectiflow.storage.pretrained import weights_hash
 from rectiflow_cli.main import main
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 

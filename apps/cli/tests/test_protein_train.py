@@ -63,7 +63,7 @@ def test_metrics_hold_what_checkpoints_are_chosen_by(trained):
 
 
 def test_the_export_is_the_averaged_network_with_a_card(trained):
-    from rectiflow.pretrained import weights_hash
+    from rectiflow.storage.pretrained import weights_hash
     from rectiflow.training import network_weights
 
     network = ReQFlowNetwork.from_pretrained(trained / "export")

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio.metrics import (
     Clap,
     Gaussian,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio.networks.lpips import Lpips
 from safetensors.torch import save_file
 from torch import nn

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from rectiflow.preparation import split_of
-from rectiflow.shards import ShardError
+from rectiflow.storage.preparation import split_of
+from rectiflow.storage.shards import ShardError
 from rectiflow_audio.data import (
     PreparedSounds,
     TextTable,

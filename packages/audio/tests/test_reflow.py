@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from rectiflow.records import state_of
 from rectiflow.rectify import OneStepDistillation, PairStore, generate_pairs
+from rectiflow.storage.records import state_of
 from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
 from rectiflow_audio.data.pair_datamodule import PairData
 from rectiflow_audio.networks import UNetConfig, VaeConfig

@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 import yaml
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig
 from rectiflow_audio.weights import (

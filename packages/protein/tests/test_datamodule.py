@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 import torch
-from rectiflow.preparation import write_rows
-from rectiflow.shards import ShardWriter
+from rectiflow.storage.preparation import write_rows
+from rectiflow.storage.shards import ShardWriter
 from rectiflow_protein.data import LengthBatches, LengthFilter, PaddedBatches
 from rectiflow_protein.data.table import COLUMNS
 

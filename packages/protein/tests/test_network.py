@@ -1,8 +1,8 @@
 import pytest
 import torch
 from e3nn import o3
-from rectiflow.pretrained import CheckpointError
 from rectiflow.spaces import Rotations, quat_multiply, rotmat_to_quat
+from rectiflow.storage.pretrained import CheckpointError
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 
 TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)

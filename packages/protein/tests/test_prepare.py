@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rectiflow.shards import ShardError
+from rectiflow.storage.shards import ShardError
 from rectiflow_protein.data import (
     LengthFilter,
     PreparedBackbones,

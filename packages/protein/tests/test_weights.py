@@ -3,7 +3,7 @@ import pickle
 import pytest
 import torch
 import yaml
-from rectiflow.pretrained import CheckpointError
+from rectiflow.storage.pretrained import CheckpointError
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.weights import (
     load_official,

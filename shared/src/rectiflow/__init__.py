@@ -36,7 +36,6 @@ from rectiflow.paths import (
     reparametrise,
 )
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
-from rectiflow.pretrained import CheckpointError, Pretrained, load_tensors, weights_hash
 from rectiflow.solvers import (
     RK4,
     Adams,
@@ -57,6 +56,7 @@ from rectiflow.solvers import (
 from rectiflow.sources import Mixture, Normal, Source
 from rectiflow.spaces import Euclidean, Product, Rotations, Space
 from rectiflow.states import State
+from rectiflow.storage.pretrained import CheckpointError, Pretrained, load_tensors, weights_hash
 from rectiflow.time_density import (
     CosMap,
     LogitNormal,

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from rectiflow.flow import Flow
-from rectiflow.records import state_of
+from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
 from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow

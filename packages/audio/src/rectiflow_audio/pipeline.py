@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
-from rectiflow.pretrained import CONFIG, find_pretrained, weights_hash
 from rectiflow.solvers import Euler, Solver
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.pretrained import CONFIG, find_pretrained, weights_hash
+from rectiflow.storage.tensor_files import CheckpointError
 from torch import Tensor
 
 from rectiflow_audio.candidates import Medoid, Pick

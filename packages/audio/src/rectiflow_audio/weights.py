@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor, nn
 
 from rectiflow_audio.flow import SIGMA_MIN

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.integrate import Step, integrate, plan
-from rectiflow.pretrained import find_pretrained, weights_hash
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.states import State
+from rectiflow.storage.pretrained import find_pretrained, weights_hash
 from torch import Tensor
 
 from rectiflow_protein.flow import PRIOR_SCALE, START_TIME, FrameEuler, endpoint_velocity

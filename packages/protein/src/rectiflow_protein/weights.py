@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rectiflow.pretrained import load_strict
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.pretrained import load_strict
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor
 
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork

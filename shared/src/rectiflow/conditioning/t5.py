@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from rectiflow.pretrained import load_strict
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.pretrained import load_strict
+from rectiflow.storage.tensor_files import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import T5Config, T5EncoderModel

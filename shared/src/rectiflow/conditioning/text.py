@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from rectiflow.conditioning.cache import EmbeddingCache
 from rectiflow.conditioning.minilm import find_minilm
 from rectiflow.conditioning.t5 import t5_encoder
-from rectiflow.pretrained import weights_hash
+from rectiflow.storage.pretrained import weights_hash
 
 if TYPE_CHECKING:
     from jaxtyping import Float

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from rectiflow.premetrics import MeanSquared, Premetric
-from rectiflow.records import state_of
 from rectiflow.spaces import Euclidean, Space
 from rectiflow.states import State, batch_of, map_state
+from rectiflow.storage.records import state_of
 
 
 class OneStepDistillation(nn.Module):

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify.pairs import Pair
-from rectiflow.shards import ShardWriter
+from rectiflow.storage.shards import ShardWriter
 
 log = logging.getLogger(__name__)
 

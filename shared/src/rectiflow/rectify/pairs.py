@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rectiflow.records import flatten_state, state_of
-from rectiflow.shards import MANIFEST, ShardReader
 from rectiflow.states import State
+from rectiflow.storage.records import flatten_state, state_of
+from rectiflow.storage.shards import MANIFEST, ShardReader
 
 log = logging.getLogger(__name__)
 

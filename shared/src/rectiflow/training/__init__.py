@@ -8,20 +8,20 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.training.checkpoints import network_weights, read_checkpoint
 from rectiflow.training.ema import ConstantDecay, DecayProfile, Ema, PowerDecay, WarmUpDecay
 from rectiflow.training.objective import FlowObjective, Objective
 from rectiflow.training.post_hoc import read_snapshots, reconstruct
+from rectiflow.training.reading import network_weights, read_checkpoint
 from rectiflow.training.run_folder import RunFolder
 from rectiflow.training.stream import BatchSource, ShuffledBatches, StepStream, step_loader
 
 if TYPE_CHECKING:
     from rectiflow.training.adversarial import AdversarialObjective, AdversarialTraining
-    from rectiflow.training.checkpointing import Checkpoints
     from rectiflow.training.data import FlowData
     from rectiflow.training.fitting import fit
     from rectiflow.training.flow_training import FlowTraining
     from rectiflow.training.metrics_csv import read_metrics
+    from rectiflow.training.saving import Checkpoints
     from rectiflow.training.validation import Validation
 
 __all__ = [
@@ -54,7 +54,7 @@ __all__ = [
 _NEEDS_LIGHTNING = {
     "AdversarialObjective": "adversarial",
     "AdversarialTraining": "adversarial",
-    "Checkpoints": "checkpointing",
+    "Checkpoints": "saving",
     "FlowData": "data",
     "FlowTraining": "flow_training",
     "Validation": "validation",

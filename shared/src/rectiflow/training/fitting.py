@@ -16,12 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rectiflow.training.checkpointing import Checkpoints, Snapshots
-from rectiflow.training.checkpoints import read_checkpoint
 from rectiflow.training.flow_training import FlowTraining
 from rectiflow.training.metrics_csv import MetricsCsv
 from rectiflow.training.progress import Progress
+from rectiflow.training.reading import read_checkpoint
 from rectiflow.training.run_folder import RunFolder
+from rectiflow.training.saving import Checkpoints, Snapshots
 from rectiflow.training.validation import Evaluate, Validation
 
 log = logging.getLogger(__name__)

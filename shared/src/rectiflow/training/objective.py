@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from rectiflow.records import state_of
+from rectiflow.storage.records import state_of
 
 if TYPE_CHECKING:
     from rectiflow.flow import Flow

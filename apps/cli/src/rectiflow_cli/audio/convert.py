@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
         networks, written = _to_official(args.checkpoint, out, args.rest)
     else:
         networks, written = _from_official(args, out)
-    from rectiflow.pretrained import weights_hash
+    from rectiflow.storage.pretrained import weights_hash
 
     document: dict[str, Any] = {
         "folder": out,
@@ -122,7 +122,7 @@ def _whole(
 
 def _to_official(weights: str, out: Path, rest: str | None) -> tuple[dict[str, Any], list[Path]]:
     import torch
-    from rectiflow.pretrained import load_tensors
+    from rectiflow.storage.pretrained import load_tensors
     from rectiflow_audio.pipeline import SeparationPipeline
     from rectiflow_audio.weights import OfficialFlowSep, to_official
 

@@ -36,8 +36,8 @@ def main(argv: list[str]) -> int:
     Started again with the same flags, it goes on where it was stopped.
     """
     args = _parser().parse_args(argv)
-    from rectiflow.pretrained import weights_hash
     from rectiflow.rectify import PairStore, generate_pairs
+    from rectiflow.storage.pretrained import weights_hash
     from rectiflow_audio.data import MixtureDataset, MixtureRules, PreparedSounds
     from rectiflow_audio.flow import latent_flow
     from rectiflow_audio.objective import SeparationObjective

@@ -121,7 +121,7 @@ def _pipeline(weights: str) -> SeparationPipeline:
 
 def _holds(weights: str, kind: Any) -> bool:
     """Say whether a folder was written by ``save_pretrained`` of that class."""
-    from rectiflow.pretrained import read_config
+    from rectiflow.storage.pretrained import read_config
 
     try:
         return read_config(weights)["class"] == kind.__name__

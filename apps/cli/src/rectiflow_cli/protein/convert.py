@@ -41,7 +41,7 @@ def main(argv: list[str]) -> int:
         network, written = _to_official(args.checkpoint, out)
     else:
         network, written = _from_official(Path(args.checkpoint), out)
-    from rectiflow.pretrained import weights_hash
+    from rectiflow.storage.pretrained import weights_hash
 
     sizes = asdict(network.sizes)
     document: dict[str, Any] = {

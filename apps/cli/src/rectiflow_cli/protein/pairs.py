@@ -63,8 +63,8 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     solver = make_solver(args.solver, args.rotation, args.rate)
     pipe = make_pipeline(args)
-    from rectiflow.pretrained import weights_hash
     from rectiflow.rectify import PairStore, generate_pairs
+    from rectiflow.storage.pretrained import weights_hash
     from rectiflow_protein.reflow import pair_sampler
 
     told: dict[str, Any] = {

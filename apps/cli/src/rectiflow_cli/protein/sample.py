@@ -105,7 +105,7 @@ def main(argv: list[str]) -> int:
 
 def _settings(args: Any, pipe: BackbonePipeline, solver: Solver) -> dict[str, Any]:
     """Return what decides a sample, beside its number and length."""
-    from rectiflow.pretrained import weights_hash
+    from rectiflow.storage.pretrained import weights_hash
 
     return {
         "weights": str(args.weights),

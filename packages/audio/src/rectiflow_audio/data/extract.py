@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import torch
-from rectiflow.preparation import Judged
+from rectiflow.storage.preparation import Judged
 
 from rectiflow_audio.data.captions import Entry
 from rectiflow_audio.data.shards import pack_wave

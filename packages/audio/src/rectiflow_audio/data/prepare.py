@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.preparation import (
+from rectiflow.storage.preparation import (
     DEFAULT_FRACTIONS,
     SPLITS,
     Extracted,
@@ -25,7 +25,7 @@ from rectiflow.preparation import (
     write_report,
     write_rows,
 )
-from rectiflow.shards import ShardWriter
+from rectiflow.storage.shards import ShardWriter
 
 from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
 from rectiflow_audio.data.extract import Channel, clip_of

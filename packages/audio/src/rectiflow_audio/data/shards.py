@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rectiflow.preparation import SPLITS
-from rectiflow.shards import MANIFEST, ShardReader
+from rectiflow.storage.preparation import SPLITS
+from rectiflow.storage.shards import MANIFEST, ShardReader
 from torch import Tensor
 
 from rectiflow_audio.data.captions import Wordings

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from rectiflow.preparation import write_rows
 from rectiflow.randomness import counter_generator
+from rectiflow.storage.preparation import write_rows
 
 from rectiflow_audio.data.prepare import prepare
 from rectiflow_audio.frontend import SAMPLE_RATE

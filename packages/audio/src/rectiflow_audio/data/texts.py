@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rectiflow.shards import MANIFEST, ShardReader, ShardWriter
+from rectiflow.storage.shards import MANIFEST, ShardReader, ShardWriter
 from torch.nn import functional
 
 if TYPE_CHECKING:

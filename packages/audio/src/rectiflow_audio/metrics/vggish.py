@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
-from rectiflow.pretrained import load_strict
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.pretrained import load_strict
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

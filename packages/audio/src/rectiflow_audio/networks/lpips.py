@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor, nn
 
 if TYPE_CHECKING:

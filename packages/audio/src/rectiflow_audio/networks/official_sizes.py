@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rectiflow.tensor_files import CheckpointError
+from rectiflow.storage.tensor_files import CheckpointError
 from torch import Tensor
 
 from rectiflow_audio.networks.unet import UNetConfig

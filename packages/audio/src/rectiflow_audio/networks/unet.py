@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from rectiflow.pretrained import Pretrained
+from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
 from torch.nn import functional as F
 

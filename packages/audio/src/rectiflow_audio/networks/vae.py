@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from rectiflow.pretrained import Pretrained
+from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
 
 from rectiflow_audio.networks.blocks import (

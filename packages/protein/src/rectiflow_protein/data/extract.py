@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rectiflow.preparation import Judged
+from rectiflow.storage.preparation import Judged
 
 from rectiflow_protein.data.archive import read_archive
 from rectiflow_protein.data.filters import Filter

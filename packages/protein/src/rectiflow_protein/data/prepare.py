@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rectiflow.preparation import (
+from rectiflow.storage.preparation import (
     DEFAULT_FRACTIONS,
     SPLITS,
     Extracted,
@@ -26,7 +26,7 @@ from rectiflow.preparation import (
     write_report,
     write_rows,
 )
-from rectiflow.shards import ShardWriter
+from rectiflow.storage.shards import ShardWriter
 
 from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters
 from rectiflow_protein.data.extract import chains_of

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rectiflow.preparation import SPLITS
-from rectiflow.shards import ShardReader
+from rectiflow.storage.preparation import SPLITS
+from rectiflow.storage.shards import ShardReader
 
 from rectiflow_protein.data.dataset import BackboneDataset
 from rectiflow_protein.data.filters import Filter

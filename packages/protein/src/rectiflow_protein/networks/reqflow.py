@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
-from rectiflow.pretrained import Pretrained
 from rectiflow.spaces import quat_to_rotmat
+from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

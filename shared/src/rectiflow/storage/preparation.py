@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from rectiflow.shards import ShardReader, ShardWriter
+from rectiflow.storage.shards import ShardReader, ShardWriter
 
 if TYPE_CHECKING:
     from torch import Tensor

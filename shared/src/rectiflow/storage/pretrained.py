@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from rectiflow.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 
 __all__ = [
     "CheckpointError",

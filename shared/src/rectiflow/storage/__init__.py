@@ -1,0 +1,1 @@
+"""What the core writes and reads: tensor files, records, shards, prepared data, weights folders."""
