@@ -1,8 +1,9 @@
 """From an exception to one line on stderr and an exit code.
 
 Codes: 0 done, 1 our fault, 2 the user's input, 130 interrupted. An error counts as the user's when
-code of this project raised it on purpose: a validated input. The same exception type coming out of
-a third-party library, or out of an operation of ours that merely failed, is a defect.
+code of this project, or of a domain that another adds, raised it on purpose: a validated input.
+The same exception type coming out of a third-party library, or out of an operation of ours that
+merely failed, is a defect.
 """
 
 from __future__ import annotations
@@ -45,7 +46,14 @@ def raised_by_us(error: BaseException) -> bool:
     last = _innermost(error.__traceback__)
     frame = last.tb_frame
     module = str(frame.f_globals.get("__name__", ""))
-    return module.startswith("rectiflow") and frame.f_code.co_code[last.tb_lasti] == _RAISE
+    is_ours = module.startswith("rectiflow") or module.partition(".")[0] in _domain_packages()
+    return is_ours and frame.f_code.co_code[last.tb_lasti] == _RAISE
+
+
+def _domain_packages() -> set[str]:
+    from rectiflow_cli.domains import DOMAINS  # which needs the errors above
+
+    return {domain.package.partition(".")[0] for domain in DOMAINS}
 
 
 def root_of(error: BaseException) -> BaseException:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from rectiflow.grids import uniform
-from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import counter_generator
 from torch import Tensor
 
-from rectiflow_audio.flow import FRAMES_MULTIPLE, condition
+from rectiflow_audio.flow import condition, guided_field, whole_frames
 from rectiflow_audio.frontend import SAMPLE_RATE, Level, LogMel, normalise, resample
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask, mixture_consistency
 from rectiflow_audio.waveform import Generated
@@ -134,8 +133,7 @@ class Separator:
             Log-mel of the mixture, through the same codec.
         """
         request = self.request
-        mels = LogMel().to(waves.device)(waves)[:, None]
-        mels = mels[:, :, : mels.shape[2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE]
+        mels = whole_frames(LogMel().to(waves.device)(waves)[:, None])
         k, c = len(request.queries), request.candidates
         context = request.context.to(waves.device)
         with torch.autocast(waves.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -167,17 +165,9 @@ class Separator:
                 unwanted.states.expand(size, -1, -1),
                 unwanted.mask.expand(size, -1),
             )
-            field = batched_cfg(
-                self._velocity,
-                self.unet.with_text_keys(told),
-                self.unet.with_text_keys(null),
-                request.guidance,
-            )
+            field = guided_field(self.unet, told, null, request.guidance)
             ends.append(integrate(field, x0[start : start + self.rows], moves))
         return torch.cat(ends)
-
-    def _velocity(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        return self.unet(x, t, cond).float()
 
     def _noise(self, like: Tensor, purpose: str, index: int) -> Tensor:
         """Draw on the CPU, so that a seed means the same noise on every machine."""

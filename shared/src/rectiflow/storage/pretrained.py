@@ -160,9 +160,9 @@ def find_pretrained(name_or_path: Path | str, shipped: Path) -> Path:
     Parameters
     ----------
     name_or_path : Path or str
-        An existing file or folder; the name of a folder in ``shipped``; or ``owner/name``, a
-        repository on the Hugging Face hub, which is downloaded to the user's cache (needs the
-        package ``huggingface-hub``).
+        An existing file or folder, or a run folder, of which the ``export`` is taken; the name of
+        a folder in ``shipped``; or ``owner/name``, a repository on the Hugging Face hub, which is
+        downloaded to the user's cache (needs the package ``huggingface-hub``).
     shipped : Path
         Where a package keeps the checkpoints it ships.
 
@@ -173,7 +173,8 @@ def find_pretrained(name_or_path: Path | str, shipped: Path) -> Path:
     """
     path = Path(name_or_path)
     if path.exists():
-        return path
+        is_run = not (path / CONFIG).is_file() and (path / "export" / CONFIG).is_file()
+        return path / "export" if is_run else path
     name = str(name_or_path)
     known = shipped_names(shipped)
     if name in known:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
 from pathlib import Path
 
-import torch
+from rectiflow.machine import describe_machine
+from rectiflow.storage.files import write_json, write_text
 
 
 class RunFolder:
@@ -57,7 +53,7 @@ class RunFolder:
         self.metrics.unlink(missing_ok=True)
         if config is not None:
             write_text(self.config, config)
-        write_text(self.version, json.dumps(code_version(), indent=2) + "\n")
+        write_json(self.version, describe_machine())
         return self
 
     def require_checkpoint(self) -> Path:
@@ -74,33 +70,3 @@ class RunFolder:
                 "run without resume."
             )
         return self.last
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file to a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def code_version() -> dict[str, str | None]:
-    """Return the versions that decide a run's numbers, and the commit if in a checkout."""
-    return {
-        "rectiflow": importlib.metadata.version("rectiflow"),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout this file lies in, ``+changes`` if it was edited."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty=+changes"]
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip() or None

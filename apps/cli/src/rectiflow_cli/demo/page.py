@@ -5,12 +5,13 @@ from __future__ import annotations
 import html
 import io
 import json
-import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
+
+from rectiflow.results import plain
+from rectiflow.storage.files import write_bytes, write_json, write_text
 
 from rectiflow_cli.demo.card import Card
 
@@ -24,9 +25,9 @@ _PAPER = {"light": ("#ffffff", "#20262d"), "dark": ("#1a1f25", "#dfe5ea")}
 _CYCLE = {"light": ("#2f5fd0", "#d1495b", "#1a8f8a"), "dark": ("#86a8ff", "#ff8d98", "#4fd0c8")}
 
 
-def asset(name: str) -> str:
-    """Return the text of a file of ``assets/``."""
-    return (ASSETS / name).read_text(encoding="utf-8")
+def asset(name: str, folder: Path = ASSETS) -> str:
+    """Return the text of a file of ``assets/``, or of another folder."""
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def picture(
@@ -84,15 +85,6 @@ def _colours(paper: str, ink: str, cycle: tuple[str, ...]) -> Any:
     }
 
 
-def plain(value: Any) -> Any:
-    """Copy plain data with None for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def data_block(name: str, data: Any) -> str:
     """Return data as a script element that is read, not run."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -121,9 +113,9 @@ def write_page(
     result = plain({**settings, "domains": {name: card.result for name, card in cards.items()}})
     for card in cards.values():
         for path, content in card.files.items():
-            _write(folder / path, content)
-    _write(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    _write(folder / "index.html", _page(cards, settings).encode())
+            write_bytes(folder / path, content)
+    write_json(folder / "result.json", result)
+    write_text(folder / "index.html", _page(cards, settings))
     return result
 
 
@@ -142,11 +134,3 @@ def _page(cards: Mapping[str, Card], settings: Mapping[str, Any]) -> str:
         command=html.escape(settings["command"]),
         versions=html.escape(versions),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -1,0 +1,155 @@
+"""``sample``, ``separate``, ...: results, shard by shard, restartable."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rectiflow.commands.answers import answer
+from rectiflow.commands.parser import Parser
+from rectiflow.commands.progress import counter
+from rectiflow.commands.verb import PipelineVerb
+from rectiflow.results import ResultFolder
+from rectiflow.storage.files import FileError
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One sample to make.
+
+    Attributes
+    ----------
+    name : str
+        Tells it from all others of the folder.
+    asked : Any
+        What the domain makes of it.
+    files : tuple of str
+        Names that it must have to be done.
+    expected : dict
+        What its row must say to be done.
+    is_named : bool
+        Whether its input was named itself: then a bad one ends the command.
+    """
+
+    name: str
+    asked: Any = None
+    files: tuple[str, ...] = ()
+    expected: dict[str, Any] = field(default_factory=dict)
+    is_named: bool = True
+
+
+class Make(PipelineVerb):
+    """Make results with a trained network.
+
+    Samples that are there already, made with the same settings, are left as they are.
+    """
+
+    unit = "sample"
+
+    def flags(self, parser: Parser) -> None:
+        """Add the domain's flags, then those of every domain."""
+        self.own_flags(parser)
+        parser.add_network()
+        parser.add_shard()
+        parser.add_json()
+
+    @abstractmethod
+    def own_flags(self, parser: Parser) -> None:
+        """Add the domain's flags, ``--out`` among them."""
+
+    @abstractmethod
+    def jobs(self, args: Namespace) -> list[Job]:
+        """Return all that is asked for, in an order that repeats."""
+
+    @abstractmethod
+    def settings(self, args: Namespace, pipe: Any) -> dict[str, Any]:
+        """Return what shapes the results beside the pipeline and the rows."""
+
+    @abstractmethod
+    def make(
+        self,
+        args: Namespace,
+        pipe: Any,
+        jobs: list[Job],
+        folder: Path,
+        progress: Callable[[int, int], None],
+    ) -> tuple[Rows, float]:
+        """Write some samples to a folder; return their rows and the seconds it took.
+
+        ``progress`` is called with what is done and all there is to do for these jobs.
+        """
+
+    def chunks(self, args: Namespace, pipe: Any, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Cut the jobs into calls: what a killed command has to do again."""
+        return ([job] for job in jobs)
+
+    def place(self, args: Namespace) -> dict[str, Any]:
+        """Return ``folder`` and further arguments of the :class:`ResultFolder`."""
+        return {"folder": args.out}
+
+    def tell(self, args: Namespace, document: dict[str, Any]) -> str:
+        """Return the document as text."""
+        return _counted(document, self.unit, args.out)
+
+    def run(self, args: Namespace) -> int:
+        """Make what is not there, and tell what is."""
+        part, parts = args.shard
+        jobs = [job for i, job in enumerate(self.jobs(args)) if i % parts == part]
+        pipe = self.load(args)
+        folder = ResultFolder(
+            settings=pipe.describe() | self.settings(args, pipe),
+            shard=args.shard,
+            command=args.words,
+            **self.place(args),
+        )
+        missing = [job for job in jobs if not folder.holds(job.name, job.files, **job.expected)]
+        names = [job.name for job in jobs]
+        made = self._make(args, pipe, missing, folder, names) if missing else 0
+        document = {
+            **folder.document(names),
+            "folder": folder.folder,
+            "made": made,
+            "kept": len(jobs) - len(missing),
+        }
+        answer(document, self.tell(args, document), as_json=args.json)
+        return 0
+
+    def _make(
+        self, args: Namespace, pipe: Any, jobs: list[Job], folder: ResultFolder, names: list[str]
+    ) -> int:
+        done = made = 0
+        label = f"{self.name.removesuffix('e')}ing"
+        with (
+            counter(label, unit=self.unit, quiet=args.json) as show,
+            folder.writing(names) as staged,
+        ):
+            for chunk in self.chunks(args, pipe, jobs):
+
+                def tick(now: int, total: int, done: int = done, size: int = len(chunk)) -> None:
+                    show(done + size * now / max(total, 1), len(jobs))
+
+                try:
+                    rows, seconds = self.make(args, pipe, chunk, staged, tick)
+                except FileError as error:
+                    if any(job.is_named for job in chunk):
+                        raise
+                    for job in chunk:
+                        folder.refuse(job.name, str(error))
+                    sys.stderr.write(f"passed over: {error}\n")
+                else:
+                    folder.add(rows, staged, seconds)
+                    made += len(chunk)
+                done += len(chunk)
+        return made
+
+
+def _counted(document: Mapping[str, Any], unit: str, out: str) -> str:
+    kept = f", {document['kept']} were there already" if document["kept"] else ""
+    return f"{document['made']} {unit}s written to {out}{kept}"
