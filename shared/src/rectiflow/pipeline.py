@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from rectiflow.storage.pretrained import (
     find_pretrained,
     weights_hash,
 )
+
+if TYPE_CHECKING:
+    from rectiflow.costs import Load
 
 
 class Pipeline(ABC):
@@ -231,6 +234,14 @@ class Pipeline(ABC):
         self.network.compile(dynamic=False, mode=mode)
         self.is_compiled = True
         return self
+
+    def trials(self) -> list[Load]:
+        """Return the sizes on which :mod:`rectiflow.costs` fits what a request takes."""
+        raise ValueError(f"{type(self).__name__} does not tell what a request takes.")
+
+    def run_load(self, load: Load) -> None:
+        """Carry out one batch of a size, with input that is made up."""
+        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """Return what shapes every result of the pipeline, as plain data."""

@@ -34,7 +34,7 @@ class Verb:
     Parameters
     ----------
     module : str
-        Where its ``main`` is.
+        Where its ``main`` is, or another name after a colon.
     summary : str
         What help says of it.
     """
@@ -44,7 +44,8 @@ class Verb:
 
     def __call__(self, argv: list[str]) -> int:
         """Run it with the words after its name."""
-        return importlib.import_module(self.module).main(argv)
+        module, _, name = self.module.partition(":")
+        return getattr(importlib.import_module(module), name or "main")(argv)
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,10 @@ class Domain:
     package : str, optional
         Under which the domain is imported; ``rectiflow_<name>`` if absent.
     commands : str, optional
-        The module with ``VERBS``, and with ``card`` and ``reads`` in a module ``demo`` below it if
-        the domain takes part in the demo; ``rectiflow_cli.<name>`` if absent.
+        The module with ``VERBS``; ``rectiflow_cli.<name>`` if absent.
+    demo : str, optional
+        The module with ``card`` and ``reads``, if the domain takes part in the demo;
+        ``<commands>.demo`` if absent.
     configs : Path, optional
         Folder of its Hydra configs. With ``train.yaml`` there is a verb ``train``, likewise
         ``reflow``; both read ``RECIPE`` in the package's module ``training``.
@@ -69,6 +72,7 @@ class Domain:
     summary: str
     package: str = ""
     commands: str = ""
+    demo: str = ""
     configs: Path | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +80,7 @@ class Domain:
             "package": f"rectiflow_{self.name}",
             "commands": f"rectiflow_cli.{self.name}",
             "configs": config_root() / self.name,
+            "demo": f"{self.commands or f'rectiflow_cli.{self.name}'}.demo",
         }
         for field, default in defaults.items():
             object.__setattr__(self, field, getattr(self, field) or default)
@@ -122,7 +127,10 @@ class Domain:
 
     def has_card(self) -> bool:
         """Say whether the domain takes part in the demo."""
-        return importlib.util.find_spec(f"{self.commands}.demo") is not None
+        try:
+            return importlib.util.find_spec(self.demo) is not None
+        except ModuleNotFoundError:  # the module above it is none that holds others
+            return False
 
     def recipe(self) -> Recipe:
         """Return how its networks are trained."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
+from rectiflow.costs import Load
 from rectiflow.pipeline import Pipeline
 from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ from rectiflow_audio.request import (
     check_queries,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, Tally
-from rectiflow_audio.separator import Separator
+from rectiflow_audio.separator import Separator, rows_of
 from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
@@ -125,6 +126,22 @@ class SeparationPipeline(Pipeline):
     def text(self) -> TextEncoder:
         """Return the text encoder; it is loaded when first needed."""
         return TextEncoder.load(self.settings.text_encoder)
+
+    def trials(self) -> list[Load]:
+        """Return one and several latents of a window, of few and more calls."""
+        most = rows_of(self.device)
+        return [Load(b, 1, calls) for b in (1, 2, most // 2, most) for calls in (1, 2, 4)]
+
+    def run_load(self, load: Load) -> None:
+        """Separate one window of noise by as many queries as there are rows."""
+        length = self.windows(SAMPLE_RATE).length
+        wave = 0.1 * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
+        null = self.text.null(1)
+        context = TextEmbedding(
+            null.states.expand(load.rows, -1, -1), null.mask.expand(load.rows, -1)
+        )
+        request = self.encoded_request(["noise"] * load.rows, context, null, steps=load.calls)
+        list(self.stream([wave], SAMPLE_RATE, request))
 
     def __call__(
         self,

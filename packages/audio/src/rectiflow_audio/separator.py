@@ -31,6 +31,12 @@ SILENCE = 1e-5
 ROWS = {"cpu": 8, "cuda": 64}
 """Latents in one call of the network, by device."""
 
+
+def rows_of(device: torch.device) -> int:
+    """Return how many latents go through the network at once on a device."""
+    return ROWS["cuda" if device.type == "cuda" else "cpu"]
+
+
 QUIETEST_SHARE = 1e-8
 """Of the power, below which a residual is silence."""
 
@@ -66,7 +72,7 @@ class Separator:
     @property
     def rows(self) -> int:
         """Return how many latents go through the network at once."""
-        return ROWS["cuda" if self.device.type == "cuda" else "cpu"]
+        return rows_of(self.device)
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         """Separate windows, as many at once as the device takes."""

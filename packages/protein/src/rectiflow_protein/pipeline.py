@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from rectiflow.costs import Load
 from rectiflow.pipeline import Pipeline
 from rectiflow.solvers import Solver
 from rectiflow.storage.pretrained import Pretrained
@@ -70,6 +71,16 @@ class BackbonePipeline(Pipeline):
     def pairs_per_batch(self) -> int:
         """Return how many residue pairs one call of the network takes on this device."""
         return PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
+
+    def trials(self) -> list[Load]:
+        """Return short and long chains, alone and several, of few and more calls."""
+        sizes = ((1, 32), (1, 96), (1, 192), (2, 128), (4, 64), (8, 96))
+        return [Load(b, n, calls) for b, n in sizes for calls in (2, 5)]
+
+    def run_load(self, load: Load) -> None:
+        """Sample chains of one length in one batch."""
+        pairs = load.rows * load.tokens**2
+        self([load.tokens] * load.rows, steps=load.calls, max_pairs=pairs)
 
     def __call__(
         self,

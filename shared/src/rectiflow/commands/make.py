@@ -14,8 +14,9 @@ from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
+from rectiflow.costs import MARGIN, Load, costs_of, free_memory
 from rectiflow.results import ResultFolder
-from rectiflow.storage.files import FileError
+from rectiflow.storage.files import FileError, size_text
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -58,6 +59,11 @@ class Make(PipelineVerb):
         self.own_flags(parser)
         parser.add_network()
         parser.add_shard()
+        parser.add_argument(
+            "--plan",
+            action="store_true",
+            help="Tell the time and the memory that it would take here, and make nothing.",
+        )
         parser.add_json()
 
     @abstractmethod
@@ -90,6 +96,17 @@ class Make(PipelineVerb):
         """Cut the jobs into calls: what a killed command has to do again."""
         return ([job] for job in jobs)
 
+    def loads(self, args: Namespace, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the batches that some jobs come to."""
+        raise ValueError(f"rectiflow {self.domain} {self.name} has no plan; leave --plan out.")
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return the flag under which batches of so many rows and tokens are the largest.
+
+        With ``rows`` 0 not even one sample fits, and ``tokens`` is the most that would.
+        """
+        return "a smaller input"
+
     def place(self, args: Namespace) -> dict[str, Any]:
         """Return ``folder`` and further arguments of the :class:`ResultFolder`."""
         return {"folder": args.out}
@@ -110,6 +127,10 @@ class Make(PipelineVerb):
             **self.place(args),
         )
         missing = [job for job in jobs if not folder.holds(job.name, job.files, **job.expected)]
+        if args.plan:
+            return self._plan(args, pipe, missing)
+        if missing:
+            self._require_room(args, pipe, missing)
         names = [job.name for job in jobs]
         made = self._make(args, pipe, missing, folder, names) if missing else 0
         document = {
@@ -120,6 +141,48 @@ class Make(PipelineVerb):
         }
         answer(document, self.tell(args, document), as_json=args.json)
         return 0
+
+    def _plan(self, args: Namespace, pipe: Any, jobs: list[Job]) -> int:
+        """Tell what the jobs would take.
+
+        Raises
+        ------
+        ValueError
+            When they would not fit.
+        """
+        model = costs_of(pipe)
+        assert model is not None
+        document: dict[str, Any] = {"samples": len(jobs), "seconds": 0.0, "memory": 0.0}
+        if jobs:
+            found = model.estimate(self.loads(args, pipe, jobs))
+            document |= {"seconds": found.seconds, "memory": found.memory}
+        free = free_memory(pipe.device)
+        document |= {"free": free, "device": str(pipe.device)}
+        text = (
+            f"{len(jobs)} {self.unit}s to make on {pipe.device}: about "
+            f"{_duration(document['seconds'])} and {size_text(document['memory'])} of the "
+            f"{size_text(free)} that are free"
+        )
+        if jobs:
+            self._require_room(args, pipe, jobs)
+        answer(document, text, as_json=args.json)
+        return 0
+
+    def _require_room(self, args: Namespace, pipe: Any, jobs: list[Job]) -> None:
+        """Refuse what cannot fit, with the setting that would, where the costs are known."""
+        model = costs_of(pipe, fit=False)
+        if model is None:
+            return
+        found, free = model.estimate(self.loads(args, pipe, jobs)), free_memory(pipe.device)
+        if found.memory * MARGIN <= free:
+            return
+        tokens = found.largest.tokens
+        rows = model.most_rows(tokens, free)
+        setting = self.lighter(rows, tokens if rows else model.most_tokens(free))
+        raise ValueError(
+            f"the memory of {pipe.device} is too small, got {size_text(free)} free for about "
+            f"{size_text(found.memory)}; expected {setting}."
+        )
 
     def _make(
         self, args: Namespace, pipe: Any, jobs: list[Job], folder: ResultFolder, names: list[str]
@@ -148,6 +211,12 @@ class Make(PipelineVerb):
                     made += len(chunk)
                 done += len(chunk)
         return made
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
 
 
 def _counted(document: Mapping[str, Any], unit: str, out: str) -> str:

@@ -22,7 +22,7 @@ class Candidates:
     """What makes pairs, how many there are to be, which are kept, and what the manifest tells."""
 
     sample: Callable[[list[int]], Sequence[Pair]]
-    num: int = NUM
+    num: int | None = None
     keep: Callable[[Pair], Verdict] | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,7 +80,7 @@ class Pairs(PipelineVerb):
         counts = generate_pairs(
             made.sample,
             args.out,
-            num=made.num,
+            num=made.num or NUM,
             batch=args.batch,
             seed=args.seed,
             shard=args.shard,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from argparse import Namespace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -49,9 +50,13 @@ class Verb(ABC):
 class PipelineVerb(Verb):
     """A command that runs a pipeline."""
 
+    pipeline: ClassVar[str]
+    """Where the domain's pipeline is, ``"module:Class"``: it is imported when it is used."""
+
     def kind(self) -> type[Pipeline]:
-        """Return the domain's pipeline; it is imported here, not before."""
-        raise NotImplementedError
+        """Return the domain's pipeline."""
+        module, _, name = self.pipeline.partition(":")
+        return getattr(importlib.import_module(module), name)
 
     def load(self, args: Namespace) -> Any:
         """Load the pipeline that the flags name, where and as they say."""

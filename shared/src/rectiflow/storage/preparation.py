@@ -289,6 +289,16 @@ class Kept:
     counts: dict[str, float] = field(default_factory=dict)
 
 
+def split_rows(
+    found: Extracted, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, *, seed: int = 0
+) -> Kept:
+    """Keep all rows and split them by their names: the plainest way to finish."""
+    number_repeated_names(found.rows)
+    for row in found.rows:
+        row["split"] = split_of(row["name"], fractions, seed=seed)
+    return Kept(range(len(found.rows)))
+
+
 @dataclass(frozen=True)
 class Preparation(Generic[Input]):
     """How a domain turns inputs into records.

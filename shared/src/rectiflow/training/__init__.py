@@ -21,6 +21,7 @@ from rectiflow.training.stream import (
     ShuffledBatches,
     StepStream,
     drawn,
+    shuffled,
     step_loader,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "read_metrics",
     "read_snapshots",
     "reconstruct",
+    "shuffled",
     "step_loader",
 ]
 

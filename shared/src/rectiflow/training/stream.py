@@ -106,6 +106,13 @@ class DrawnBatches:
         ]
 
 
+def shuffled(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], ShuffledBatches]:
+    """Return what gives each rank its :class:`ShuffledBatches`."""
+    return lambda rank, world_size: ShuffledBatches(
+        n_items, batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+
+
 def drawn(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], DrawnBatches]:
     """Return what gives each rank its :class:`DrawnBatches`."""
     return lambda rank, world_size: DrawnBatches(

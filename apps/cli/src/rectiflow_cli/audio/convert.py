@@ -19,17 +19,12 @@ class Convert(commands.Convert):
     """Convert the authors' checkpoints to ours and back; every tensor is accounted for."""
 
     domain = "audio"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = ("v2_100k.ckpt -o ours", "ours --to official --rest v2_100k.ckpt -o theirs")
     licence = (
         "licence: the released weights have terms of their own; see the page you had them from"
     )
     then = 'separate MIX.wav --query "a dog barks" --weights {folder} -o dog.wav'
-
-    def kind(self) -> type[SeparationPipeline]:
-        """Return the pipeline."""
-        from rectiflow_audio.pipeline import SeparationPipeline
-
-        return SeparationPipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add parts and configs."""

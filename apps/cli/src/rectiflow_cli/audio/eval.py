@@ -33,16 +33,11 @@ class Eval(commands.Evaluate):
     """
 
     domain = "audio"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         "separated/dog.wav --reference dog.wav --mixture mixture.wav",
         "shards --weights small --num 100 -o measured",
     )
-
-    def kind(self) -> type[SeparationPipeline]:
-        """Return the pipeline."""
-        from rectiflow_audio.pipeline import SeparationPipeline
-
-        return SeparationPipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add files, or mixtures for a model, and measures."""

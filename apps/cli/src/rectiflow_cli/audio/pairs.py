@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, positive
-from rectiflow.commands.pairs import NUM
 
 from rectiflow_cli.audio.flags import SOLVERS, make_solver
 from rectiflow_cli.errors import UsageError
@@ -22,17 +21,12 @@ class Pairs(commands.Pairs):
     """
 
     domain = "audio"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         "shards --weights small --num 2000 -o pairs",
         "shards --weights small --real --steps 40 -o real_pairs",
     )
     takes = "Prepared sounds, of whose train split mixtures are made."
-
-    def kind(self) -> type[SeparationPipeline]:
-        """Return the pipeline."""
-        from rectiflow_audio.pipeline import SeparationPipeline
-
-        return SeparationPipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add mixtures and solver."""
@@ -86,7 +80,7 @@ class Pairs(commands.Pairs):
             "snr_db": list(args.snr),
             "wordings": args.wordings,
         }
-        return Candidates(sample, args.num or (len(mixtures) if args.real else NUM), told=told)
+        return Candidates(sample, args.num or (len(mixtures) if args.real else None), told=told)
 
 
 main = Pairs()

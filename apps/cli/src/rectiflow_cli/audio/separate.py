@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser, table
+from rectiflow.costs import Load
 
 from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, separation
 from rectiflow_cli.errors import UsageError
@@ -27,16 +28,11 @@ class Separate(commands.Make):
     """
 
     domain, name, unit = "audio", "separate", "recording"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         'mixture.wav --query "a dog barks" -o dog.wav',
         'recordings --query "rain" --query "a clock" --residual -o separated',
     )
-
-    def kind(self) -> type[SeparationPipeline]:
-        """Return the pipeline."""
-        from rectiflow_audio.pipeline import SeparationPipeline
-
-        return SeparationPipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add recordings, queries and where sounds go."""
@@ -130,6 +126,24 @@ class Separate(commands.Make):
         """Return the request as it is resolved."""
         args.request = self._request(args, pipe)
         return args.request.describe()
+
+    def loads(self, args: Any, pipe: SeparationPipeline, jobs: list[Job]) -> list[Load]:
+        """Return the latents of all windows, channels, queries and candidates."""
+        from rectiflow_audio.io import sound_info
+        from rectiflow_audio.separator import rows_of
+
+        request = args.request
+        usual = 2 if pipe.settings.guidance != 1 else 1  # rows that trials had for each latent
+        calls = request.describe()["nfe"] // usual
+        found = []
+        for job in jobs:
+            info = sound_info(job.asked)
+            windows = len(pipe.windows(info.sample_rate).starts(info.samples))
+            channels = info.channels if request.channels == "each" else 1
+            latents = windows * channels * len(request.queries) * request.candidates
+            rows = min(latents, rows_of(pipe.device))
+            found.append(Load(rows, 1, calls, -(-latents // rows)))
+        return found
 
     def make(
         self, args: Any, pipe: SeparationPipeline, jobs: list[Job], folder: Path, progress: Any

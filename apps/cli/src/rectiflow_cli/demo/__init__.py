@@ -87,9 +87,7 @@ def main(argv: list[str]) -> int:
     from rectiflow_cli.demo.card import Request
     from rectiflow_cli.demo.page import write_page
 
-    modules = {
-        domain.name: importlib.import_module(f"{domain.commands}.demo") for domain in domains
-    }
+    modules = {domain.name: importlib.import_module(domain.demo) for domain in domains}
     reader = _reader(args.input, modules) if args.input else None
     request = Request(
         weights=args.weights,

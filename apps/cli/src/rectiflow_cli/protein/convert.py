@@ -15,18 +15,13 @@ class Convert(commands.Convert):
     """Convert the authors' checkpoints to ours and back; every tensor is accounted for."""
 
     domain = "protein"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = ("released.ckpt -o ours", "small --to official -o theirs")
     licence = (
         "licence: the model card of the released weights says apache-2.0; the authors' repository "
         "has no licence file"
     )
     then = "sample --weights {folder} --length 100 -o samples"
-
-    def kind(self) -> type[BackbonePipeline]:
-        """Return the pipeline."""
-        from rectiflow_protein.pipeline import BackbonePipeline
-
-        return BackbonePipeline
 
     def write_official(self, pipe: BackbonePipeline, out: Path, args: Any) -> list[Path]:
         """Write ``reqflow.ckpt`` and ``config.yaml``."""

@@ -15,7 +15,6 @@ from rectiflow_cli.protein.flags import add_solver, add_tools, lengths_of, make_
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
     from rectiflow_protein.io import Backbone
-    from rectiflow_protein.pipeline import BackbonePipeline
 
 MOVIES = ("_trajectory", "_predictions")
 """Ends of the names of files that ``sample --trajectory`` writes beside a structure."""
@@ -44,16 +43,11 @@ class Eval(commands.Evaluate):
     """
 
     domain = "protein"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "backbones -o measured",
         "--weights small --lengths 60,80,100 --num 4",
     )
-
-    def kind(self) -> type[BackbonePipeline]:
-        """Return the pipeline."""
-        from rectiflow_protein.pipeline import BackbonePipeline
-
-        return BackbonePipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add files, or samples to make, and measures."""

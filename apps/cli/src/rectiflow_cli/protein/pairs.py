@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser
-from rectiflow.commands.pairs import NUM
 
 from rectiflow_cli.errors import UsageError
 from rectiflow_cli.protein.flags import add_solver, add_tools, lengths_of, make_solver, make_tools
@@ -27,6 +26,7 @@ class Pairs(commands.Pairs):
     """
 
     domain = "protein"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "--lengths 60:128:4 --num 2000 --weights small -o pairs",
         "shards --real --weights small -o real_pairs",
@@ -34,12 +34,6 @@ class Pairs(commands.Pairs):
     takes = "Prepared chains, for --real, or for their lengths where --lengths is absent."
     needs_data = False
     mend = "Loosen --max-coil or --min-valid, or sample with a better network or more steps."
-
-    def kind(self) -> type[BackbonePipeline]:
-        """Return the pipeline."""
-        from rectiflow_protein.pipeline import BackbonePipeline
-
-        return BackbonePipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add lengths, solver and filters."""
@@ -86,7 +80,7 @@ class Pairs(commands.Pairs):
         keep, condition = self._filter(args)
         sample = pair_sampler(pipe, lengths, steps=args.steps, seed=args.seed, solver=solver)
         told |= {"lengths": lengths, "solver": repr(solver), "filter": condition}
-        return Candidates(sample, args.num or NUM, keep, told)
+        return Candidates(sample, args.num, keep, told)
 
     def _filter(self, args: Any) -> tuple[Callable[[Pair], Verdict] | None, dict[str, Any]]:
         """Return the condition on pairs, and how the manifest tells it."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.costs import Load
 
 from rectiflow_cli.protein.flags import add_solver, lengths_of, make_solver
 
@@ -29,16 +30,11 @@ class Sample(commands.Make):
     """
 
     domain, name, unit = "protein", "sample", "structure"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "--length 100 --num 8 --steps 50 -o backbones",
         "--lengths 60:128:4 --num 10 --shard 0/4 -o backbones --device cuda",
     )
-
-    def kind(self) -> type[BackbonePipeline]:
-        """Return the pipeline."""
-        from rectiflow_protein.pipeline import BackbonePipeline
-
-        return BackbonePipeline
 
     def own_flags(self, parser: Parser) -> None:
         """Add what is sampled, and how."""
@@ -108,6 +104,23 @@ class Sample(commands.Make):
             pairs += length**2
         if chunk:
             yield chunk
+
+    def loads(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> list[Load]:
+        """Return the padded batches that the calls come to."""
+        from rectiflow_protein.sampling import batches
+
+        calls = pipe.sampling(args.steps, make_solver(args), 0, None)["nfe"]
+        budget = args.max_pairs or pipe.pairs_per_batch
+        found = []
+        for chunk in self.chunks(args, pipe, jobs):
+            lengths = [job.asked[1] for job in chunk]
+            for rows in batches(lengths, budget):
+                found.append(Load(len(rows), max(lengths[r] for r in rows), calls))
+        return found
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the batch, or of the length."""
+        return f"--max-pairs {rows * tokens**2}" if rows else f"--length {tokens} or less"
 
     def make(
         self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any
