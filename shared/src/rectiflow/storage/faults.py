@@ -1,10 +1,10 @@
-"""What can be wrong with a file: the machine refuses it, or its content is not what it should be."""
+"""What can be wrong with a file: the machine refuses it, or its content is another."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -54,6 +54,32 @@ class FileError(ValueError):
 
     def __reduce__(self) -> tuple[type[FileError], tuple[Path, str, str, str]]:
         return type(self), (self.path, self.found, self.expected, self.hint)
+
+
+class CheckpointError(ValueError):
+    """A file of weights is not what it should be.
+
+    Attributes
+    ----------
+    path : Path
+        The file or folder.
+    missing : list of str
+        Tensors the model has and the file lacks.
+    unexpected : list of str
+        Tensors the file has and the model lacks.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        problem: str,
+        *,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+    ) -> None:
+        super().__init__(f"{path}: {problem}.")
+        self.path = Path(path)
+        self.missing, self.unexpected = list(missing), list(unexpected)
 
 
 def said(error: OSError) -> str | None:

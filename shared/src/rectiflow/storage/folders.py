@@ -71,7 +71,8 @@ class Claim:
         self, folder: Path, maker: str, inputs: Iterable[str | Path], overwrite: bool, lock: _Lock
     ) -> None:
         self.folder, self.maker, self._overwrite, self._lock = folder, maker, overwrite, lock
-        self._inputs = {found: Path(path) for path in inputs if (found := _identity(Path(path)))}
+        sources = {_identity(Path(path)): Path(path) for path in inputs}
+        self._inputs = {found: path for found, path in sources.items() if found is not None}
 
     def add(self, names: Iterable[str], maker: str | None = None) -> None:
         """Claim further names.
@@ -93,10 +94,12 @@ class Claim:
         self._require_apart(wanted)
         there = [name for name in wanted if os.path.lexists(self.folder / name)]
         for name in there:
-            if (source := self._inputs.get(_identity(self.folder / name))) is not None:
+            found = _identity(self.folder / name)
+            if found is not None and found in self._inputs:
                 raise TakenError(
-                    f"{self.folder / name} would be replaced and is the input {source}; expected "
-                    "another place for results. Choose one with -o."
+                    f"{self.folder / name} would be replaced and is the input "
+                    f"{self._inputs[found]}; expected another place for results. Choose one with "
+                    "-o."
                 )
         foreign = [name for name in there if makers.get(name) != maker]
         folders = [n for n in foreign if n not in makers and (self.folder / n).is_dir()]

@@ -11,7 +11,6 @@ import hashlib
 import json
 import logging
 import multiprocessing
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
+from rectiflow.storage.files import whole_file, write_json
 from rectiflow.storage.shards import ShardReader, ShardWriter
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def _judge_chunk(chunk: _Chunk[Any]) -> int:
                 writer.add(record, row["name"])
                 rows.append(row)
             rejected += judged.refused
-    _write_json(chunk.folder / _ROWS, {"rows": rows, "rejected": rejected})
+    write_json(chunk.folder / _ROWS, {"rows": rows, "rejected": rejected}, indent=None)
     return len(chunk.inputs)
 
 
@@ -240,13 +240,13 @@ def digest_of(value: Any) -> str:
 
 def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file, whole or not at all; None becomes an empty cell."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        whole_file(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         writer = csv.DictWriter(file, list(columns), lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    os.replace(part, path)
 
 
 def _cell(value: Any) -> Any:
@@ -255,7 +255,7 @@ def _cell(value: Any) -> Any:
 
 def write_report(report: Any) -> None:
     """Write a dataclass with a ``folder`` into that folder, which may be moved later."""
-    _write_json(report.folder / REPORT, {**asdict(report), "folder": "."}, indent=1)
+    write_json(report.folder / REPORT, {**asdict(report), "folder": "."}, indent=1)
 
 
 def read_report(kind: type[Told], folder: Path) -> Told | None:
@@ -264,9 +264,3 @@ def read_report(kind: type[Told], folder: Path) -> Told | None:
     if not path.is_file():
         return None
     return kind(**{**json.loads(path.read_text(encoding="utf-8")), "folder": folder})
-
-
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    os.replace(part, path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from rectiflow.storage.files import whole_file
 
 
 class MetricsCsv(Logger):
@@ -62,13 +63,10 @@ class MetricsCsv(Logger):
     def _rewrite(self, rows: list[dict[str, str]], new: list[str] | None = None) -> None:
         names = ["step", *(name for row in rows[:1] for name in row), *(new or [])]
         self._columns = list(dict.fromkeys(names))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="") as file:
+        with whole_file(self.path) as part, part.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(partial, self.path)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, str]]:
