@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,12 +79,16 @@ def run(recipe: Recipe, config: str, argv: Sequence[str]) -> int:
     config : str
         Name of the primary config.
     argv : sequence of str
-        Hydra overrides and flags, and ``--json``. With ``resume=DIR`` the overrides that the run
+        Hydra overrides and flags, ``--json`` and ``--overwrite``. With ``resume=DIR`` the overrides that the run
         was started with apply again; those given now win.
     """
-    words = [word for word in argv if word != "--json"]
+    overwrite = "--overwrite" in argv
+    words = [word for word in argv if word not in ("--json", "--overwrite")]
     results: list[dict[str, Any]] = []
-    task: Callable[[DictConfig], None] = lambda cfg: results.append(train(recipe, cfg))  # noqa: E731
+
+    def task(cfg: DictConfig) -> None:
+        results.append(train(recipe, cfg, overwrite=overwrite))
+
     hydra_app.run(recipe.domain, config, task, with_former_overrides(recipe.domain, words))
     if results and _is_first_process():
         document = results[0] if len(results) == 1 else {"runs": results}
@@ -93,7 +97,7 @@ def run(recipe: Recipe, config: str, argv: Sequence[str]) -> int:
     return DONE
 
 
-def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
+def train(recipe: Recipe, cfg: DictConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Run one training to its end, or to its time limit, and export the network.
 
     Parameters
@@ -102,6 +106,8 @@ def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
         Of the domain.
     cfg : DictConfig
         Composed from the domain's configs.
+    overwrite : bool, default False
+        Remove what is in the run's folder first.
 
     Returns
     -------
@@ -111,23 +117,30 @@ def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        When the config has unknown keys, or lacks data or weights.
+        When the config has unknown keys, or lacks data or weights, or a resumed run was trained
+        on other data.
     """
     _require_data(cfg)
     _require_weights(recipe, cfg)
     recipe.require(cfg)
     check_config(cfg, (*KEYS, *recipe.keys))
+    from rectiflow.training import RunFolder
+
+    folder, resume = hydra_app.run_folder(cfg)
+    if not _is_first_process():
+        return _fit(recipe, cfg, folder, resume)
+    with RunFolder(folder).claimed(resume=resume, overwrite=overwrite):
+        record_start(cfg, folder, resume)
+        return _fit(recipe, cfg, folder, resume)
+
+
+def _fit(recipe: Recipe, cfg: DictConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """Build everything, train and export."""
     import torch
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
     from rectiflow.training import RunFolder
 
-    folder, resume = hydra_app.run_folder(cfg)
-    if not resume and RunFolder(folder).last.exists():
-        raise UsageError(
-            f"{folder} already holds a run; expected a new folder. Add resume={folder} to go on "
-            "with it."
-        )
     data = instantiate(cfg.data.module, folder=_data_folder(cfg, folder), _convert_="all")
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(cfg.seed)  # layers draw their first weights from the global generator
@@ -152,28 +165,112 @@ def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
 def with_former_overrides(domain: str, words: Sequence[str]) -> list[str]:
     """Put the overrides a run was started with before those given to go on with it.
 
+    Only settings of the run itself are taken from a folder, which may be of somebody else: no
+    flag, and nothing that Hydra would act on.
+
     Raises
     ------
     UsageError
-        When ``resume=DIR`` names no run.
+        When ``resume=DIR`` names no run, or one that wants other things than to train.
     """
     resume = next((w.partition("=")[2] for w in words if w.startswith("resume=")), "")
     if not resume:
         return list(words)
-    from omegaconf import OmegaConf
+    from rectiflow.training import RunFolder
 
-    saved = Path(resume) / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
+    record = RunFolder(resume).record
+    if not record.is_file():
         raise UsageError(
-            f"resume={resume} is no run; expected a run folder such as runs/{domain}-train/DATE."
+            f"resume={resume} is no run; expected a run folder such as runs/{domain}-train/DATE, "
+            f"with {record.name} in it."
         )
-    given = {_key(word) for word in words}
-    former = [str(word) for word in OmegaConf.load(saved)]
+    former = _read_record(record)["starts"][0]["overrides"]
+    for word in former:
+        if not _SETTING.match(word) or _key(word).startswith("hydra"):
+            raise UsageError(
+                f"{record} asks for {word!r}, which is no setting of a training; expected "
+                "key=value. Do not resume a run that you do not trust."
+            )
+    given = {"run_dir", "resume", *map(_key, words)}
     return [*(word for word in former if _key(word) not in given), *words]
 
 
+def record_start(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Write how a run is started into its folder, before anything else is there.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Composed config.
+    folder : Path
+        The run's.
+    resume : bool
+        Whether this goes on with the run in it: the data must be the same then, though it may
+        have been moved.
+
+    Raises
+    ------
+    UsageError
+        When the run was trained on other data.
+    """
+    from datetime import UTC, datetime
+
+    from hydra.core.hydra_config import HydraConfig
+    from rectiflow.storage.files import write_json
+    from rectiflow.training import RunFolder
+
+    record = RunFolder(folder).record
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "overrides": overrides}
+    start |= {"data": None if cfg.data.dir is None else str(cfg.data.dir)}
+    digest = _data_digest(cfg)
+    told = {"data_sha256": digest, "starts": []}
+    if resume and record.is_file():
+        told = _read_record(record)
+        if told["data_sha256"] != digest:
+            raise UsageError(
+                f"{folder} was trained on {told['starts'][-1]['data']}, got {cfg.data.dir}, whose "
+                "content is another; expected the same. Train on other data in a run of its own, "
+                f"from weights={folder}/export."
+            )
+    write_json(record, {**told, "starts": [*told["starts"], start]})
+
+
+def _data_digest(cfg: DictConfig) -> str | None:
+    """Return what tells training data apart: the hash of its manifests, which hold all others."""
+    from hashlib import sha256
+
+    from rectiflow.storage.reading import digest_of_file
+
+    if cfg.data.dir is None:
+        return None
+    manifests = sorted(Path(cfg.data.dir).glob(cfg.data.manifest))
+    return sha256("".join(map(digest_of_file, manifests)).encode()).hexdigest()
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    from rectiflow.storage.reading import read_json
+
+    told = read_json(record, hint="Start the run anew, from its weights.")
+    try:
+        for start in told["starts"]:
+            start["data"], map(str, start["overrides"])
+        words = told["starts"][0]["overrides"]
+        if not all(isinstance(word, str) for word in words) or "data_sha256" not in told:
+            raise ValueError("its overrides are no words")
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"{record} is damaged ({error!r}); expected the record of a run. Start the run anew, "
+            "from its weights."
+        ) from error
+    return told
+
+
 def _key(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+_SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=|$)")
 
 
 def _require_data(cfg: DictConfig) -> None:
@@ -287,9 +384,10 @@ def _last_metrics(run: RunFolder, step: float = math.inf) -> dict[str, float]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure whole or not at all."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    figure.savefig(partial)
-    os.replace(partial, path)
+    from rectiflow.storage.files import whole_file
+
+    with whole_file(path) as part:
+        figure.savefig(part)
 
 
 def _text(recipe: Recipe, result: dict[str, Any]) -> str:
