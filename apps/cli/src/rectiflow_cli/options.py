@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rectiflow_cli.errors import UsageError
@@ -32,6 +35,12 @@ class Parser(argparse.ArgumentParser):
         """Raise the message instead of printing the usage."""
         raise UsageError(f"{message}. See: {self.prog} --help")
 
+    def add_overwrite(self) -> None:
+        """Add ``--overwrite``, the only way to replace what the command did not make."""
+        self.add_argument(
+            "--overwrite", action="store_true", help="replace what is in the way at -o"
+        )
+
     def add_json(self) -> None:
         """Add ``--json``."""
         self.add_argument("--json", action="store_true", help="print one JSON document")
@@ -55,6 +64,25 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def words(text: str) -> str:
+    """Parse text; bytes that the terminal's encoding could not read are taken as UTF-8.
+
+    Examples
+    --------
+    >>> words("a dog barks")
+    'a dog barks'
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        pass
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"expected text in the terminal's encoding, got {text!r}; set LC_ALL=C.UTF-8"
+        )
+    return text
 
 
 def shard_of(text: str) -> tuple[int, int]:
@@ -105,6 +133,35 @@ def pick_device(name: str) -> torch.device:
 def answer(document: Mapping[str, Any], text: str, *, as_json: bool) -> None:
     """Print the result: for machines one JSON document, for people a text."""
     sys.stdout.write((json.dumps(plain(document), indent=2) if as_json else text) + "\n")
+
+
+@contextmanager
+def claimed_evaluation(
+    out: str | None, inputs: Sequence[str], *, overwrite: bool
+) -> Iterator[None]:
+    """Have the folder of an evaluation, before it takes its time."""
+    from rectiflow.storage.folders import claim
+
+    with (
+        nullcontext()
+        if out is None
+        else claim(
+            out, "evaluation", ["metrics.csv", "summary.json"], inputs=inputs, overwrite=overwrite
+        )
+    ):
+        yield
+
+
+@contextmanager
+def claimed_preparation(out: str, *, overwrite: bool) -> Iterator[None]:
+    """Have the folder of a preparation."""
+    from rectiflow.storage.folders import claim
+    from rectiflow.storage.shards import MAKER, MANIFEST
+
+    complete = Path(out, MANIFEST).is_file() and not overwrite  # it says whose it is itself
+    names = ["metadata.csv", "rejected.csv", "report.json", "texts"]
+    with claim(out, MAKER, () if complete else (MANIFEST, *names), overwrite=overwrite):
+        yield
 
 
 def plain(value: Any) -> Any:

@@ -78,8 +78,7 @@ def _trusted_object(where: str, name: Any) -> Any:
         target = get_object(name)
     except (InstantiationException, ImportError) as error:
         raise UsageError(
-            f"{where}._target_ {name!r} cannot be imported ({error}); expected "
-            "package.module.name."
+            f"{where}._target_ {name!r} cannot be imported ({error}); expected package.module.name."
         ) from error
     # A module of ours gives access to what it imports: rectiflow.x.os.system is not ours.
     home = f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', '')}"

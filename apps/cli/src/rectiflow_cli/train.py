@@ -79,8 +79,8 @@ def run(recipe: Recipe, config: str, argv: Sequence[str]) -> int:
     config : str
         Name of the primary config.
     argv : sequence of str
-        Hydra overrides and flags, ``--json`` and ``--overwrite``. With ``resume=DIR`` the overrides that the run
-        was started with apply again; those given now win.
+        Hydra overrides and flags, ``--json`` and ``--overwrite``. With ``resume=DIR`` the
+        overrides that the run was started with apply again; those given now win.
     """
     overwrite = "--overwrite" in argv
     words = [word for word in argv if word not in ("--json", "--overwrite")]

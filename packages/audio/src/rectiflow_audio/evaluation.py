@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.storage.files import write_json, write_table
+from rectiflow.storage.folders import claim
 from torch import Tensor
 
 from rectiflow_audio.frontend import SAMPLE_RATE, LogMel
@@ -89,19 +88,12 @@ class Evaluation:
 
     def save(self, folder: Path | str) -> list[Path]:
         """Write ``metrics.csv`` and ``summary.json``."""
+        names = dict.fromkeys(name for row in self.rows for name in row)
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         table, summary = target / "metrics.csv", target / "summary.json"
-        partial = target / f".{table.name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            names = dict.fromkeys(name for row in self.rows for name in row)
-            writer = csv.DictWriter(file, fieldnames=list(names))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, table)
-        partial = target / f".{summary.name}.partial"
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, summary)
+        with claim(target, "evaluation", [table.name, summary.name]):
+            write_table(table, names, self.rows)
+            write_json(summary, self.summary)
         return [table, summary]
 
     def table(self) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +13,10 @@ import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
 from rectiflow.solvers import Euler, Solver
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import CONFIG, find_pretrained, weights_hash
+from rectiflow.storage.reading import read_json
 from rectiflow.storage.tensor_files import CheckpointError
 from torch import Tensor
 
@@ -30,7 +32,7 @@ from rectiflow_audio.request import (
     check_numbers,
     check_waveform,
 )
-from rectiflow_audio.result import Estimate, SeparationResult, write_summary
+from rectiflow_audio.result import Estimate, SeparationResult
 from rectiflow_audio.separator import Separator
 from rectiflow_audio.waveform import Masking, Vocoding, Waveform
 from rectiflow_audio.windows import Windows, overlap_add, split
@@ -157,7 +159,7 @@ class SeparationPipeline:
                 f"{folder} lacks {CONFIG}; expected a folder written by save_pretrained, or the "
                 "path of the authors' checkpoint file itself."
             )
-        described = json.loads(config.read_text(encoding="utf-8"))
+        described = read_json(config)
         if described.get("class") != cls.__name__:
             raise CheckpointError(
                 folder, f"holds a {described.get('class')}, expected a {cls.__name__}"
@@ -170,12 +172,16 @@ class SeparationPipeline:
             from rectiflow_audio.networks.vocoder import BigVgan
 
             vocoder = BigVgan.from_pretrained(where["vocoder"])
+        try:
+            settings = SeparationSettings(**described["settings"])
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(config, f"has unusable settings ({error})") from error
         return cls(
             SeparationUNet.from_pretrained(where["unet"]),
             SpectrogramVae.from_pretrained(where["vae"]),
             vocoder,
             text,
-            SeparationSettings(**described["settings"]),
+            settings,
         )
 
     @classmethod
@@ -186,7 +192,12 @@ class SeparationPipeline:
         return cls(parts.unet, parts.vae, parts.vocoder, text)
 
     def save_pretrained(
-        self, folder: Path | str, *, dtype: torch.dtype = torch.float32, **card: Any
+        self,
+        folder: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        overwrite: bool = False,
+        **card: Any,
     ) -> None:
         """Write settings and weights to a folder.
 
@@ -196,6 +207,8 @@ class SeparationPipeline:
             Made if absent.
         dtype : torch.dtype
             Of the stored weights; they are float32 again when loaded.
+        overwrite : bool, default False
+            Replace files of these names even where they are not of an earlier call.
         **card
             What a user should know: training data, licence, metrics. Plain JSON values.
         """
@@ -203,16 +216,17 @@ class SeparationPipeline:
 
         target = Path(folder)
         parts = {"unet": self.unet, "vae": self.vae, "vocoder": self.vocoder}
-        for name, part in parts.items():
-            if part is not None:
-                stored = copy.deepcopy(part).to(dtype)
-                stored.save_pretrained(target / name)
         described = {
             "class": type(self).__name__,
             "settings": asdict(self.settings),
             "card": card,
         }
-        write_summary(target / CONFIG, described)
+        with claim(target, "weights", [CONFIG], overwrite=overwrite):
+            for name, part in parts.items():
+                if part is not None:
+                    stored = copy.deepcopy(part).to(dtype)
+                    stored.save_pretrained(target / name, overwrite=overwrite)
+            write_json(target / CONFIG, described)
 
     def to(self, device: torch.device | str) -> Self:
         """Move everything to a device."""

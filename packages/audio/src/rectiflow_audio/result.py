@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,10 @@ class SeparationResult:
         if self.residual is not None:
             sounds["residual"] = self.residual
         written = [target / f"{name}{suffix}" for name in sounds]
-        for path, samples in zip(written, sounds.values(), strict=True):
-            write_audio(path, samples, self.sample_rate)
-        write_summary(target / "result.json", self.summary(written))
+        with claim(target, "separated sounds", ["result.json", *(path.name for path in written)]):
+            for path, samples in zip(written, sounds.values(), strict=True):
+                write_audio(path, samples, self.sample_rate)
+            write_summary(target / "result.json", self.summary(written))
         return written
 
     def summary(self, files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -108,7 +109,4 @@ class SeparationResult:
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
     """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_json(path, summary)

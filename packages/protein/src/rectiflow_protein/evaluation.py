@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.storage.files import write_json, write_table
+from rectiflow.storage.folders import claim
 
 from rectiflow_protein.metrics import backbone_metrics
 
@@ -43,17 +42,10 @@ class Evaluation:
     def save(self, folder: Path | str) -> list[Path]:
         """Write ``metrics.csv`` and ``summary.json``."""
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         table, summary = target / "metrics.csv", target / "summary.json"
-        partial = target / f".{table.name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, table)
-        partial = target / f".{summary.name}.partial"
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, summary)
+        with claim(target, "evaluation", [table.name, summary.name]):
+            write_table(table, list(self.rows[0]), self.rows)
+            write_json(summary, self.summary)
         return [table, summary]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +15,8 @@ from rectiflow.integrate import Step, integrate, plan
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.states import State
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import find_pretrained, weights_hash
 from torch import Tensor
 
@@ -72,7 +72,12 @@ class BackboneSample:
     @property
     def name(self) -> str:
         """Return the stem of the sample's files."""
-        return f"length_{len(self.atoms):03d}_sample_{self.index:05d}"
+        return sample_name(self.index, len(self.atoms))
+
+
+def sample_name(index: int, length: int) -> str:
+    """Return the stem of the files of a sample."""
+    return f"length_{length:03d}_sample_{index:05d}"
 
 
 @dataclass(frozen=True)
@@ -108,10 +113,14 @@ class BackboneResult:
         list of Path
             The structures.
         """
+        target = Path(folder)
+        names = [f"{sample.name}{suffix}" for sample in self.samples]
+        with claim(target, "samples", ["result.json", *names]):
+            return self._write(target, suffix)
+
+    def _write(self, target: Path, suffix: str) -> list[Path]:
         from rectiflow_protein.io import write_structure
 
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         written = []
         for sample in self.samples:
             path = target / f"{sample.name}{suffix}"
@@ -130,9 +139,7 @@ class BackboneResult:
                 for path, s in zip(written, self.samples, strict=True)
             ],
         }
-        partial = target / ".result.json.partial"
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, target / "result.json")
+        write_json(target / "result.json", summary)
         return written
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rectiflow.storage.files import whole_file
 from torch import Tensor, nn
 
 from rectiflow_protein.metrics import backbone_metrics
@@ -112,9 +112,8 @@ def _draw(chains: list[Tensor], folder: Path, step: int) -> None:
 
 def save_figure(figure: Figure, path: Path, **options: Any) -> None:
     """Write a figure whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(part, **options)
-    os.replace(part, path)
+    with whole_file(path) as part:
+        figure.savefig(part, **options)
 
 
 def _mean(values: Sequence[Tensor]) -> float:

@@ -16,6 +16,7 @@ long) becomes a :class:`~rectiflow.storage.faults.StorageError`: one sentence to
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import itertools
@@ -27,7 +28,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -222,6 +223,19 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     """Write a JSON document and a line end."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_table(
+    path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write a CSV file in UTF-8; None becomes an empty cell."""
+    with (
+        whole_file(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_tensors(

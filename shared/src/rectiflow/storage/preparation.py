@@ -6,7 +6,6 @@ the inputs, its processes and what it keeps on disk are the same for all.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from rectiflow.storage.files import whole_file, write_json
+from rectiflow.storage.files import write_json, write_table
 from rectiflow.storage.shards import ShardReader, ShardWriter
 
 if TYPE_CHECKING:
@@ -240,13 +239,7 @@ def digest_of(value: Any) -> str:
 
 def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file, whole or not at all; None becomes an empty cell."""
-    with (
-        whole_file(path) as part,
-        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
+    write_table(path, columns, ({key: _cell(value) for key, value in r.items()} for r in rows))
 
 
 def _cell(value: Any) -> Any:

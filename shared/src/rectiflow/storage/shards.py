@@ -23,10 +23,13 @@ from torch import Tensor
 
 from rectiflow.storage.faults import FileError
 from rectiflow.storage.files import write_json, write_tensors
+from rectiflow.storage.folders import claim
 from rectiflow.storage.reading import digest_of_file, read_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+MAKER = "shards"
+"""Who the files of a folder of shards are recorded to belong to."""
 _OFFSETS = "@offsets"
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 _DAMAGE = (
@@ -159,12 +162,16 @@ class ShardWriter:
             self._manifest["shards"].append(self._write_shard())
             self._manifest["records"] += len(self._pending)
         self._manifest["progress"] = self.progress
-        write_json(self.folder / MANIFEST, self._manifest, indent=1)
+        # A manifest that is there was read by the constructor: it is one of ours.
+        is_new = not (self.folder / MANIFEST).exists()
+        with claim(self.folder, MAKER, [MANIFEST] if is_new else ()):
+            write_json(self.folder / MANIFEST, self._manifest, indent=1)
         self._pending, self._names = [], []
 
     def _write_shard(self) -> dict[str, Any]:
         file = f"shard-{len(self._manifest['shards']):05d}.safetensors"
-        write_tensors(self.folder / file, _pack(self._pending))
+        with claim(self.folder, MAKER, [file]):
+            write_tensors(self.folder / file, _pack(self._pending))
         described = {
             "file": file,
             "records": len(self._pending),

@@ -10,7 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from rectiflow.storage.files import whole_file
+from rectiflow.storage.files import write_table
 
 
 class MetricsCsv(Logger):
@@ -55,7 +55,7 @@ class MetricsCsv(Logger):
         if any(name not in self._columns for name in row):
             self._rewrite(self._rows(), new=list(row))
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
         return read_metrics(self.path) if self.path.exists() else []
@@ -63,10 +63,7 @@ class MetricsCsv(Logger):
     def _rewrite(self, rows: list[dict[str, str]], new: list[str] | None = None) -> None:
         names = ["step", *(name for row in rows[:1] for name in row), *(new or [])]
         self._columns = list(dict.fromkeys(names))
-        with whole_file(self.path) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
+        write_table(self.path, self._columns, rows)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, str]]:

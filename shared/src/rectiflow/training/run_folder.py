@@ -71,9 +71,9 @@ class RunFolder:
             yield
 
     def create(self, config: str | None = None) -> RunFolder:
-        """Write the configuration and the code's version; what a start without checkpoint left goes.
+        """Write the configuration and the code's version.
 
-        To be called while the folder is claimed.
+        To be called while the folder is claimed. Metrics of a start that left no checkpoint go.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(exist_ok=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +31,7 @@ def _parser() -> Parser:
         help="with --to: a checkpoint of the authors that fills in the text encoder and what only "
         "their training needs; their loader asks for it",
     )
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -42,7 +41,7 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     out = Path(args.out)
     if args.to == "official":
-        networks, written = _to_official(args.checkpoint, out, args.rest)
+        networks, written = _to_official(args.checkpoint, out, args.rest, args.overwrite)
     else:
         networks, written = _from_official(args, out)
     from rectiflow.storage.pretrained import weights_hash
@@ -92,12 +91,14 @@ def _from_official(args: Any, out: Path) -> tuple[dict[str, Any], list[Path]]:
         if args.part == "vae"
         else load_official_vocoder(checkpoint, config=vocoder_config)
     )
-    network.save_pretrained(out, **card)
+    network.save_pretrained(out, overwrite=args.overwrite, **card)
     return {args.part: network}, [out / "config.json", out / "model.safetensors"]
 
 
 def _vocoder_config(path: str | None) -> Mapping[str, Any] | None:
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    from rectiflow.storage.reading import read_json
+
+    return None if path is None else read_json(path)
 
 
 def _whole(
@@ -114,14 +115,19 @@ def _whole(
     parts = load_official(
         checkpoint, config=args.config, vocoder_config=vocoder_config, ema=not args.raw
     )
-    SeparationPipeline(parts.unet, parts.vae, parts.vocoder).save_pretrained(out, **card)
+    pipe = SeparationPipeline(parts.unet, parts.vae, parts.vocoder)
+    pipe.save_pretrained(out, overwrite=args.overwrite, **card)
     networks = {"unet": parts.unet, "vae": parts.vae, "vocoder": parts.vocoder}
     files = [out / name / "model.safetensors" for name in networks]
     return networks, [out / "config.json", *files]
 
 
-def _to_official(weights: str, out: Path, rest: str | None) -> tuple[dict[str, Any], list[Path]]:
+def _to_official(
+    weights: str, out: Path, rest: str | None, overwrite: bool
+) -> tuple[dict[str, Any], list[Path]]:
     import torch
+    from rectiflow.storage.files import whole_file
+    from rectiflow.storage.folders import claim
     from rectiflow.storage.pretrained import load_tensors
     from rectiflow_audio.pipeline import SeparationPipeline
     from rectiflow_audio.weights import OfficialFlowSep, to_official
@@ -134,9 +140,11 @@ def _to_official(weights: str, out: Path, rest: str | None) -> tuple[dict[str, A
         )
     model = OfficialFlowSep(pipe.unet, pipe.vae, pipe.vocoder, None, {})
     tensors = to_official(model, rest=None if rest is None else load_tensors(rest))
-    out.mkdir(parents=True, exist_ok=True)
     target = out / "flowsep.ckpt"
-    partial = target.with_name(f".{target.name}.partial")
-    torch.save({"state_dict": tensors}, partial)
-    os.replace(partial, target)
+    inputs = [each for each in (weights, rest) if each]
+    with (
+        claim(out, "official checkpoint", [target.name], inputs=inputs, overwrite=overwrite),
+        whole_file(target) as part,
+    ):
+        torch.save({"state_dict": tensors}, part)
     return {"unet": pipe.unet, "vae": pipe.vae, "vocoder": pipe.vocoder}, [target]

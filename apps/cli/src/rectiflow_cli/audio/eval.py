@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.audio.options import Parser, make_pipeline, separation
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, pick_device, positive
+from rectiflow_cli.options import answer, claimed_evaluation, pick_device, positive
 from rectiflow_cli.progress import counter
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def _parser() -> Parser:
     add("--clap-score", action="store_true", help="CLAPScore, by the model of --clap")
     add("--fad", metavar="VGGISH", help="Fréchet audio distance, by this file of VGGish weights")
     parser.add_separation()
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -73,7 +74,10 @@ def main(argv: list[str]) -> int:
     from rectiflow_audio.evaluation import evaluate
 
     systems = Systems(pipe, args.dtype, separation(args))
-    with counter("measuring", unit="mixture", quiet=args.json) as show:
+    with (
+        claimed_evaluation(args.out, [args.source], overwrite=args.overwrite),
+        counter("measuring", unit="mixture", quiet=args.json) as show,
+    ):
         found = evaluate(
             systems.separate,
             examples,
@@ -83,7 +87,7 @@ def main(argv: list[str]) -> int:
             embed=_vggish(args.fad) if args.fad else None,
             progress=lambda done: show(done, total),
         )
-    written = found.save(args.out) if args.out else []
+        written = found.save(args.out) if args.out else []
     document = {"source": args.source, "summary": found.summary, "files": written}
     lines = [found.table()]
     if written:

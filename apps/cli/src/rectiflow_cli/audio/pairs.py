@@ -26,6 +26,7 @@ def _parser() -> Parser:
     add("--steps", type=positive, default=20, help="of the solver")
     add("--solver", choices=SOLVERS, default="euler", help="integrator")
     add("--real", action="store_true", help="invert the true targets to noise instead")
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -91,6 +92,7 @@ def main(argv: list[str]) -> int:
         metadata=told,
         shard_size=max(args.batch, 64),
         progress=sys.stderr.isatty() and not args.json,
+        overwrite=args.overwrite,
     )
     store = PairStore(args.out)
     document = {

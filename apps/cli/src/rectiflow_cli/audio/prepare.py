@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.audio.parts import wordings
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import Parser, answer, fractions_of, pick_device, positive
+from rectiflow_cli.options import (
+    Parser,
+    answer,
+    claimed_preparation,
+    fractions_of,
+    pick_device,
+    positive,
+)
 from rectiflow_cli.progress import counter
 from rectiflow_cli.rejections import reasons
 
@@ -53,6 +60,7 @@ def _parser() -> Parser:
     add("--seed", type=int, default=0, help="of the split")
     add("--workers", type=positive, default=1, help="processes")
     add("--device", default="auto", help="of the text encoder: auto, cpu, cuda or cuda:INDEX")
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -75,7 +83,10 @@ def main(argv: list[str]) -> int:
     # That no clip was accepted is said below, in one line.
     logging.getLogger("rectiflow_audio.data.prepare").setLevel(logging.ERROR)
     encoder = TextEncoder.load(args.text, device=device)
-    with counter("reading", unit="file", quiet=args.json) as progress:
+    with (
+        claimed_preparation(args.out, overwrite=args.overwrite),
+        counter("reading", unit="file", quiet=args.json) as progress,
+    ):
         report = prepare(
             args.folder,
             args.out,

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.audio.options import NEGATIVE_GUIDANCE, Parser, make_pipeline, separation
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, plain, table
+from rectiflow_cli.options import answer, plain, table, words
 from rectiflow_cli.progress import counter
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class Job:
     residual: Path | None
     summary: Path
     is_named: bool
+    in_folder: bool = True
 
 
 def _parser() -> Parser:
@@ -46,12 +47,14 @@ def _parser() -> Parser:
         action="append",
         required=True,
         dest="queries",
+        type=words,
         metavar="WORDS",
         help='what to separate, such as "a dog barks"; may be repeated',
     )
     add(
         "--not",
         dest="negative",
+        type=words,
         metavar="WORDS",
         help=f"what not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent",
     )
@@ -73,6 +76,7 @@ def _parser() -> Parser:
     add("--format", choices=("wav", "flac", "ogg"), default="wav", help="of files in a folder")
     parser.add_shard()
     parser.add_separation()
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -100,21 +104,56 @@ def main(argv: list[str]) -> int:
     refused: dict[str, str] = {}
     made = 0
     for job in jobs:
-        told = _done(pipe, job, args, options)
-        if told is None:
-            try:
-                told = _separate(pipe, job, args, options)
-            except AudioFileError as error:
-                if job.is_named:
-                    raise
-                refused[str(job.mixture)] = str(error)
-                sys.stderr.write(f"passed over: {error}\n")
-                continue
-            made += 1
+        with _claimed(job, [each.mixture for each in jobs], args.overwrite):
+            told = _done(pipe, job, args, options)
+            if told is None:
+                try:
+                    told = _separate(pipe, job, args, options)
+                except AudioFileError as error:
+                    if job.is_named:
+                        raise
+                    refused[str(job.mixture)] = str(error)
+                    sys.stderr.write(f"passed over: {error}\n")
+                    continue
+                made += 1
         rows.append({**told, "folder": str(job.sounds[0].parent)})
     document = {"separated": made, "kept": len(rows) - made, "results": rows, "refused": refused}
     answer(document, _text(rows, made), as_json=args.json)
+    if refused and not rows:
+        raise UsageError(
+            f"none of {len(refused)} sound file(s) can be used; the reasons are above."
+        )
     return DONE
+
+
+@contextmanager
+def _claimed(job: Job, inputs: list[Path], overwrite: bool) -> Iterator[None]:
+    """Write over no recording, and over nothing but an earlier result of the same recording."""
+    from rectiflow.storage.folders import claim, claim_file
+
+    files = [*job.sounds, *([job.residual] if job.residual else []), job.summary]
+    if job.in_folder:
+        maker = f"sounds of {job.mixture.resolve()}"
+        names = [path.name for path in files]
+        with claim(files[0].parent, maker, names, inputs=inputs, overwrite=overwrite):
+            yield
+        return
+    is_own = _told(job.summary).get("input") == str(job.mixture)
+    with ExitStack() as stack:
+        for path in files:
+            stack.enter_context(claim_file(path, inputs=inputs, overwrite=overwrite or is_own))
+        yield
+
+
+def _told(summary: Path) -> dict[str, Any]:
+    """Return what the record of an earlier separation tells; nothing where there is none."""
+    from rectiflow.storage.faults import FileError
+    from rectiflow.storage.reading import read_json
+
+    try:
+        return read_json(summary) if summary.is_file() else {}
+    except FileError:
+        return {}
 
 
 def _separate(
@@ -122,7 +161,8 @@ def _separate(
 ) -> dict[str, Any]:
     """Separate one recording and write the summary last."""
     import torch
-    from rectiflow_audio.pipeline import write_summary
+    from rectiflow.storage.reading import digest_of_file
+    from rectiflow_audio.result import write_summary
 
     with counter(job.mixture.name, unit="window", quiet=args.json) as show:
         told = pipe.separate_file(
@@ -134,7 +174,8 @@ def _separate(
             progress=show,
             **options,
         )
-    told = plain(told | {"weights": args.weights, **_asked(args)})
+    told |= {"weights": args.weights, "input_sha256": digest_of_file(job.mixture), **_asked(args)}
+    told = plain(told)
     write_summary(job.summary, told)
     return told
 
@@ -147,13 +188,15 @@ def _done(
     if not job.summary.is_file() or not all(path.is_file() for path in files):
         return None
     import torch
+    from rectiflow.storage.reading import digest_of_file
 
-    told: dict[str, Any] = json.loads(job.summary.read_text(encoding="utf-8"))
+    told = _told(job.summary)
     request = pipe.request(args.queries, residual=args.residual, **options)
     now = plain(pipe.describe(request, getattr(torch, args.dtype)) | _asked(args))
     same = all(told.get(key) == value for key, value in now.items() if key not in _FREE)
-    is_newer = job.summary.stat().st_mtime >= job.mixture.stat().st_mtime
-    return told if same and is_newer and told.get("input") == str(job.mixture) else None
+    same = same and told.get("input") == str(job.mixture)
+    # By content: a copied recording may be older than the result of the one it replaces.
+    return told if same and told.get("input_sha256") == digest_of_file(job.mixture) else None
 
 
 def _asked(args: argparse.Namespace) -> dict[str, Any]:
@@ -182,9 +225,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
                 f"{' and the residual' if args.residual else ''}; expected a folder."
             )
         [(mixture, is_named)] = found
-        if out.resolve() == mixture.resolve():
-            raise UsageError(f"-o {out} is the recording itself; expected another file.")
-        return [Job(mixture, [out], None, out.with_suffix(".json"), is_named)]
+        return [Job(mixture, [out], None, out.with_suffix(".json"), is_named, in_folder=False)]
     several = len(found) > 1
     folders = [out / mixture.stem if several else out for mixture, _ in found]
     if len(set(folders)) < len(folders):

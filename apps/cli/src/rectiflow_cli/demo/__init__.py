@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, help="network calls each (default: the domain's own)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:i] (default: auto)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the way")
     parser.add_argument("--json", action="store_true", help="print result.json, and no progress")
     return parser
 
@@ -122,7 +123,7 @@ def main(argv: list[str]) -> int:
         name: module.card(replace(request, input=args.input) if name == reader else request)
         for name, module in modules.items()
     }
-    result = write_page(args.out, cards, _settings(argv))
+    result = write_page(args.out, cards, _settings(argv), overwrite=args.overwrite)
     if args.json:
         sys.stdout.write(json.dumps(result, indent=2) + "\n")
     else:

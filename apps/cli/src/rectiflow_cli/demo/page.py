@@ -6,7 +6,6 @@ import html
 import io
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
@@ -100,30 +99,41 @@ def data_block(name: str, data: Any) -> str:
 
 
 def write_page(
-    folder: Path, cards: Mapping[str, Card], settings: Mapping[str, Any]
+    folder: Path,
+    cards: Mapping[str, Card],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the cards' files, ``result.json`` and, when all else is there, ``index.html``.
 
     Parameters
     ----------
     folder : Path
-        Made if absent; files of the same names are replaced.
+        Made if absent; files of an earlier demonstration are replaced.
     cards : mapping
         By domain.
     settings : mapping
         ``command`` and ``versions``.
+    overwrite : bool, default False
+        Replace files of other origin, too.
 
     Returns
     -------
     dict
         What ``result.json`` holds.
     """
+    from rectiflow.storage.files import write_bytes, write_json, write_text
+    from rectiflow.storage.folders import claim
+
     result = plain({**settings, "domains": {name: card.result for name, card in cards.items()}})
-    for card in cards.values():
-        for path, content in card.files.items():
-            _write(folder / path, content)
-    _write(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    _write(folder / "index.html", _page(cards, settings).encode())
+    files = {path: content for card in cards.values() for path, content in card.files.items()}
+    names = ["result.json", "index.html", *files]
+    with claim(folder, "demonstration", names, overwrite=overwrite):
+        for path, content in files.items():
+            write_bytes(folder / path, content)
+        write_json(folder / "result.json", result)
+        write_text(folder / "index.html", _page(cards, settings))
     return result
 
 
@@ -142,11 +152,3 @@ def _page(cards: Mapping[str, Card], settings: Mapping[str, Any]) -> str:
         command=html.escape(settings["command"]),
         versions=html.escape(versions),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ def _parser() -> Parser:
     parser.add_argument(
         "--to", choices=("official",), help="write a checkpoint for the authors' code instead"
     )
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -38,9 +38,9 @@ def main(argv: list[str]) -> int:
     args = _parser().parse_args(argv)
     out = Path(args.out)
     if args.to == "official":
-        network, written = _to_official(args.checkpoint, out)
+        network, written = _to_official(args.checkpoint, out, args.overwrite)
     else:
-        network, written = _from_official(Path(args.checkpoint), out)
+        network, written = _from_official(Path(args.checkpoint), out, args.overwrite)
     from rectiflow.storage.pretrained import weights_hash
 
     sizes = asdict(network.sizes)
@@ -66,7 +66,9 @@ def main(argv: list[str]) -> int:
     return DONE
 
 
-def _from_official(checkpoint: Path, out: Path) -> tuple[ReQFlowNetwork, list[Path]]:
+def _from_official(
+    checkpoint: Path, out: Path, overwrite: bool
+) -> tuple[ReQFlowNetwork, list[Path]]:
     from rectiflow_protein.weights import load_official
 
     if (checkpoint / "config.json").is_file():
@@ -75,23 +77,25 @@ def _from_official(checkpoint: Path, out: Path) -> tuple[ReQFlowNetwork, list[Pa
             "--to official to write one for their code."
         )
     network = load_official(checkpoint)
-    network.save_pretrained(out, converted_from=checkpoint.name, licence=LICENCE)
+    network.save_pretrained(
+        out, overwrite=overwrite, converted_from=checkpoint.name, licence=LICENCE
+    )
     return network, [out / "config.json", out / "model.safetensors"]
 
 
-def _to_official(weights: str, out: Path) -> tuple[ReQFlowNetwork, list[Path]]:
+def _to_official(weights: str, out: Path, overwrite: bool) -> tuple[ReQFlowNetwork, list[Path]]:
     import torch
     import yaml
+    from rectiflow.storage.files import whole_file, write_text
+    from rectiflow.storage.folders import claim
     from rectiflow_protein.pipeline import BackbonePipeline
     from rectiflow_protein.weights import CONFIG, official_config, to_official
 
     network = BackbonePipeline.from_pretrained(weights).network
-    out.mkdir(parents=True, exist_ok=True)
     checkpoint, config = out / "reqflow.ckpt", out / CONFIG
-    partial = checkpoint.with_name(f".{checkpoint.name}.partial")
-    torch.save({"state_dict": to_official(network)}, partial)
-    os.replace(partial, checkpoint)
-    partial = config.with_name(f".{config.name}.partial")
-    partial.write_text(yaml.safe_dump({"model": official_config(network.sizes)}), encoding="utf-8")
-    os.replace(partial, config)
+    names = [checkpoint.name, config.name]
+    with claim(out, "official checkpoint", names, inputs=[weights], overwrite=overwrite):
+        with whole_file(checkpoint) as part:
+            torch.save({"state_dict": to_official(network)}, part)
+        write_text(config, yaml.safe_dump({"model": official_config(network.sizes)}))
     return network, [checkpoint, config]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, pick_device, table
+from rectiflow_cli.options import answer, claimed_evaluation, pick_device, table
 from rectiflow_cli.progress import counter, progress
 from rectiflow_cli.protein.options import Parser, make_tools
 
@@ -43,6 +43,7 @@ def _parser() -> Parser:
     add("--device", default="auto", help="of the predictor")
     add("--foldseek", metavar="TABLE", help="result of a Foldseek search, for novelty")
     parser.add_tools()
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -60,7 +61,10 @@ def main(argv: list[str]) -> int:
     chains, refused = _read(args.paths, quiet=args.json)
     from rectiflow_protein.evaluation import evaluate
 
-    with counter("measuring", unit="chain", quiet=args.json) as show:
+    with (
+        claimed_evaluation(args.out, args.paths, overwrite=args.overwrite),
+        counter("measuring", unit="chain", quiet=args.json) as show,
+    ):
         found = evaluate(
             chains,
             designer=designer,
@@ -70,7 +74,7 @@ def main(argv: list[str]) -> int:
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
             progress=show,
         )
-    written = found.save(args.out) if args.out else []
+        written = found.save(args.out) if args.out else []
     document = {
         "summary": found.summary,
         "structures": found.rows,

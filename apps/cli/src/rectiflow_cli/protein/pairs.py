@@ -50,6 +50,7 @@ def _parser() -> Parser:
     )
     parser.add_sampling(steps=100)
     parser.add_tools()
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -91,6 +92,7 @@ def main(argv: list[str]) -> int:
         metadata=told | source,
         shard_size=max(args.batch, 64),
         progress=sys.stderr.isatty() and not args.json,
+        overwrite=args.overwrite,
     )
     store = PairStore(args.out)
     document = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import Parser, answer, fractions_of, positive
+from rectiflow_cli.options import Parser, answer, claimed_preparation, fractions_of, positive
 from rectiflow_cli.progress import counter
 from rectiflow_cli.rejections import reasons
 
@@ -36,6 +36,7 @@ def _parser() -> Parser:
     add("--splits", dest="fractions", type=fractions_of, metavar="A,B,C", help=splits, **absent)
     add("--seed", type=int, help="of the split; 0 if absent", **absent)
     add("--workers", type=positive, help="processes; 1 if absent", **absent)
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -57,7 +58,10 @@ def main(argv: list[str]) -> int:
     # That no chain was accepted is said below, in one line.
     logging.getLogger("rectiflow_protein.data.prepare").setLevel(logging.ERROR)
     filters = PUBLISHED_FILTERS if published else {}
-    with counter("reading", unit="file", quiet=as_json) as progress:
+    with (
+        claimed_preparation(out, overwrite=options.pop("overwrite")),
+        counter("reading", unit="file", quiet=as_json) as progress,
+    ):
         report = prepare(folder, out, **{**filters, **options}, progress=progress)
     rejected = report.folder / "rejected.csv"
     told = reasons(rejected)

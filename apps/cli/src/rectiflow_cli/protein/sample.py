@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def _parser() -> Parser:
     parser.add_sampling(steps=50)
     add("--last-time", type=float, help="of the last call; by default as the call before")
     add("--max-pairs", type=positive, help="largest batch times squared length")
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -66,6 +68,27 @@ def main(argv: list[str]) -> int:
     part, parts = args.shard
     wanted = [Request(i, n) for i, n in enumerate(lengths) if i % parts == part]
     pipe = make_pipeline(args)
+    with claim_samples(Path(args.out), wanted, args):
+        return _fill(args, pipe, solver, wanted)
+
+
+@contextmanager
+def claim_samples(out: Path, wanted: list[Request], args: Any) -> Iterator[None]:
+    """Have the folder, and refuse to write over what earlier calls did not make."""
+    from rectiflow.storage.folders import claim
+    from rectiflow_protein.pipeline import sample_name
+
+    part, parts = args.shard
+    names = ["result.json" if parts == 1 else f"result-{part}-of-{parts}.json"]
+    kinds = ("", "_trajectory", "_predictions") if args.trajectory else ("",)
+    for request in wanted:
+        name = sample_name(request.index, request.length)
+        names += [f"{name}{kind}.{args.format}" for kind in kinds]
+    with claim(out, "samples", names, overwrite=args.overwrite, shard=args.shard):
+        yield
+
+
+def _fill(args: Any, pipe: BackbonePipeline, solver: Solver, wanted: list[Request]) -> int:
     folder = SampleFolder(
         Path(args.out), _settings(args, pipe, solver), args.shard, f".{args.format}"
     )

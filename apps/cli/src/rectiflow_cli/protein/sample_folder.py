@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +50,6 @@ class SampleFolder:
         part, parts = shard
         name = "result" if parts == 1 else f"result-{part}-of-{parts}"
         self._result = out / f"{name}.json"
-        self._staging = out / f".{name}.partial"
         self._own: dict[Key, dict[str, Any]] = {}
         self._others: dict[Key, dict[str, Any]] = {}
         self._seconds = 0.0
@@ -61,7 +58,9 @@ class SampleFolder:
             self._read(path)
 
     def _read(self, path: Path) -> None:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        from rectiflow.storage.reading import read_json
+
+        told = read_json(path)
         settings = told.get("settings", {})
         differing = [
             f"{key} {settings.get(key)!r}, now {value!r}"
@@ -98,12 +97,11 @@ class SampleFolder:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Keep unfinished files in a hidden folder, which goes away whatever happens."""
-        shutil.rmtree(self._staging, ignore_errors=True)
-        try:
+        """Keep unfinished files in a hidden folder of one's own, which goes away again."""
+        from rectiflow.storage.files import staging
+
+        with staging(self.out) as self._staging:
             yield
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
 
     def add(self, result: BackboneResult) -> None:
         """Write the samples of a call, and list them."""
@@ -126,10 +124,9 @@ class SampleFolder:
 
     def _write(self) -> None:
         listed = sorted(self._own.values(), key=lambda row: (row["index"], row["length"]))
-        text = json.dumps(plain(self.document(listed)), indent=1)
-        partial = self._result.with_name(f".{self._result.name}.partial-file")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, self._result)
+        from rectiflow.storage.files import write_json
+
+        write_json(self._result, plain(self.document(listed)), indent=1)
 
     def document(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Return the content of ``result.json`` for some of the samples."""
