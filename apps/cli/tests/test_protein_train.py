@@ -98,7 +98,7 @@ def test_a_run_that_goes_on_has_the_numbers_of_one_that_did_not_stop(trained, wo
 
 def test_a_run_is_not_overwritten(trained, capsys):
     assert main(["protein", "train", *DEBUG, f"hydra.run.dir={trained}"]) == 2
-    assert f"already holds a run; expected a new folder. Add resume={trained}" in (
+    assert f"already holds a run; expected a new folder. Go on with it by resume={trained}" in (
         capsys.readouterr().err
     )
 

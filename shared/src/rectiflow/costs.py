@@ -27,7 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rectiflow.machine import device_model, version_of
-from rectiflow.storage.files import read_json, write_json
+from rectiflow.storage.files import write_json
+from rectiflow.storage.reading import read_json
 
 if TYPE_CHECKING:
     from rectiflow.pipeline import Pipeline

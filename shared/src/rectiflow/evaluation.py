@@ -8,6 +8,7 @@ from typing import Any
 
 from rectiflow.results import plain
 from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 from rectiflow.storage.table import write_rows
 
 
@@ -29,6 +30,7 @@ class Evaluation:
     def save(self, folder: Path | str) -> list[Path]:
         """Write ``metrics.csv`` and ``summary.json``."""
         table, summary = Path(folder) / "metrics.csv", Path(folder) / "summary.json"
-        write_rows(table, dict.fromkeys(name for row in self.rows for name in row), self.rows)
-        write_json(summary, plain(self.summary))
+        with claim(folder, "evaluation", [table.name, summary.name]):
+            write_rows(table, dict.fromkeys(name for row in self.rows for name in row), self.rows)
+            write_json(summary, plain(self.summary))
         return [table, summary]

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from rectiflow.results import plain
-from rectiflow.storage.files import read_json, write_json
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import (
     CONFIG,
     CheckpointError,
@@ -23,6 +24,7 @@ from rectiflow.storage.pretrained import (
     find_pretrained,
     weights_hash,
 )
+from rectiflow.storage.reading import read_json
 
 if TYPE_CHECKING:
     from rectiflow.costs import Load
@@ -139,14 +141,22 @@ class Pipeline(ABC):
             }
         else:
             raise CheckpointError(folder, f"holds a {told.get('class')}, expected a {cls.__name__}")
-        if cls.settings_kind is not None and "settings" in told:
-            options = options | {"settings": cls.settings_kind(**told["settings"])}
+        if cls.settings_kind is not None:
+            try:
+                options = options | {"settings": cls.settings_kind(**told["settings"])}
+            except (TypeError, ValueError, KeyError, AttributeError) as error:
+                raise CheckpointError(folder, f"has unusable settings ({error})") from error
         made = cls(**parts, dtype=dtype, **options)
         made.weights_hash = _joined(hashes)
         return made
 
     def save_pretrained(
-        self, folder: Path | str, *, dtype: torch.dtype = torch.float32, **card: Any
+        self,
+        folder: Path | str,
+        *,
+        dtype: torch.dtype = torch.float32,
+        overwrite: bool = False,
+        **card: Any,
     ) -> None:
         """Write settings and weights to a folder.
 
@@ -156,21 +166,22 @@ class Pipeline(ABC):
             Made if absent.
         dtype : torch.dtype
             Of the stored weights; they are float32 again when loaded.
+        overwrite : bool, default False
+            Replace files of these names even where they are not of an earlier call.
         **card
             What a user should know: training data, licence, metrics. Plain JSON values.
         """
         target = Path(folder)
         alone = len(self.kinds()) == 1 and self.settings is None
-        for name, part in self.parts.items():
-            stored: Any = part if dtype == torch.float32 else copy.deepcopy(part).to(dtype)
-            if alone:
-                stored.save_pretrained(target, **card)
-            else:
-                stored.save_pretrained(target / name)
-        if not alone:
-            settings = {} if self.settings is None else asdict(self.settings)
-            told = {"class": type(self).__name__, "settings": settings, "card": plain(card)}
-            write_json(target / CONFIG, told)
+        settings = {} if self.settings is None else asdict(self.settings)
+        told = {"class": type(self).__name__, "settings": settings, "card": plain(card)}
+        with claim(target, "weights", () if alone else [CONFIG], overwrite=overwrite):
+            for name, part in self.parts.items():
+                stored: Any = part if dtype == torch.float32 else copy.deepcopy(part).to(dtype)
+                place, own = (target, card) if alone else (target / name, {})
+                stored.save_pretrained(place, overwrite=overwrite, **own)
+            if not alone:
+                write_json(target / CONFIG, told)
 
     @classmethod
     def load_official_part(cls, path: Path, part: str) -> nn.Module:

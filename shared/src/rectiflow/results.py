@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rectiflow.storage.files import read_json, staging, write_json
+from rectiflow.storage.files import staging, write_json
+from rectiflow.storage.folders import claim
+from rectiflow.storage.reading import read_json
 
 RESULT = "result.json"
 
@@ -65,9 +67,15 @@ class Result(ABC):
             The files.
         """
         target = Path(folder)
-        rows = self.write(target, suffix)
-        write_json(target / RESULT, document(self.settings, rows, self.seconds))
-        return [target / name for row in rows for name in row["files"]]
+        with claim(target, "results", [RESULT]) as own, staging(target) as staged:
+            rows = self.write(staged, suffix)
+            files = [name for row in rows for name in row["files"]]
+            own.add(files)
+            for name in files:
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(staged / name, target / name)
+            write_json(target / RESULT, document(self.settings, rows, self.seconds))
+        return [target / name for name in files]
 
 
 def document(

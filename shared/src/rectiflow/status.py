@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rectiflow.results import listings
-from rectiflow.storage.files import read_json
 from rectiflow.storage.preparation import REPORT, read_report
+from rectiflow.storage.reading import read_json
 from rectiflow.storage.shards import MANIFEST, read_manifest
 
 NAMED = 10

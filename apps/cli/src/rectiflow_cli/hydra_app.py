@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     *("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve"),
-    *("--json", "--hydra-help", "--version", "--shell-completion", "-sc"),
+    *("--json", "--overwrite", "--hydra-help", "--version", "--shell-completion", "-sc"),
     *("-cn", "--config-name", "-cd", "--config-dir", "-cp", "--config-path"),
 }
 """Flags of Hydra, and ours."""
@@ -117,7 +117,7 @@ def compose(domain: str, config: str, overrides: Sequence[str] = ()) -> DictConf
 
 def key_of(override: str) -> str:
     """Return the key of an override, without its sign."""
-    return override.partition("=")[0].lstrip("+~")
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
 def refuse_flags(domain: Domain, config: str, words: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rectiflow.commands import Parser, answer
 from rectiflow.results import listings, plain
-from rectiflow.storage.files import read_json
+from rectiflow.storage.reading import read_json
 
 from rectiflow_cli.domains import Domain, domain_of
 from rectiflow_cli.errors import DONE, UsageError

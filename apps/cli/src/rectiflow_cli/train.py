@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,20 +35,23 @@ def run(domain: Domain, config: str, argv: Sequence[str]) -> int:
     config : str
         Name of the primary config.
     argv : sequence of str
-        Hydra overrides and flags, and ``--json``. With ``resume=DIR`` the overrides that the run
-        was started with apply again; those given now win.
+        Hydra overrides and flags, ``--json`` and ``--overwrite``. With ``resume=DIR`` the
+        overrides that the run was started with apply again; those given now win.
     """
     if {"-h", "--help"} & set(argv):
         from rectiflow_cli.train_help import train_help
 
         sys.stdout.write(train_help(domain, config))
         return DONE
-    words = [word for word in argv if word != "--json"]
+    words = [word for word in argv if word not in ("--json", "--overwrite")]
     hydra_app.refuse_flags(domain, config, words)
     recipe = domain.recipe()
     recipe.refuse(words)
     results: list[dict[str, Any]] = []
-    task: Callable[[DictConfig], None] = lambda cfg: results.append(train(recipe, cfg))  # noqa: E731
+
+    def task(cfg: DictConfig) -> None:
+        results.append(train(recipe, cfg, overwrite="--overwrite" in argv))
+
     hydra_app.run(domain.name, config, task, with_former_overrides(domain.name, words))
     if results and _is_first_process():
         from rectiflow.commands import answer
@@ -58,7 +62,7 @@ def run(domain: Domain, config: str, argv: Sequence[str]) -> int:
     return DONE
 
 
-def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
+def train(recipe: Recipe, cfg: DictConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Run one training to its end, or to its time limit, and export the network.
 
     Parameters
@@ -67,6 +71,8 @@ def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
         Of the domain.
     cfg : DictConfig
         Composed from the domain's configs.
+    overwrite : bool, default False
+        Remove what is in the run's folder first.
 
     Returns
     -------
@@ -76,23 +82,30 @@ def train(recipe: Recipe, cfg: DictConfig) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        When the config has unknown keys, or lacks data or weights.
+        When the config has unknown keys, or lacks data or weights, or a resumed run was trained
+        on other data.
     """
     _require_data(cfg)
     _require_weights(recipe, cfg)
     recipe.check(cfg)
     check_config(cfg, (*KEYS, *recipe.keys))
+    from rectiflow.training import RunFolder
+
+    folder, resume = hydra_app.run_folder(cfg)
+    if not _is_first_process():
+        return _fit(recipe, cfg, folder, resume)
+    with RunFolder(folder).claimed(resume=resume, overwrite=overwrite):
+        record_start(cfg, folder, resume)
+        return _fit(recipe, cfg, folder, resume)
+
+
+def _fit(recipe: Recipe, cfg: DictConfig, folder: Path, resume: bool) -> dict[str, Any]:
+    """Build everything, train and export."""
     import torch
     from omegaconf import OmegaConf
     from rectiflow.training import RunFolder
     from rectiflow.training.recipe import export_run
 
-    folder, resume = hydra_app.run_folder(cfg)
-    if not resume and RunFolder(folder).last.exists():
-        raise UsageError(
-            f"{folder} already holds a run; expected a new folder. Add resume={folder} to go on "
-            "with it."
-        )
     data = build(cfg.data.module, folder=_data_folder(cfg, folder))
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(cfg.seed)  # layers draw their first weights from the global generator
@@ -127,24 +140,108 @@ def build(node: Any, **more: Any) -> Any:
 def with_former_overrides(domain: str, words: Sequence[str]) -> list[str]:
     """Put the overrides a run was started with before those given to go on with it.
 
+    Only settings of the run itself are taken from a folder, which may be of somebody else: no
+    flag, and nothing that Hydra would act on.
+
     Raises
     ------
     UsageError
-        When ``resume=DIR`` names no run.
+        When ``resume=DIR`` names no run, or one that wants other things than to train.
     """
     resume = next((w.partition("=")[2] for w in words if w.startswith("resume=")), "")
     if not resume:
         return list(words)
-    from omegaconf import OmegaConf
+    from rectiflow.training import RunFolder
 
-    saved = Path(resume) / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
+    record = RunFolder(resume).record
+    if not record.is_file():
         raise UsageError(
-            f"resume={resume} is no run; expected a run folder such as runs/{domain}-train/DATE."
+            f"resume={resume} is no run; expected a run folder such as runs/{domain}-train/DATE, "
+            f"with {record.name} in it."
         )
-    given = {hydra_app.key_of(word) for word in words}
-    former = [str(word) for word in OmegaConf.load(saved)]
+    former = _read_record(record)["starts"][0]["overrides"]
+    for word in former:
+        if not _SETTING.match(word) or hydra_app.key_of(word).startswith("hydra"):
+            raise UsageError(
+                f"{record} asks for {word!r}, which is no setting of a training; expected "
+                "key=value. Do not resume a run that you do not trust."
+            )
+    given = {"run_dir", "resume", *map(hydra_app.key_of, words)}
     return [*(word for word in former if hydra_app.key_of(word) not in given), *words]
+
+
+def record_start(cfg: DictConfig, folder: Path, resume: bool) -> None:
+    """Write how a run is started into its folder, before anything else is there.
+
+    Parameters
+    ----------
+    cfg : DictConfig
+        Composed config.
+    folder : Path
+        The run's.
+    resume : bool
+        Whether this goes on with the run in it: the data must be the same then, though it may
+        have been moved.
+
+    Raises
+    ------
+    UsageError
+        When the run was trained on other data.
+    """
+    from datetime import UTC, datetime
+
+    from hydra.core.hydra_config import HydraConfig
+    from rectiflow.storage.files import write_json
+    from rectiflow.training import RunFolder
+
+    record = RunFolder(folder).record
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "overrides": overrides}
+    start |= {"data": None if cfg.data.dir is None else str(cfg.data.dir)}
+    digest = _data_digest(cfg)
+    told = {"data_sha256": digest, "starts": []}
+    if resume and record.is_file():
+        told = _read_record(record)
+        if told["data_sha256"] != digest:
+            raise UsageError(
+                f"{folder} was trained on {told['starts'][-1]['data']}, got {cfg.data.dir}, whose "
+                "content is another; expected the same. Train on other data in a run of its own, "
+                f"from weights={folder}/export."
+            )
+    write_json(record, {**told, "starts": [*told["starts"], start]})
+
+
+def _data_digest(cfg: DictConfig) -> str | None:
+    """Return what tells training data apart: the hash of its manifests, which hold all others."""
+    from hashlib import sha256
+
+    from rectiflow.storage.reading import digest_of_file
+
+    if cfg.data.dir is None:
+        return None
+    manifests = sorted(Path(cfg.data.dir).glob(cfg.data.manifest))
+    return sha256("".join(map(digest_of_file, manifests)).encode()).hexdigest()
+
+
+def _read_record(record: Path) -> dict[str, Any]:
+    from rectiflow.storage.reading import read_json
+
+    told = read_json(record, hint="Start the run anew, from its weights.")
+    try:
+        for start in told["starts"]:
+            start["data"], map(str, start["overrides"])
+        words = told["starts"][0]["overrides"]
+        if not all(isinstance(word, str) for word in words) or "data_sha256" not in told:
+            raise ValueError("its overrides are no words")
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"{record} is damaged ({error!r}); expected the record of a run. Start the run anew, "
+            "from its weights."
+        ) from error
+    return told
+
+
+_SETTING = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=|$)")
 
 
 def _require_data(cfg: DictConfig) -> None:

@@ -32,7 +32,7 @@ def train_help(domain: Domain, config: str) -> str:
     usual = next((name for name in experiments if name.startswith("small")), "NAME")
     width = max(map(len, [*groups, *experiments]), default=0)
     lines = [
-        f"usage: {prog} [KEY=VALUE ...] [-m] [--json]",
+        f"usage: {prog} [KEY=VALUE ...] [-m] [--overwrite] [--json]",
         "",
         f"{ABOUT.get(config, '')} Settings are words KEY=VALUE, without dashes.",
         "",
@@ -49,6 +49,7 @@ def train_help(domain: Domain, config: str) -> str:
         "options:",
         "  -m, --multirun  Run once for each value of KEY=A,B.",
         "  --cfg job       Show the composed settings and run nothing.",
+        "  --overwrite     Remove what is in the run's folder first.",
         "  --json          Print one JSON document at the end.",
     ]
     return "\n".join(lines) + "\n"

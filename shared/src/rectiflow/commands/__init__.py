@@ -9,7 +9,14 @@ from rectiflow.commands.convert import Convert
 from rectiflow.commands.evaluate import Evaluate
 from rectiflow.commands.make import Job, Make
 from rectiflow.commands.pairs import Candidates, Pairs
-from rectiflow.commands.parser import Parser, fractions_of, pick_device, positive, shard_of
+from rectiflow.commands.parser import (
+    Parser,
+    fractions_of,
+    pick_device,
+    positive,
+    shard_of,
+    words,
+)
 from rectiflow.commands.prepare import Prepare
 from rectiflow.commands.progress import counter, progress
 from rectiflow.commands.verb import Verb
@@ -32,4 +39,5 @@ __all__ = [
     "progress",
     "shard_of",
     "table",
+    "words",
 ]

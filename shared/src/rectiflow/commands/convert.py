@@ -13,6 +13,7 @@ from torch import nn
 from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser
 from rectiflow.commands.verb import PipelineVerb
+from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import CONFIG, WEIGHTS, weights_hash
 
 
@@ -23,6 +24,8 @@ class Convert(PipelineVerb):
     licence: ClassVar[str]
     then: ClassVar[str]
     """Words after ``rectiflow DOMAIN`` that use ``{folder}``."""
+    official_files: ClassVar[tuple[str, ...]] = ()
+    """What :meth:`write_official` writes."""
 
     def flags(self, parser: Parser) -> None:
         """Add the flags of every domain before the domain's own."""
@@ -31,6 +34,7 @@ class Convert(PipelineVerb):
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--to", choices=("official",), help="Write a checkpoint for the authors' code instead.")
         self.own_flags(parser)
+        parser.add_overwrite()
         parser.add_json()
 
     def own_flags(self, parser: Parser) -> None:
@@ -55,7 +59,15 @@ class Convert(PipelineVerb):
         out, path = Path(args.out), Path(args.checkpoint)
         if args.to == "official":
             made = self.kind().from_pretrained(args.checkpoint)
-            written = self.write_official(made, out, args)
+            inputs = [each for each in (args.checkpoint, getattr(args, "rest", None)) if each]
+            with claim(
+                out,
+                "official checkpoint",
+                self.official_files,
+                inputs=inputs,
+                overwrite=args.overwrite,
+            ):
+                written = self.write_official(made, out, args)
         elif (path / CONFIG).is_file():
             raise ValueError(
                 f"{path} is in our form already; expected the authors' checkpoint. Add "
@@ -63,7 +75,9 @@ class Convert(PipelineVerb):
             )
         else:
             made = self.official(path, args)
-            made.save_pretrained(out, converted_from=path.name, licence=self.licence)
+            made.save_pretrained(
+                out, overwrite=args.overwrite, converted_from=path.name, licence=self.licence
+            )
             written = [p for name in (CONFIG, WEIGHTS) for p in sorted(out.rglob(name))]
         parts: Mapping[str, nn.Module] = getattr(made, "parts", {}) or {"network": made}
         networks = {name: _described(part) for name, part in parts.items()}

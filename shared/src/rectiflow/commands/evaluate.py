@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from rectiflow.commands.answers import answer
@@ -12,6 +14,7 @@ from rectiflow.commands.parser import Parser
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.evaluation import Evaluation
+from rectiflow.storage.folders import claim
 
 
 class Evaluate(PipelineVerb):
@@ -25,6 +28,7 @@ class Evaluate(PipelineVerb):
         parser.add_network(default=None)
         add = parser.group("output")
         add("-o", "--out", metavar="DIR", help="Write metrics.csv and summary.json there.")
+        parser.add_overwrite()
         parser.add_json()
 
     @abstractmethod
@@ -43,9 +47,16 @@ class Evaluate(PipelineVerb):
 
     def run(self, args: Namespace) -> int:
         """Measure, tell, and write if asked."""
-        with counter("measuring", quiet=args.json) as show:
+        inputs = [path for path in getattr(args, "paths", ()) if Path(path).is_file()]
+        names = ("metrics.csv", "summary.json")
+        with (
+            claim(args.out, "evaluation", names, inputs=inputs, overwrite=args.overwrite)
+            if args.out
+            else nullcontext(),
+            counter("measuring", quiet=args.json) as show,
+        ):
             found, more = self.measure(args, show)
-        files = found.save(args.out) if args.out else []
+            files = found.save(args.out) if args.out else []
         lines = [self.tell(found)]
         if files:
             lines.append(f"wrote {', '.join(map(str, files))}")

@@ -6,6 +6,7 @@ import sys
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from rectiflow.commands.parser import Parser
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.costs import MARGIN, Load, costs_of, free_memory
-from rectiflow.results import ResultFolder
-from rectiflow.storage.files import FileError, size_text
+from rectiflow.results import ResultFolder, shard_name
+from rectiflow.storage.faults import FileError
+from rectiflow.storage.folders import claim, claim_file
+from rectiflow.storage.reading import read_json, size_text
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -37,6 +40,8 @@ class Job:
         What its row must say to be done.
     is_named : bool
         Whether its input was named itself: then a bad one ends the command.
+    source : Path, optional
+        The file that it is made of; results of different ones do not replace each other.
     """
 
     name: str
@@ -44,6 +49,7 @@ class Job:
     files: tuple[str, ...] = ()
     expected: dict[str, Any] = field(default_factory=dict)
     is_named: bool = True
+    source: Path | None = None
 
 
 class Make(PipelineVerb):
@@ -64,6 +70,7 @@ class Make(PipelineVerb):
             action="store_true",
             help="Tell the time and the memory that it would take here, and make nothing.",
         )
+        parser.add_overwrite()
         parser.add_json()
 
     @abstractmethod
@@ -120,11 +127,47 @@ class Make(PipelineVerb):
         part, parts = args.shard
         jobs = [job for i, job in enumerate(self.jobs(args)) if i % parts == part]
         pipe = self.load(args)
+        settings = pipe.describe() | self.settings(args, pipe)
+        with self._claimed(args, jobs) if not args.plan else nullcontext():
+            return self._run(args, pipe, settings, jobs)
+
+    @contextmanager
+    def _claimed(self, args: Namespace, jobs: list[Job]) -> Iterator[None]:
+        """Have the place of the results, and write over nothing that others made."""
+        place = self.place(args)
+        stem = place.get("stem", "result")
+        inputs = [job.source for job in jobs if job.source is not None]
+        listing = shard_name(stem, args.shard)
+        with ExitStack() as stack:
+            if stem != "result":  # one file in a folder of the user's, and its listing beside it
+                [job] = jobs
+                path = Path(place["folder"]) / listing
+                rows = read_json(path).get("samples", [{}]) if path.is_file() else [{}]
+                own = rows[0].get("input") == str(job.source)
+                for name in (*job.files, listing):
+                    target = Path(place["folder"]) / name
+                    stack.enter_context(
+                        claim_file(target, inputs=inputs, overwrite=args.overwrite or own)
+                    )
+            else:
+                own = stack.enter_context(
+                    claim(
+                        place["folder"],
+                        f"{self.domain} {self.unit}s",
+                        [listing],
+                        inputs=inputs,
+                        overwrite=args.overwrite,
+                        shard=args.shard,
+                    )
+                )
+                for job in jobs:
+                    source = f" of {job.source.resolve()}" if job.source else ""
+                    own.add(job.files, f"{self.domain} {self.unit}s{source}")
+            yield
+
+    def _run(self, args: Namespace, pipe: Any, settings: dict[str, Any], jobs: list[Job]) -> int:
         folder = ResultFolder(
-            settings=pipe.describe() | self.settings(args, pipe),
-            shard=args.shard,
-            command=args.words,
-            **self.place(args),
+            settings=settings, shard=args.shard, command=args.words, **self.place(args)
         )
         missing = [job for job in jobs if not folder.holds(job.name, job.files, **job.expected)]
         if args.plan:
@@ -140,6 +183,10 @@ class Make(PipelineVerb):
             "kept": len(jobs) - len(missing),
         }
         answer(document, self.tell(args, document), as_json=args.json)
+        if folder.failed and not document["samples"]:
+            raise ValueError(
+                f"none of {len(folder.failed)} inputs can be used; the reasons are above."
+            )
         return 0
 
     def _plan(self, args: Namespace, pipe: Any, jobs: list[Job]) -> int:

@@ -55,6 +55,7 @@ class Pairs(PipelineVerb):
         parser.add_shard()
         parser.add_network()
         self.own_flags(parser)
+        parser.add_overwrite()
         parser.add_json()
 
     def own_flags(self, parser: Parser) -> None:
@@ -88,6 +89,7 @@ class Pairs(PipelineVerb):
             metadata={**described, "real": args.real, **made.told},
             shard_size=max(args.batch, 64),
             progress=sys.stderr.isatty() and not args.json,
+            overwrite=args.overwrite,
         )
         store = PairStore(args.out)
         document = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -74,6 +75,12 @@ class Parser(argparse.ArgumentParser):
         """Add ``--json``."""
         self.add_argument("--json", action="store_true", help="Print one JSON document.")
 
+    def add_overwrite(self) -> None:
+        """Add ``--overwrite``, the only way to replace what the command did not make."""
+        self.add_argument(
+            "--overwrite", action="store_true", help="Replace what is in the way at -o."
+        )
+
     def add_shard(self) -> None:
         """Add ``--shard``."""
         self.add_argument(
@@ -107,6 +114,25 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
     return int(text)
+
+
+def words(text: str) -> str:
+    """Parse text; bytes that the terminal's encoding could not read are taken as UTF-8.
+
+    Examples
+    --------
+    >>> words("a dog barks")
+    'a dog barks'
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        pass
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"expected text in the terminal's encoding, got {text!r}; set LC_ALL=C.UTF-8"
+        )
+    return text
 
 
 def shard_of(text: str) -> tuple[int, int]:

@@ -19,8 +19,6 @@ from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import Verb
 from rectiflow.storage.preparation import REJECTED, Report
 
-_SHOWN = 5
-
 
 class Prepare(Verb):
     """Turn a folder of files into shards of records to train on."""
@@ -48,6 +46,7 @@ class Prepare(Verb):
             help="Shares of train, valid and test, where the input does not tell.",
         )
         add("--seed", type=int, default=0, help="Another seed gives another split.")
+        parser.add_overwrite()
         parser.add_json()
 
     def own_flags(self, parser: Parser) -> None:
@@ -90,8 +89,8 @@ class Prepare(Verb):
 
 
 def reasons(rejected: Path) -> list[tuple[str, int]]:
-    """Reasons of a ``rejected.csv`` by how often they occur; numbers in them are left out."""
+    """All reasons of a ``rejected.csv`` by how often they occur; numbers in them are left out."""
     with rejected.open(newline="", encoding="utf-8") as file:
         texts = [row["reason"] for row in csv.DictReader(file)]
     kinds = (re.sub(r"\d+(\.\d+)?", "…", text.partition(";")[0])[:100] for text in texts)
-    return Counter(kinds).most_common(_SHOWN)
+    return Counter(kinds).most_common()

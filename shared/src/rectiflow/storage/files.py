@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and are read within bounds; the one place that does either.
+"""Files appear whole or not at all; the one place that writes them.
 
 ::
 
@@ -7,25 +7,20 @@
     write_text(path, text)              # for what is at hand
     write_json(path, value)
     write_tensors(path, tensors)
-    content = read_bounded(path)        # unfolds .gz, .bz2 and .xz, up to a bound
-    value = read_json(path)
 
-What is unfinished lies in a hidden folder ``.HOST-PID-N.partial`` beside the target. One whose
-process was killed is removed when the next process writes to the same folder. The umask decides
-the mode of every file. What the machine refuses (a full disk, no permission, a name too long)
-becomes a :class:`StorageError`, what a file's content gets wrong a :class:`FileError`: each one
-sentence to show to the user.
+What is unfinished lies in a hidden folder ``.HOST-PID-PROCESS-N.partial`` beside the target. One
+whose process was killed is removed when the next process writes to the same folder. The umask
+decides the mode of every file. What the machine refuses (a full disk, no permission, a name too
+long) becomes a :class:`~rectiflow.storage.faults.StorageError`: one sentence to show to the user.
 """
 
 from __future__ import annotations
 
-import bz2
+import csv
 import errno
-import gzip
 import hashlib
 import itertools
 import json
-import lzma
 import os
 import platform
 import re
@@ -33,113 +28,20 @@ import shutil
 import stat
 import time
 import uuid
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+from rectiflow.storage.faults import FileError, storing
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-READ_LIMIT = 256 << 20
-"""Bytes that a file of text may unfold to; ``RECTIFLOW_READ_LIMIT=2G`` raises it."""
-
-LIMIT_VARIABLE = "RECTIFLOW_READ_LIMIT"
 
 _FORGOTTEN_S = 86400.0  # partials of other machines, whose processes cannot be asked for
 _PARTIAL = re.compile(r"\.([0-9a-f]{8})-(\d+)-([0-9a-f]{8})-\d+\.partial")
 _OS_ERROR = re.compile(r"os error (\d+)")  # how libraries written in Rust tell the errno
 _PROBE = 1 << 16
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-
-_SAID = {
-    errno.ENOSPC: ("the disk is full", "Free some space, or choose another folder."),
-    errno.EDQUOT: ("the disk quota is used up", "Free some space, or choose another folder."),
-    errno.EFBIG: ("the file grows beyond what is allowed here", "See `ulimit -f`."),
-    errno.EROFS: ("the file system is read-only", "Choose another folder."),
-    errno.EACCES: ("permission is denied", "Choose a place of yours, or change its mode."),
-    errno.EPERM: ("permission is denied", "Choose a place of yours, or change its mode."),
-    errno.ENAMETOOLONG: ("the name is too long", "File systems take 255 bytes; shorten it."),
-    errno.ENOTDIR: ("a part of the path is a file, not a folder", "Check the path."),
-    errno.EISDIR: ("it is a folder, expected a file", "Check the path."),
-    errno.EEXIST: ("it exists already", "Choose another name."),
-    errno.ENOENT: ("there is no such file or folder", "Check the path."),
-    errno.ELOOP: ("its links lead in a circle", "Check the path."),
-    errno.EMFILE: ("too many files are open", "Raise `ulimit -n`."),
-    errno.ENFILE: ("too many files are open", "Close other programs."),
-    errno.EIO: ("the device fails", "Check the disk."),
-    errno.ENOMEM: ("memory is used up", "Close other programs."),
-    errno.EINVAL: ("the name is not a usable one", "Check the path."),
-}
-
-
-class StorageError(OSError):
-    """The machine cannot read or write a file: one sentence, with the ``errno`` behind it."""
-
-
-class FileError(ValueError):
-    """A file is not what it should be.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    found : str
-        What is in it, as a clause ("it ends at byte 512").
-    expected : str
-        What was needed.
-    hint : str
-        What to do about it, a sentence.
-    """
-
-    def __init__(self, path: str | Path, found: str, expected: str, hint: str) -> None:
-        super().__init__(f"{path}: {found}; expected {expected}. {hint}")
-        self.path, self.found, self.expected, self.hint = Path(path), found, expected, hint
-
-    def __reduce__(self) -> tuple[type[FileError], tuple[Path, str, str, str]]:
-        return type(self), (self.path, self.found, self.expected, self.hint)
-
-
-def said(error: OSError) -> str | None:
-    """Return what to tell a user whose machine refuses something; None if it may be our fault.
-
-    Examples
-    --------
-    >>> said(OSError(errno.ENOSPC, "No space left on device", "a.pdb"))
-    'a.pdb: the disk is full. Free some space, or choose another folder.'
-    """
-    if isinstance(error, StorageError):
-        return str(error)
-    if error.errno not in _SAID:
-        return None
-    found, hint = _SAID[error.errno]
-    where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-    if len(where) > 120:
-        where = f"{where[:60]}...{where[-40:]}"
-    return f"{where}: {found}. {hint}" if where else f"{found[0].upper()}{found[1:]}. {hint}"
-
-
-@contextmanager
-def storing(path: str | Path) -> Iterator[None]:
-    """Turn an OSError about ``path`` into a StorageError that says what is wrong."""
-    try:
-        yield
-    except StorageError:
-        raise
-    except OSError as error:
-        raise _refused(error, path) from error
-
-
-def _refused(error: OSError, path: str | Path) -> OSError:
-    named = error.filename if isinstance(error.filename, str) else None
-    where = str(path) if named is None or ".partial" in named else named
-    text = said(OSError(error.errno, "", where))
-    if text is None:
-        return error
-    told = StorageError(text)
-    told.errno = error.errno
-    return told
 
 
 @contextmanager
@@ -314,13 +216,26 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    r"""Write UTF-8; bytes of file names that are no text become ``\udcXX`` escapes."""
+    """Write UTF-8; bytes of file names that are no text become escapes, such as for ``0xE9``."""
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
     """Write a JSON document and a line end."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def write_table(
+    path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]
+) -> None:
+    """Write a CSV file in UTF-8; None becomes an empty cell."""
+    with (
+        whole_file(path) as part,
+        part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def write_tensors(
@@ -335,137 +250,3 @@ def write_tensors(
 
     with whole_file(path, sync=sync) as part:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part, metadata)
-
-
-def read_bounded(path: str | Path, *, limit: int | None = None) -> bytes:
-    """Read a file of text, unfolding gzip, bzip2 or xz by its first bytes.
-
-    Parameters
-    ----------
-    path : str or Path
-        The file.
-    limit : int, optional
-        Most bytes to unfold to; by default :func:`read_limit`. Memory stays within it, whatever
-        the file holds.
-
-    Raises
-    ------
-    StorageError
-        When it cannot be read.
-    FileError
-        When it is larger, or its compression is damaged.
-    """
-    bound = read_limit() if limit is None else limit
-    with storing(path), Path(path).open("rb") as file:
-        head = file.peek(6)[:6]  # not read(): a pipe cannot go back
-        unfold = next((way for magic, way in _UNFOLDING.items() if head.startswith(magic)), None)
-        try:
-            content = (file if unfold is None else unfold(file)).read(bound + 1)
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError) as error:
-            raise FileError(
-                path,
-                f"its compression is damaged or cut short ({error})",
-                "a whole file",
-                "Fetch it again.",
-            ) from error
-        except OSError as error:
-            if error.errno is not None:
-                raise
-            raise FileError(  # bzip2's word for damage
-                path, f"its compression is damaged ({error})", "a whole file", "Fetch it again."
-            ) from error
-    if len(content) > bound:
-        raise FileError(
-            path,
-            f"it holds more than {size_text(bound)}" + ("" if unfold is None else " when unfolded"),
-            f"at most {size_text(bound)}",
-            f"If it is what you mean, raise the bound: {LIMIT_VARIABLE}=4G.",
-        )
-    return content
-
-
-def _gunzip(file: BinaryIO) -> gzip.GzipFile:
-    return gzip.GzipFile(fileobj=file)
-
-
-_UNFOLDING: dict[bytes, Any] = {
-    b"\x1f\x8b": _gunzip,
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\x00": lzma.LZMAFile,
-}
-
-
-def read_limit() -> int:
-    """Return the bound of :func:`read_bounded`: 256 MiB, or what the environment says.
-
-    Raises
-    ------
-    ValueError
-        When ``RECTIFLOW_READ_LIMIT`` is no size.
-    """
-    text = os.environ.get(LIMIT_VARIABLE, "")
-    if not text:
-        return READ_LIMIT
-    found = re.fullmatch(r"(\d+)\s*([KMGT]?)(i?B)?", text.strip(), re.IGNORECASE)
-    if not found:
-        raise ValueError(f"{LIMIT_VARIABLE} is no size, got {text!r}; expected such as 512M or 4G.")
-    return int(found[1]) * _UNITS[found[2].upper()]
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes for people.
-
-    Examples
-    --------
-    >>> size_text(256 << 20)
-    '256 MiB'
-    """
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.4g} {unit}"
-        size /= 1024
-    return f"{size:.4g} TiB"
-
-
-def read_text(path: str | Path, *, limit: int | None = None) -> str:
-    """Read UTF-8 with or without a byte-order mark, within the bound of :func:`read_bounded`.
-
-    Raises
-    ------
-    StorageError, FileError
-        As :func:`read_bounded`, and FileError when it is not UTF-8.
-    """
-    try:
-        return read_bounded(path, limit=limit).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileError(
-            path,
-            f"byte {error.start} is not UTF-8",
-            "text in UTF-8",
-            "Convert it, such as with `iconv -t UTF-8`.",
-        ) from error
-
-
-def read_json(path: str | Path, *, hint: str = "Make it again.") -> dict[str, Any]:
-    """Read a JSON document that is an object.
-
-    Raises
-    ------
-    StorageError, FileError
-        As :func:`read_text`, and FileError when it is anything else.
-    """
-    try:
-        value = json.loads(read_text(path))
-    except FileError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise FileError(path, f"it is no JSON ({error})", "a JSON object", hint) from error
-    if not isinstance(value, dict):
-        raise FileError(path, f"it holds a {type(value).__name__}", "a JSON object", hint)
-    return value
-
-
-def digest_of_file(path: str | Path) -> str:
-    """Return the SHA-256 of a file's content: what tells a changed input from an untouched one."""
-    with storing(path), Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from rectiflow.storage.files import write_json
-from rectiflow.storage.shards import ShardError, ShardReader, ShardWriter
+from rectiflow.storage.folders import claim
+from rectiflow.storage.reading import read_json
+from rectiflow.storage.shards import MAKER, MANIFEST, ShardError, ShardReader, ShardWriter
 from rectiflow.storage.table import write_rows
 
 if TYPE_CHECKING:
@@ -332,6 +334,7 @@ class Preparation(Generic[Input]):
         *,
         workers: int = 1,
         progress: Progress | None = None,
+        overwrite: bool = False,
     ) -> Report:
         """Judge all inputs and write the folder; what an earlier call did is not done again.
 
@@ -344,11 +347,15 @@ class Preparation(Generic[Input]):
             ``report.json``.
         workers, progress
             As for :func:`extract`.
+        overwrite : bool, default False
+            Begin anew, whatever is there of these names.
 
         Raises
         ------
         ValueError
             If ``workers`` is not positive.
+        FileExistsError
+            If something else has these names, or another process writes there.
         ShardError
             If ``out`` holds a preparation with other settings.
         """
@@ -356,6 +363,18 @@ class Preparation(Generic[Input]):
             raise ValueError(
                 f"workers must be at least 1, got {workers}; expected a number of cores."
             )
+        is_begun = (out / MANIFEST).is_file() and not overwrite  # it says whose it is itself
+        names = () if is_begun else (MANIFEST, METADATA, REJECTED, REPORT)
+        with claim(out, MAKER, names, overwrite=overwrite):
+            if overwrite:
+                shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+            report = self._run(inputs, out, workers, progress)
+            shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+        return report
+
+    def _run(
+        self, inputs: Sequence[Input], out: Path, workers: int, progress: Progress | None
+    ) -> Report:
         with ShardWriter(out, self.settings) as writer:
             complete = read_report(out)
             if complete is not None:
@@ -383,7 +402,6 @@ class Preparation(Generic[Input]):
                 log.warning("no %s was accepted; see %s", self.unit, out / REJECTED)
             # Without its place: the folder may be moved.
             write_json(out / REPORT, {**asdict(report), "folder": "."}, indent=1)
-        shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         return report
 
 
@@ -392,7 +410,7 @@ def read_report(folder: Path) -> Report | None:
     path = folder / REPORT
     if not path.is_file():
         return None
-    told = json.loads(path.read_text(encoding="utf-8"))
+    told = read_json(path)
     if set(told) != {each.name for each in fields(Report)}:
         raise ShardError(path, "is of another version. Prepare the data again.")
     return Report(**{**told, "folder": folder})

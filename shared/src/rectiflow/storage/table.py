@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from rectiflow.storage.files import whole_file
+from rectiflow.storage.files import write_table
 
 Columns: TypeAlias = Mapping[str, type]
 """Type of each column: str, int or float; a float may be missing, which is NaN."""
@@ -75,10 +75,7 @@ def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[
     ValueError
         If a row has a column that is not among ``columns``.
     """
-    with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+    write_table(path, columns, ({key: _text(value) for key, value in r.items()} for r in rows))
 
 
 def _text(value: Any) -> Any:

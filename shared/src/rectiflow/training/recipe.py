@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rectiflow.figures import save_figure
-from rectiflow.storage.files import read_json
+from rectiflow.storage.reading import read_json
 from rectiflow.training.reading import network_weights, read_checkpoint
 
 if TYPE_CHECKING:

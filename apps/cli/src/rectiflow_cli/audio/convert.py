@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Parser
+from rectiflow.storage.reading import read_json
 
 from rectiflow_cli.errors import UsageError
 
@@ -24,6 +24,7 @@ class Convert(commands.Convert):
     licence = (
         "licence: the released weights have terms of their own; see the page you had them from"
     )
+    official_files = ("flowsep.ckpt",)
     then = 'separate MIX.wav --query "a dog barks" --weights {folder} -o dog.wav'
 
     def own_flags(self, parser: Parser) -> None:
@@ -43,7 +44,7 @@ class Convert(commands.Convert):
     def official(self, path: Path, args: Any) -> Any:
         """Load flow, autoencoder and vocoder together, or one network."""
         told = args.vocoder_config
-        vocoder = None if told is None else json.loads(Path(told).read_text(encoding="utf-8"))
+        vocoder = None if told is None else read_json(told)
         if args.part is not None:
             config = vocoder if args.part == "vocoder" else args.config
             return self.kind().load_official_part(path, args.part, config=config)

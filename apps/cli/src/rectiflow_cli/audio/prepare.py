@@ -62,6 +62,7 @@ class Prepare(commands.Prepare):
             wordings=wordings,
             workers=args.workers,
             progress=progress,
+            overwrite=args.overwrite,
         )
 
 

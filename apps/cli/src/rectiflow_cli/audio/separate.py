@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, table
+from rectiflow.commands import Job, Parser, table, words
 from rectiflow.costs import Load
+from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, separation
 from rectiflow_cli.errors import UsageError
@@ -43,12 +44,14 @@ class Separate(commands.Make):
             action="append",
             required=True,
             dest="queries",
+            type=words,
             metavar="WORDS",
             help='What to separate, such as "a dog barks"; may be repeated.',
         )
         add(
             "--not",
             dest="negative",
+            type=words,
             metavar="WORDS",
             help=f"What not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent.",
         )
@@ -86,8 +89,6 @@ class Separate(commands.Make):
                     f"{' and the residual' if args.residual else ''}; expected a folder."
                 )
             [(mixture, is_named)] = found
-            if out.resolve() == mixture.resolve():
-                raise UsageError(f"-o {out} is the recording itself; expected another file.")
             return [_job(mixture, (out.name,), is_named, out.stem)]
         stems = [mixture.stem for mixture, _ in found]
         if len(set(stems)) < len(stems):
@@ -176,8 +177,10 @@ class Separate(commands.Make):
 
 def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Job:
     """Return the job of one recording, done when it was made of the file as it is now."""
-    modified = mixture.stat().st_mtime_ns if mixture.exists() else 0
-    return Job(stem, mixture, files, {"input": str(mixture), "modified": modified}, is_named)
+    # By content: a copied recording may be older than the result of the one it replaces.
+    digest = digest_of_file(mixture) if mixture.is_file() else ""
+    told = {"input": str(mixture), "input_sha256": digest}
+    return Job(stem, mixture, files, told, is_named, mixture)
 
 
 def _is_sound(out: Path) -> bool:

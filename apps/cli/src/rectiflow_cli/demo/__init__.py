@@ -35,6 +35,7 @@ def _parser() -> Parser:
     add("--steps", type=positive, help="Network calls each; the domain's own if absent.")
     add("--seed", type=int, default=0, help="Of the noise.")
     parser.add_device(add)
+    parser.add_overwrite()
     parser.add_json()
     return parser
 
@@ -102,6 +103,6 @@ def main(argv: list[str]) -> int:
         name: module.card(replace(request, input=args.input) if name == reader else request)
         for name, module in modules.items()
     }
-    result = write_page(args.out, cards, _settings(argv))
+    result = write_page(args.out, cards, _settings(argv), overwrite=args.overwrite)
     answer(result, f"wrote {args.out / 'index.html'}: open it in a browser", as_json=args.json)
     return DONE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow.results import plain
 from rectiflow.storage.files import write_bytes, write_json, write_text
+from rectiflow.storage.folders import claim
 
 from rectiflow_cli.demo.card import Card
 
@@ -92,18 +93,24 @@ def data_block(name: str, data: Any) -> str:
 
 
 def write_page(
-    folder: Path, cards: Mapping[str, Card], settings: Mapping[str, Any]
+    folder: Path,
+    cards: Mapping[str, Card],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the cards' files, ``result.json`` and, when all else is there, ``index.html``.
 
     Parameters
     ----------
     folder : Path
-        Made if absent; files of the same names are replaced.
+        Made if absent; files of an earlier demonstration are replaced.
     cards : mapping
         By domain.
     settings : mapping
         ``command`` and ``versions``.
+    overwrite : bool, default False
+        Replace files of other origin, too.
 
     Returns
     -------
@@ -111,11 +118,13 @@ def write_page(
         What ``result.json`` holds.
     """
     result = plain({**settings, "domains": {name: card.result for name, card in cards.items()}})
-    for card in cards.values():
-        for path, content in card.files.items():
+    files = {path: content for card in cards.values() for path, content in card.files.items()}
+    names = ["result.json", "index.html", *files]
+    with claim(folder, "demonstration", names, overwrite=overwrite):
+        for path, content in files.items():
             write_bytes(folder / path, content)
-    write_json(folder / "result.json", result)
-    write_text(folder / "index.html", _page(cards, settings))
+        write_json(folder / "result.json", result)
+        write_text(folder / "index.html", _page(cards, settings))
     return result
 
 

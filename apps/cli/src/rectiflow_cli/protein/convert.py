@@ -21,6 +21,7 @@ class Convert(commands.Convert):
         "licence: the model card of the released weights says apache-2.0; the authors' repository "
         "has no licence file"
     )
+    official_files = ("reqflow.ckpt", "config.yaml")
     then = "sample --weights {folder} --length 100 -o samples"
 
     def write_official(self, pipe: BackbonePipeline, out: Path, args: Any) -> list[Path]:

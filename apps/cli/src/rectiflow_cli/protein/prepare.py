@@ -65,6 +65,7 @@ class Prepare(commands.Prepare):
             seed=args.seed,
             workers=args.workers,
             progress=progress,
+            overwrite=args.overwrite,
         )
 
 

@@ -48,6 +48,7 @@ def prepare(
     wordings: Wordings | None = None,
     workers: int = 1,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Turn sound files and their captions into shards to train on: mono, 16 kHz, 16 bit.
 
@@ -81,6 +82,8 @@ def prepare(
         Processes. The result does not depend on it.
     progress : callable, optional
         ``progress(done, total)`` after every few files.
+    overwrite : bool, default False
+        Begin anew, whatever is there.
 
     Returns
     -------
@@ -119,7 +122,7 @@ def prepare(
         finish=partial(_finish, fractions=fractions, seed=seed, entries=entries, root=folder),
         settings=settings,
     )
-    report = preparation.run(entries, out, workers=workers, progress=progress)
+    report = preparation.run(entries, out, workers=workers, progress=progress, overwrite=overwrite)
     if encode is not None:
         PreparedSounds(out).encode(encode, wordings)
     return report

@@ -61,6 +61,7 @@ def prepare(
     seed: int = 0,
     workers: int = 1,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Turn structure files into shards of chains to train on.
 
@@ -97,6 +98,8 @@ def prepare(
         Processes. The result does not depend on it.
     progress : callable, optional
         ``progress(done, total)`` after every few files.
+    overwrite : bool, default False
+        Begin anew, whatever is there.
 
     Returns
     -------
@@ -134,7 +137,7 @@ def prepare(
         ),
         settings=settings,
     )
-    return preparation.run(files, out, workers=workers, progress=progress)
+    return preparation.run(files, out, workers=workers, progress=progress, overwrite=overwrite)
 
 
 def _filters(
