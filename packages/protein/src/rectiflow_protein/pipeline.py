@@ -74,7 +74,9 @@ class BackbonePipeline(Pipeline):
 
     def trials(self) -> list[Load]:
         """Return short and long chains, alone and several, of few and more calls."""
-        sizes = ((1, 32), (1, 96), (1, 192), (2, 128), (4, 64), (8, 96))
+        large = self.device.type == "cuda"
+        sizes = ((4, 256), (2, 512), (16, 256)) if large else ((1, 256), (2, 128), (8, 64))
+        sizes = ((1, 64), (1, 128), (4, 64), *sizes)
         return [Load(b, n, calls) for b, n in sizes for calls in (2, 5)]
 
     def run_load(self, load: Load) -> None:
