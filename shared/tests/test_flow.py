@@ -209,7 +209,9 @@ def test_coefficients_of_the_third_term(gamma) -> None:
     assert_close(level.g_dg, level.g * slope)
     for s in (0.0, 0.3, 1.0):
         assert all(isinstance(value, float) for value in gamma(s))
-        assert gamma(s).g == pytest.approx(gamma(torch.tensor(s, dtype=torch.float64)).g.item(), abs=1e-12)
+        assert gamma(s).g == pytest.approx(
+            gamma(torch.tensor(s, dtype=torch.float64)).g.item(), abs=1e-12
+        )
     assert gamma(0.0).g == 0.0
     assert math.isfinite(gamma(0.0).g_dg)
     assert eval(repr(gamma)) == gamma

@@ -14,20 +14,23 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from rectiflow.couplings import Annealed, LinearAnnealing, Paired
+from rectiflow.couplings import Annealed, LinearAnnealing, MinibatchOT, Paired
 from rectiflow.flow import Flow
 from rectiflow.randomness import counter_generator, counter_seed
+from rectiflow.sources import Normal
 from rectiflow.storage.records import flatten_state, state_of
 from rectiflow.training import (
     FlowObjective,
     FlowTraining,
     PowerDecay,
     RunFolder,
+    ShuffledBatches,
     network_weights,
     read_checkpoint,
     read_metrics,
     read_snapshots,
     reconstruct,
+    step_loader,
 )
 from rectiflow.training.meter import Meter
 from rectiflow.training.metrics_csv import MetricsCsv
@@ -280,6 +283,48 @@ def test_flow_objective_takes_stored_noise_and_refuses_to_lose_it():
         objective({"x1": batch["x1"]}, generator)
     with pytest.raises(KeyError, match="batch has no data 'x1'"):
         objective({"y": batch["x1"]}, generator)
+
+
+def test_optimal_pairs_are_made_where_batches_are_loaded_and_resume(tmp_path):
+    """The step gets paired noise; the noise of a batch depends on its number alone."""
+    seen = {}
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer, training, batch, *_):
+            seen.setdefault(training.batches_seen, []).append(batch)
+
+    def run(folder, **options):
+        torch.manual_seed(0)
+        flow = Flow(coupling=MinibatchOT(), source=Normal(scale=2.0))
+        training = FlowTraining(
+            FlowObjective(TinyVelocity(), flow), partial(torch.optim.AdamW, lr=0.01)
+        )
+        return tiny_run(tmp_path / folder, training=training, callbacks=[Keep()], **options)[0]
+
+    whole = run("whole", max_steps=4)
+    run("cut", max_steps=2)
+    cut = run("cut", max_steps=4, resume=True)
+    assert logged(cut, "train/loss") == logged(whole, "train/loss")
+    assert sorted(seen) == list(range(8))
+    for first, *others in seen.values():
+        assert torch.equal(MinibatchOT().assign(first["x0"], first["x1"]), first["x0"])
+        assert all(torch.equal(first["x0"], other["x0"]) for other in others)
+    assert not torch.equal(seen[0][0]["x0"], seen[1][0]["x0"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_numbered_batches_are_those_of_the_plain_loader(workers):
+    data, source = [{"x1": torch.tensor(i)} for i in range(10)], ShuffledBatches(10, 3)
+    plain = iter(step_loader(data, source, start_batch=2))
+    finished = iter(step_loader(data, source, start_batch=2, finish=number, num_workers=workers))
+    for expected in range(2, 8):
+        batch = next(finished)
+        assert batch["number"] == expected
+        assert torch.equal(batch["x1"], next(plain)["x1"])
+
+
+def number(batch, at):
+    return {**batch, "number": torch.tensor(at)}
 
 
 def test_annealing_follows_the_training_step():

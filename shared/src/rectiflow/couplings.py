@@ -145,7 +145,8 @@ class MinibatchOT(Coupling):
 
     Notes
     -----
-    O(b³) on the CPU: about 2 ms at b = 128 and 100 ms at b = 512, plus one transfer.
+    O(b³) on the CPU: about 2 ms at b = 128 and 100 ms at b = 512.
+    :class:`~rectiflow.training.data.FlowData` has it done where batches are loaded.
 
     References
     ----------

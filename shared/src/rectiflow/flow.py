@@ -104,6 +104,21 @@ class Flow:
         """Return the flow in force at a training step; only annealed couplings depend on it."""
         return replace(self, coupling=self.coupling.at(step))
 
+    def noise_for(
+        self,
+        x1: State,
+        *,
+        x0: State | None = None,
+        mask: Mask = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return the noise that the coupling pairs with a batch of data; see :meth:`points`."""
+        x1 = map_state(_at_least_float32, x1)
+        if x0 is not None:
+            x0 = map_state(_at_least_float32, x0)
+            check_like(x0, x1, "x0")
+        return self.coupling.draw(x1, self.noise, x0=x0, mask=mask, generator=generator)
+
     def points(
         self,
         x1: State,
@@ -140,11 +155,8 @@ class Flow:
             When shapes do not fit, or the coupling needs an ``x0`` that is missing.
         """
         x1 = map_state(_at_least_float32, x1)
+        x0 = self.noise_for(x1, x0=x0, mask=mask, generator=generator)
         batch, device, dtype = batch_of(x1)
-        if x0 is not None:
-            x0 = map_state(_at_least_float32, x0)
-            check_like(x0, x1, "x0")
-        x0 = self.coupling.draw(x1, self.noise, x0=x0, mask=mask, generator=generator)
         if t is None:
             t = self.density.sample(batch, generator=generator, device=device, dtype=dtype)
         elif t.shape != (batch,):
