@@ -22,7 +22,7 @@ from rectiflow.couplings import (
     Paired,
     SquaredDistance,
 )
-from rectiflow.sources import Empirical, FromCallable, Mixture, Normal, Prior
+from rectiflow.sources import Empirical, Mixture, Normal, Prior
 from rectiflow.spaces import Euclidean, Product, Rotations
 from rectiflow.states import State
 from torch.testing import assert_close
@@ -109,20 +109,6 @@ def test_draws_are_reproducible_and_use_no_global_state() -> None:
         assert torch.equal(a, source.sample((6, 2), generator=generator(5)))
         assert not torch.equal(a, source.sample((6, 2), generator=generator(6)))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_callable_source() -> None:
-    def ones(shape, *, generator, device, dtype):
-        return torch.ones(shape, device=device, dtype=dtype)
-
-    source = FromCallable(ones, log_density=lambda x: x.sum(1))
-    x = source.sample_like(torch.zeros(3, 2, dtype=torch.float64))
-    assert torch.equal(x, torch.ones(3, 2, dtype=torch.float64))
-    assert_close(source.log_prob(x), torch.full((3,), 2.0).double())
-    with pytest.raises(TypeError, match="no density; expected log_density"):
-        FromCallable(ones).log_prob(x)
-    with pytest.raises(ValueError, match=r"returned shape \(1,\); expected \(3, 2\)"):
-        FromCallable(lambda shape, **_: torch.ones(1)).sample((3, 2))
 
 
 def test_bad_sources() -> None:

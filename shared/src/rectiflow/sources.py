@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -206,48 +206,6 @@ class Prior(Source):
             )
 
         return map_state(draw, x)
-
-
-@dataclass(frozen=True)
-class FromCallable(Source):
-    """A source from a function.
-
-    Parameters
-    ----------
-    draw : callable
-        ``draw(shape, *, generator, device, dtype) -> Tensor``.
-    log_density : callable, optional
-        ``log_density(x) -> (b,)``.
-    """
-
-    draw: Callable[..., Tensor]
-    log_density: Callable[[Tensor], Tensor] | None = None
-
-    def sample_like(self, x: State, *, generator: torch.Generator | None = None) -> State:
-        """Call the function, and check that it kept to the shape."""
-
-        def draw(part: Tensor) -> Tensor:
-            out = self.draw(part.shape, generator=generator, device=part.device, dtype=part.dtype)
-            if out.shape != part.shape:
-                raise ValueError(
-                    f"the source's function returned shape {tuple(out.shape)}; "
-                    f"expected {tuple(part.shape)}"
-                )
-            return out
-
-        return map_state(draw, x)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """Return the log-density, shape ``(b,)``.
-
-        Raises
-        ------
-        TypeError
-            When no ``log_density`` was given.
-        """
-        if self.log_density is None:
-            raise TypeError("this source has no density; expected log_density at construction")
-        return self.log_density(x)
 
 
 def like(value: Any, x: Tensor) -> Any:
