@@ -378,6 +378,8 @@ def test_bad_arguments() -> None:
         Flow().loss(lambda x, t: x["a"], {"a": x1}, generator=generator())
     with pytest.raises(ValueError, match="a score does not determine the velocity on Geodesic"):
         Flow(path=Geodesic(Rotations()), prediction=Score()).velocity(lambda x, t: x)(x1, 0.5)
+    with pytest.raises(ValueError, match="no score is known on a curved space"):
+        Flow(path=Geodesic(Rotations()), prediction=Score()).loss(zero, frames(0)["rot"])
     with pytest.raises(ValueError, match=r"a noise prediction does not determine .* Interpolant"):
         Flow(path=Interpolant(), prediction=Noise()).velocity(lambda x, t: x)(x1, 0.5)
 

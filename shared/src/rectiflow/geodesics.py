@@ -39,7 +39,7 @@ class Geodesic(Bridge):
     ) -> tuple[Point, ...]:
         """Return the one point at ``t``; nothing is drawn."""
         x, velocity = self.space.geodesic(x0, x1, t), self.space.log(x0, x1)
-        return (Point(x, velocity, x1, x0, torch.nan, t),)
+        return (Point(x, velocity, x1, x0, None, t),)
 
     def data(self, v: State, x: State, t: float | Tensor) -> State:
         """Return where the geodesic through ``x`` ends at t = 1."""

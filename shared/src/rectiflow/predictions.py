@@ -21,7 +21,7 @@ class Point(NamedTuple):
     velocity: State
     data: State
     noise: State
-    level: float | Tensor
+    level: float | Tensor | None
     t: Tensor
 
 
@@ -140,6 +140,8 @@ class Score(Prediction):
     def target(self, point: Point) -> State:
         """Return the score of the point given its data."""
         level = point.level
+        if level is None:
+            raise ValueError("no score is known on a curved space; expected to predict Velocity()")
         return map_state(lambda e: self.source.score(e) / expand_time(level, e), point.noise)
 
     def velocity(self, value: State, x: State, t: float | Tensor, path: Bridge) -> State:
