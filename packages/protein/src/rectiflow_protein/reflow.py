@@ -15,7 +15,7 @@ from rectiflow.states import State
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rectiflow_protein.flow import START_TIME, endpoint_velocity
+from rectiflow_protein.flow import FRAME_PATH, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames
 from rectiflow_protein.metrics import backbone_metrics
 from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
@@ -94,7 +94,7 @@ def inverted_pair_sampler(
         pairs = []
         for i in indices:
             chain = chains[i]
-            x1 = {"trans": chain["trans_1"], "rot": chain["quat_1"]}
+            x1 = {"trans": chain["x1.trans"], "rot": chain["x1.rot"]}
             pairs.append(Pair(index=i, x0=invert(pipe, x1, steps=steps), x1=x1))
         return pairs
 
@@ -124,7 +124,7 @@ def invert(pipe: BackbonePipeline, chain: dict[str, Tensor], *, steps: int) -> d
         times = torch.full((1,), float(t), device=pipe.device)
         prediction = pipe.network(x, times, res_idx=res_idx, trans_sc=previous)
         previous = prediction["trans"].clone()
-        return endpoint_velocity(x, prediction, float(t))
+        return FRAME_PATH.from_data(prediction, x, float(t))
 
     x1 = {name: part[None].to(pipe.device) for name, part in chain.items()}
     moves = reverse(plan(uniform(steps, START_TIME, 1 - START_TIME), Euler()))
@@ -216,7 +216,7 @@ class DesignabilityFilter:
 class PairBackbones(Dataset[dict[str, Tensor]]):
     """Stored pairs as training examples of :class:`~rectiflow_protein.objective.BackboneObjective`.
 
-    Items have ``trans_0``, ``quat_0`` beside what :class:`BackboneDataset` gives, so that the same
+    Items have ``x0.trans``, ``x0.rot`` beside what :class:`BackboneDataset` gives, so that the same
     batching and objective serve.
 
     Parameters
@@ -249,8 +249,7 @@ class PairBackbones(Dataset[dict[str, Tensor]]):
         """Return the example of one pair."""
         record = self.store.record(self.rows[i])
         return {
-            "trans_0": record["x0.trans"],
-            "quat_0": record["x0.rot"],
+            **{name: record[name] for name in ("x0.trans", "x0.rot")},
             **_unmarked(record["x1.trans"], record["x1.rot"]),
         }
 
@@ -265,8 +264,8 @@ def _unmarked(trans: Tensor, quat: Tensor) -> dict[str, Tensor]:
     """Return a whole chain of moving residues, numbered from 1."""
     n = len(trans)
     return {
-        "trans_1": trans,
-        "quat_1": quat,
+        "x1.trans": trans,
+        "x1.rot": quat,
         "res_mask": torch.ones(n),
         "diffuse_mask": torch.ones(n),
         "res_idx": torch.arange(1, n + 1),
