@@ -78,7 +78,7 @@ def _archived(path: Path) -> tuple[list[dict[str, Tensor]], list[int], list[str]
 
 
 def held_out_batches(dataset: BackboneDataset) -> list[dict[str, Tensor]]:
-    lengths = [len(dataset[i]["trans_1"]) for i in range(len(dataset))]
+    lengths = [len(dataset[i]["x1.trans"]) for i in range(len(dataset))]
     if not lengths:
         return []
     source = PaddedBatches(lengths, max_num_res_squared=PAIRS_PER_STEP, shuffle=False)

@@ -18,9 +18,9 @@ def folders(tmp_path_factory):
 def test_every_nth_pair_is_held_out(folders):
     data = BackbonePairs(folders / "generated", hold_out_every=4)
     assert len(data.dataset) == 6
-    held = torch.cat([batch["trans_1"][:, 0] for batch in data.val_dataloader()])
+    held = torch.cat([batch["x1.trans"][:, 0] for batch in data.val_dataloader()])
     assert len(held) == 2
-    kept = torch.stack([data.dataset[i]["trans_1"][0] for i in range(6)])
+    kept = torch.stack([data.dataset[i]["x1.trans"][0] for i in range(6)])
     stored = [data.store[i].x1["trans"][0] for i in (3, 7)]
     for first in stored:
         assert (held == first).all(-1).any()
@@ -36,10 +36,10 @@ def test_batches_hold_noise_and_sample_of_the_same_pair(folders):
     data = BackbonePairs(folders / "generated", LengthBatches, hold_out_every=None)
     [indices] = [b for b in data.batches(0, 1).batches(0) if 0 in b][:1]
     batch = data.options["collate_fn"]([data.dataset[i] for i in indices])
-    assert {"trans_0", "quat_0", "trans_1", "quat_1", "res_mask", "res_idx"} <= set(batch)
-    assert batch["trans_0"].shape == batch["trans_1"].shape
+    assert {"x0.trans", "x0.rot", "x1.trans", "x1.rot", "res_mask", "res_idx"} <= set(batch)
+    assert batch["x0.trans"].shape == batch["x1.trans"].shape
     row = indices.index(0)
-    torch.testing.assert_close(batch["trans_0"][row], data.store[0].x0["trans"])
+    torch.testing.assert_close(batch["x0.trans"][row], data.store[0].x0["trans"])
 
 
 def test_real_pairs_are_a_fixed_share(folders):
@@ -50,7 +50,7 @@ def test_real_pairs_are_a_fixed_share(folders):
     assert len(mixed) == 16
     assert sum(mixed.is_real(i) for i in range(16)) == 8
     source = data.batches(0, 1)
-    assert list(source.lengths) == [len(mixed[i]["trans_1"]) for i in range(16)]
+    assert list(source.lengths) == [len(mixed[i]["x1.trans"]) for i in range(16)]
 
 
 def test_ranks_share_the_pairs(folders):

@@ -68,9 +68,9 @@ def test_pairs_train_with_their_own_noise(pipe, tmp_path):
     generate_pairs(sample, tmp_path, num=4, batch=4, seed=0, progress=False)
     data = stored(tmp_path)
     batch = collate([data[i] for i in range(4)])
-    assert batch["trans_0"].shape == (4, 9, 3)
+    assert batch["x0.trans"].shape == (4, 9, 3)
     assert data.lengths("x1.trans") == [8, 9, 8, 9]
-    assert batch["quat_0"][0, 8].tolist() == [1, 0, 0, 0]
+    assert batch["x0.rot"][0, 8].tolist() == [1, 0, 0, 0]
     terms = BackboneObjective(pipe.network)(batch, torch.Generator().manual_seed(0))
     assert torch.isfinite(terms["loss"])
 
@@ -140,7 +140,7 @@ def test_inverted_chains_flow_back_and_mix(pipe, tmp_path):
     )
     real, made = (stored(tmp_path / k) for k in ("real", "made"))
     # An untrained network predicts its input: the velocity is zero and noise equals data.
-    torch.testing.assert_close(real[0]["trans_0"], real[0]["trans_1"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(real[0]["x0.trans"], real[0]["x1.trans"], atol=1e-3, rtol=0)
     mixed = Mixed(real, made, 0.25)
     assert {tuple(sorted(mixed[i])) for i in range(len(mixed))} == {tuple(sorted(made[0]))}
 

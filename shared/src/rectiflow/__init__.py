@@ -17,12 +17,15 @@ torch.Size([4, 1])
 
 from rectiflow import grids
 from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
+from rectiflow.conversions import reparametrise
 from rectiflow.couplings import Annealed, Coupling, Independent, MinibatchOT, Paired
 from rectiflow.diagnostics import straightness, transport_cost
 from rectiflow.fields import VelocityField, bind, counted
 from rectiflow.flow import Flow, LossOutput
+from rectiflow.geodesics import Geodesic
 from rectiflow.guidance import batched_cfg, cfg, cfg_to_endpoint, guided
 from rectiflow.integrate import Step, integrate, plan, reverse
+from rectiflow.interpolants import Interpolant
 from rectiflow.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from rectiflow.paths import (
     Affine,
@@ -33,8 +36,8 @@ from rectiflow.paths import (
     TargetCFM,
     Trigonometric,
     VariancePreserving,
-    reparametrise,
 )
+from rectiflow.predictions import Data, Noise, Score, Velocity
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
 from rectiflow.solvers import (
     RK4,
@@ -78,16 +81,19 @@ __all__ = [
     "Coupling",
     "DPMSolver",
     "DPMSolverPP",
+    "Data",
     "Euclidean",
     "Euler",
     "Exact",
     "FiniteDataFlow",
     "Flow",
     "GaussianMixtureFlow",
+    "Geodesic",
     "Heun",
     "History",
     "Hutchinson",
     "Independent",
+    "Interpolant",
     "Linear",
     "LinearVP",
     "LogitNormal",
@@ -99,6 +105,7 @@ __all__ = [
     "Mode",
     "Move",
     "MultistepDPMSolverPP",
+    "Noise",
     "Normal",
     "Paired",
     "Path",
@@ -111,6 +118,7 @@ __all__ = [
     "ReusedMidpoint",
     "Rotations",
     "RungeKutta",
+    "Score",
     "Shifted",
     "Solver",
     "Source",
@@ -123,6 +131,7 @@ __all__ = [
     "UShaped",
     "Uniform",
     "VariancePreserving",
+    "Velocity",
     "VelocityField",
     "batched_cfg",
     "bind",

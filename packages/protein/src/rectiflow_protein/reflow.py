@@ -15,7 +15,7 @@ from rectiflow.states import State
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rectiflow_protein.flow import START_TIME, endpoint_velocity
+from rectiflow_protein.flow import FRAME_PATH, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames
 from rectiflow_protein.metrics import backbone_metrics
 from rectiflow_protein.result import NO_CB
@@ -92,7 +92,7 @@ def inverted_pair_sampler(
         pairs = []
         for i in indices:
             chain = chains[i]
-            x1 = {"trans": chain["trans_1"], "rot": chain["quat_1"]}
+            x1 = {"trans": chain["x1.trans"], "rot": chain["x1.rot"]}
             pairs.append(Pair(index=i, x0=invert(pipe, x1, steps=steps), x1=x1))
         return pairs
 
@@ -122,7 +122,7 @@ def invert(pipe: BackbonePipeline, chain: dict[str, Tensor], *, steps: int) -> d
         times = torch.full((1,), float(t), device=pipe.device)
         prediction = pipe.network(x, times, res_idx=res_idx, trans_sc=previous)
         previous = prediction["trans"].clone()
-        return endpoint_velocity(x, prediction, float(t))
+        return FRAME_PATH.from_data(prediction, x, float(t))
 
     x1 = {name: part[None].to(pipe.device) for name, part in chain.items()}
     moves = reverse(plan(uniform(steps, START_TIME, 1 - START_TIME), Euler()))
@@ -218,10 +218,7 @@ def pair_example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     n = len(record["x1.trans"])
     return {
-        "trans_0": record["x0.trans"],
-        "quat_0": record["x0.rot"],
-        "trans_1": record["x1.trans"],
-        "quat_1": record["x1.rot"],
+        **{name: record[name] for name in ("x0.trans", "x0.rot", "x1.trans", "x1.rot")},
         "res_mask": torch.ones(n),
         "diffuse_mask": torch.ones(n),
         "res_idx": torch.arange(1, n + 1),

@@ -13,7 +13,7 @@ from rectiflow.solvers import Solver
 from rectiflow.states import State
 from torch import Tensor
 
-from rectiflow_protein.flow import PRIOR_SCALE, START_TIME, endpoint_velocity
+from rectiflow_protein.flow import FRAME_PATH, PRIOR_SCALE, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.result import BackboneSample
@@ -83,7 +83,7 @@ class SampleBatch:
     def velocity(self, x: State, t: float | Tensor) -> State:
         """Head for the prediction; padding stays where it is."""
         assert isinstance(x, dict)
-        v = endpoint_velocity(x, self.predict(x, float(t)), float(t))
+        v: Any = FRAME_PATH.from_data(self.predict(x, float(t)), x, float(t))
         if self.mask is None:
             return v
         return {name: part * self.mask.unsqueeze(-1) for name, part in v.items()}

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rectiflow.randomness import counter_generator, counter_seed
 
@@ -158,8 +159,39 @@ class StepStream:
             epoch += 1
 
 
+class NumberedBatches(Dataset[Any]):
+    """Whole batches of a dataset, by their number in the stream and their indices."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        finish: Callable[[dict[str, Tensor], int], dict[str, Tensor]],
+        collate: Callable[..., dict[str, Tensor]],
+    ) -> None:
+        self.dataset, self.finish, self.collate = dataset, finish, collate
+
+    def __getitem__(self, key: tuple[int, Sequence[Any]]) -> dict[str, Tensor]:
+        number, indices = key
+        return self.finish(self.collate([self.dataset[i] for i in indices]), number)
+
+
+class Numbered:
+    """A stream whose batches come with their numbers, counted from its start."""
+
+    def __init__(self, stream: StepStream) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        return enumerate(self.stream, self.stream.start_batch)
+
+
 def step_loader(
-    dataset: Dataset[Any], source: BatchSource, *, start_batch: int = 0, **options: Any
+    dataset: Dataset[Any],
+    source: BatchSource,
+    *,
+    start_batch: int = 0,
+    finish: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None,
+    **options: Any,
 ) -> DataLoader[Any]:
     """Return an endless loader over a :class:`StepStream`.
 
@@ -171,6 +203,9 @@ def step_loader(
         This rank's batches.
     start_batch : int
         In a data module, ``self.trainer.lightning_module.batches_seen``.
+    finish : callable, optional
+        ``finish(batch, number) -> batch``, called where the batch is loaded; ``number`` counts
+        the batches of the stream.
     **options
         Passed to ``DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory``, ...
     """
@@ -179,4 +214,8 @@ def step_loader(
     # The loader draws a base seed for its workers when it starts; keep it off the global RNG.
     generator = torch.Generator().manual_seed(counter_seed("loader", start_batch))
     stream: Any = StepStream(source, start_batch)
-    return DataLoader(dataset, batch_sampler=stream, generator=generator, **options)
+    if finish is None:
+        return DataLoader(dataset, batch_sampler=stream, generator=generator, **options)
+    whole = NumberedBatches(dataset, finish, options.pop("collate_fn", default_collate))
+    numbered: Any = Numbered(stream)
+    return DataLoader(whole, batch_size=None, sampler=numbered, generator=generator, **options)
