@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 
 def reasons(rejected: Path) -> list[tuple[str, int]]:
     """All reasons of a ``rejected.csv`` by how often they occur; numbers in them are left out."""
-    with rejected.open(newline="", encoding="utf-8") as file:
-        texts = [row["reason"] for row in csv.DictReader(file)]
+    from rectiflow.storage.reading import read_rows
+
+    texts = [row["reason"] for _, row in read_rows(rejected, ["reason"])]
     kinds = (re.sub(r"\d+(\.\d+)?", "…", text.partition(";")[0])[:100] for text in texts)
     return Counter(kinds).most_common()

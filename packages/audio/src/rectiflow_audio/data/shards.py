@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.storage import reading
 from rectiflow.storage.preparation import SPLITS
 from rectiflow.storage.shards import MANIFEST, ShardReader
 from torch import Tensor
@@ -179,20 +179,5 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     ValueError
         If a column is missing or a row has not as many cells.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [key for key in COLUMNS if key not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the columns {', '.join(missing)}, got {reader.fieldnames}; expected "
-                "the metadata.csv that prepare writes. Prepare the folder again."
-            )
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path} has a damaged row near line {reader.line_num}; expected "
-                    f"{len(COLUMNS)} values. Prepare the folder again."
-                )
-            rows.append(row)
-    return rows
+    hint = "Prepare the folder again."
+    return [row for _, row in reading.read_rows(path, COLUMNS, hint=hint)]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rectiflow.storage.faults import FileError
+from rectiflow.storage.reading import read_rows
 
 COLUMNS: dict[str, type] = {
     "name": str,
@@ -51,21 +52,13 @@ def read_table(path: str | Path) -> dict[str, np.ndarray]:
     ValueError
         If a column is missing or a value is not of its type.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [key for key in COLUMNS if key not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the columns {', '.join(missing)}, got {reader.fieldnames}; expected "
-                "the metadata.csv that prepare writes. Prepare the folder again."
-            )
+    hint = "Prepare the folder again."
+    rows = []
+    for line, row in read_rows(path, COLUMNS, hint=hint):
         try:
-            rows = [{key: _cell(row[key], key) for key in COLUMNS} for row in reader]
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} has a damaged row near line {reader.line_num} ({error}); expected "
-                f"{len(COLUMNS)} values. Prepare the folder again."
-            ) from error
+            rows.append({key: _cell(row[key], key) for key in COLUMNS})
+        except ValueError as error:
+            raise FileError(path, f"line {line} is damaged ({error})", "numbers", hint) from error
     return table_of(rows) if rows else {key: np.array([], dtype=k) for key, k in COLUMNS.items()}
 
 
