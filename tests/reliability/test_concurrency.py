@@ -14,7 +14,8 @@ from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import InUseError, claim
 from rectiflow.training import read_metrics
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "shared" / "tests")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "shared" / "tests"))
 from tiny_run import tiny_run
 from trials import FORK, start, started
 

@@ -20,7 +20,8 @@ from rectiflow.storage.folders import claim
 from rectiflow.storage.shards import ShardReader, ShardWriter
 from rectiflow.training import RunFolder, read_checkpoint
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "shared" / "tests")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2] / "shared" / "tests"))
 from tiny_run import tiny_run
 from trials import started
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.integrate import Step, integrate, plan
+from rectiflow.memory import require_memory
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.states import State
@@ -42,6 +43,9 @@ PADDING = 0.1
 
 PAIRS_PER_BATCH = {"cpu": 2**16, "cuda": 2**22}
 """Residue pairs in a batch, by device: what fits the cache, or a few gigabytes."""
+
+LONGEST_TRAINED = 512
+"""Residues of the longest chains that published networks are trained on."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +220,26 @@ class BackbonePipeline:
         self.network.compile(dynamic=False, mode=mode)
         return self
 
+    def _require_fitting(self, longest: int) -> None:
+        """Refuse what cannot fit, by the features of residue pairs alone: a layer has two of them.
+
+        Lengths that no published network was trained on are worth a warning.
+        """
+        itemsize = torch.finfo(self.network.edge_dtype).bits // 8
+        require_memory(
+            2 * longest**2 * self.network.sizes.c_z * itemsize,
+            self.device,
+            f"{longest} residues",
+            "Sample shorter ones.",
+        )
+        if longest > LONGEST_TRAINED:
+            log.warning(
+                "%d residues: published networks are trained on at most %d; expect worse "
+                "structures, and check them with `rectiflow protein eval`",
+                longest,
+                LONGEST_TRAINED,
+            )
+
     def __call__(
         self,
         lengths: Sequence[int],
@@ -267,6 +291,7 @@ class BackbonePipeline:
         """
         indices = list(range(len(lengths))) if indices is None else list(indices)
         _check(lengths, steps, indices)
+        self._require_fitting(max(lengths, default=0))
         solver = FrameEuler() if solver is None else solver
         budget = max_pairs or PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
         groups = list(_batches(lengths, budget))
