@@ -9,13 +9,13 @@ fly); the valid and test splits give the reference row, chains of the sampled le
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from datetime import date
 from pathlib import Path
 
 import torch
+from rectiflow.storage.files import write_json
 from rectiflow.training.run_folder import code_version
 from rectiflow_protein.data import LengthFilter, PreparedBackbones, prepare
 from rectiflow_protein.evaluation import evaluate
@@ -92,7 +92,7 @@ def main() -> None:
             table[f"{Path(weights).name}, {steps} steps"] = measure(pipe, steps, args)
     found |= {"table": table, "minutes": round((time.time() - started) / 60, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(args.out, found)
     width = max(map(len, table))
     print(" " * width, *(f"{name[:12]:>12}" for name in SHOWN))
     for name, row in table.items():

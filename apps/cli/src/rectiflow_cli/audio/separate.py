@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
+_OTHER_FORMATS = (".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mp4", ".caf", ".au")
+
 _FREE = ("seconds", "files", "energy", "input", "device")
 """What may differ between two runs of the same separation."""
 
@@ -226,6 +228,11 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
             )
         [(mixture, is_named)] = found
         return [Job(mixture, [out], None, out.with_suffix(".json"), is_named, in_folder=False)]
+    if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+        raise UsageError(
+            f"-o {out} names a format that is not written, expected one of {', '.join(FORMATS)}, "
+            "or a folder. Convert the result afterwards."
+        )
     several = len(found) > 1
     folders = [out / mixture.stem if several else out for mixture, _ in found]
     if len(set(folders)) < len(folders):
