@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
+_OTHER_FORMATS = (".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mp4", ".caf", ".au")
+
 
 class Separate(commands.Make):
     """Separate sounds by text queries.
@@ -76,6 +78,7 @@ class Separate(commands.Make):
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
+        from rectiflow_audio.io import FORMATS
         from rectiflow_audio.result import file_names
 
         found = list(_recordings(args.mixtures))
@@ -90,6 +93,11 @@ class Separate(commands.Make):
                 )
             [(mixture, is_named)] = found
             return [_job(mixture, (out.name,), is_named, out.stem)]
+        if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+            raise UsageError(
+                f"-o {out} names a format that is not written, expected one of "
+                f"{', '.join(FORMATS)}, or a folder. Convert the result afterwards."
+            )
         stems = [mixture.stem for mixture, _ in found]
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
