@@ -58,7 +58,7 @@ def test_structures_are_poly_alanine_that_others_read(sample, tmp_path):
     listed = json.loads((tmp_path / "s" / "result.json").read_text())
     assert listed["samples"] == told["samples"]
     assert listed["command"][:2] == ["protein", "sample"]
-    assert not list((tmp_path / "s").glob(".*"))
+    assert [path.name for path in (tmp_path / "s").glob(".*")] == [".rectiflow"]
 
 
 def test_text_has_a_table_and_says_what_comes_next(weights, tmp_path, capsys):
@@ -130,7 +130,7 @@ def test_a_stopped_run_leaves_whole_samples_only(sample, weights, tmp_path, monk
     words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", weights]
     assert main(["protein", "sample", *words, "-o", str(tmp_path / "s")]) == 130
     found = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert found == ["length_012_sample_00000.pdb", "result.json"]
+    assert found == [".rectiflow", "length_012_sample_00000.pdb", "result.json"]
     told = sample("s", "--length", "12", "--num", "3")
     assert (told["made"], told["kept"]) == (2, 1)
 
