@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from rectiflow.solvers import History, Solver
-from rectiflow.spaces import Space, quat_multiply
+from rectiflow.solvers import Context, Memory, Solver
+from rectiflow.spaces import quat_multiply
 from rectiflow.states import State
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
@@ -171,20 +171,15 @@ class FrameEuler(Solver):
     order = 1
     nfe = 1
     flat_only = False
+    leaves = ("state", "velocity")
 
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
         """Advance translations by ``h v`` and rotations by the schedule's part of the way."""
-        v = field(x, start) if v is None else v
+        x, v = context.begin(field, x, start)
         assert isinstance(v, dict)
         h = stop - start
         scale = self.schedule.fraction(start, stop) * (1 - start) / h
-        return space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
+        moved = context.space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
+        return moved, context.remember(start, stop, state=x, velocity=v)
