@@ -35,8 +35,8 @@ from rectiflow.paths import (
     VariancePreserving,
     reparametrise,
 )
-from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
 from rectiflow.plans import Plan
+from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
 from rectiflow.randomness import Noise
 from rectiflow.solvers import (
     BDIA,
@@ -80,16 +80,19 @@ from rectiflow.time_density import (
 )
 
 __all__ = [
+    "BDIA",
+    "DDIM",
+    "GHVB",
+    "HB",
+    "RK4",
     "Adams",
     "Affine",
     "Ancestral",
     "Annealed",
-    "BDIA",
     "CheckpointError",
     "Context",
     "CosMap",
     "Coupling",
-    "DDIM",
     "DPMSolver2",
     "DPMSolver3",
     "DPMSolverPP2M",
@@ -102,9 +105,7 @@ __all__ = [
     "FiniteDataFlow",
     "FireFlow",
     "Flow",
-    "GHVB",
     "GaussianMixtureFlow",
-    "HB",
     "Heun",
     "Hutchinson",
     "Independent",
@@ -132,7 +133,6 @@ __all__ = [
     "Product",
     "PseudoCorrector",
     "PseudoHuber",
-    "RK4",
     "Rotations",
     "RungeKutta",
     "Shifted",

@@ -371,9 +371,7 @@ class _SampleBatch:
         if self.keep:
             self.states.append(self.x0)
         if steps > 1:
-            x = integrate(
-                self.velocity, x, plan(grid, solver), space=FRAME_SPACE, hook=self.record
-            )
+            x = integrate(self.velocity, x, plan(grid, solver), space=FRAME_SPACE, hook=self.record)
         last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]

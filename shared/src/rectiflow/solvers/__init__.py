@@ -42,7 +42,6 @@ __all__ = [
     "Midpoint",
     "Move",
     "PseudoCorrector",
-    "RK4",
     "Refine",
     "RungeKutta",
     "Solver",

@@ -186,4 +186,3 @@ def _cat(states: Sequence[State]) -> State:
 
 def _zeros(like: State, size: int) -> State:
     return map_state(lambda a: a.new_zeros(size, *a.shape[1:]), like)
-

@@ -26,8 +26,7 @@ _STAGES = (
 )
 # Fifth minus fourth order, times 2/3: the estimate that torchdiffeq uses.
 _ERROR = tuple(
-    2 / 3 * e
-    for e in (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+    2 / 3 * e for e in (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 )
 _SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
 _SHORTEST = 1e-14  # below, a step no longer moves a time of order 1
@@ -111,7 +110,9 @@ class Dopri5(Solver):
                 new = combine((1.0, *(span * w for w in row)), (x, *k))
                 k.append(rate(new, target if c == 1.0 else t + c * step))
             error = combine([span * e for e in _ERROR], k)
-            ratio = self._norm(error, map_state(lambda a, b: torch.maximum(a.abs(), b.abs()), x, new), by_row)
+            ratio = self._norm(
+                error, map_state(lambda a, b: torch.maximum(a.abs(), b.abs()), x, new), by_row
+            )
             accepted = ratio <= 1
             taken = settle(accepted)
             x, v = select(taken, new, x), select(taken, k[-1], v)
