@@ -56,7 +56,7 @@ class Regions:
         index: int,
         context: Context,
     ) -> tuple[State, int, Context]:
-        """Make the moves from ``index`` to the end of the region, which a turn ends."""
+        """Make the moves of the region from ``index``; a turn ends it, for the memory."""
         start, stop, solver = moves[index]
         past = context.past(start, stop)
         if solver.reads and not any(past.values.values()):
@@ -64,7 +64,8 @@ class Regions:
             x, memory = solver.step(field, x, start, stop, context)
             return x, index + 1, context._replace(memory=memory)
         last, end = index + 1, min(index + self.size, len(moves))
-        while last < end and (moves[last].stop > moves[last].start) == (stop > start):
+        forgets = context.reads == {}
+        while last < end and (forgets or (moves[last].stop > moves[last].start) == (stop > start)):
             last += 1
         runs = tuple(
             (solver, len(list(run)))

@@ -40,8 +40,8 @@ class Segment:
 class Plan:
     """Segments one after the other; :func:`plan` makes one, ``+`` joins them.
 
-    A plan may turn and mix solvers. It is the sequence of its moves: ``len``, iteration, and slices,
-    which are plans of the same moves.
+    A plan may turn and mix solvers. It is the sequence of its moves: ``len``, iteration, and
+    slices, which are plans of the same moves.
 
     Parameters
     ----------

@@ -91,7 +91,7 @@ def select(mask: bool | Tensor, x: Any, y: Any) -> Any:
         return torch.where(mask, x, y)
 
     def rows(a: Tensor, b: Tensor) -> Tensor:
-        of_rows = mask.reshape(*mask.shape, *(1,) * (a.ndim - mask.ndim))
+        of_rows = mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
         return torch.where(of_rows.to(a.device), a, b)
 
     return map_state(rows, x, y)

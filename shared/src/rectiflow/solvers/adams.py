@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
+from torch.compiler import is_compiling
+
 from rectiflow.solvers.base import Move, Solver, by_length, combine
 from rectiflow.solvers.context import Context, Memory, Time, has
 from rectiflow.solvers.runge_kutta import RK4
@@ -307,7 +309,7 @@ class HB(_Family):
 
 def adams_weights(nodes: Sequence[Time]) -> Sequence[Time]:
     """Integrate the polynomial through values at ``nodes`` over ``[0, 1]``; one weight per node."""
-    numbers = all(isinstance(node, float) for node in nodes)
+    numbers = all(isinstance(node, float) for node in nodes) and not is_compiling()
     return (_cached_weights if numbers else _integrated)(tuple(nodes))
 
 
@@ -318,7 +320,6 @@ def _integrated(nodes: tuple[Time, ...]) -> list[Time]:
 _cached_weights = functools.lru_cache(maxsize=4096)(_integrated)  # a run repeats its grid
 
 
-@functools.cache
 def _settled_weights(count: int, age: int, beta: float) -> list[Time]:
     """Weights, newest first, of the average that was made ``age`` steps ago.
 

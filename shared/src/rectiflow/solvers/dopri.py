@@ -96,7 +96,7 @@ class Dopri5(Solver):
         ((at, known),) = context.past(start, stop).get("next")[:1] or ((float("nan"), x),)
         x, v = context.begin(field, x, start, known if has(at) is True else None)
         first, sign = (x, v), (end - t).sign()
-        h = self._first_step(rate, x, v, t, sign, by_row)
+        h = self._first_step(rate, x, v, t, end, by_row)
         for _ in range(self.max_steps):
             left = (end - t).abs()
             if not left.any():
@@ -125,14 +125,15 @@ class Dopri5(Solver):
         )
 
     def _first_step(
-        self, rate: VelocityField, x: State, v: State, t: Tensor, sign: Tensor, by_row: bool
+        self, rate: VelocityField, x: State, v: State, t: Tensor, end: Tensor, by_row: bool
     ) -> Tensor:
         """Return the size of a first step, by comparing two velocities."""
         size = map_state(torch.abs, x)
         d0, d1 = self._norm(x, size, by_row), self._norm(v, size, by_row)
         h0 = torch.where((d0 < 1e-5) | (d1 < 1e-5), 1e-6, 0.01 * d0 / d1)
-        span = sign * h0 if by_row else (sign * h0).item()
-        later = rate(combine((1.0, span), (x, v)), t + sign * h0)
+        h0 = torch.minimum(h0, (end - t).abs())  # to stay on the path
+        step = (end - t).sign() * h0
+        later = rate(combine((1.0, step if by_row else step.item()), (x, v)), t + step)
         d2 = self._norm(combine((1.0, -1.0), (later, v)), size, by_row) / h0
         steepest = torch.maximum(d1, d2)
         h1 = torch.where(steepest <= 1e-15, (1e-3 * h0).clamp(min=1e-6), (0.01 / steepest) ** 0.2)
