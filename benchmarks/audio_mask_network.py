@@ -27,7 +27,7 @@ from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.dataset import DrawnBatches, MixtureDataset
 from rectiflow_audio.data.mixtures import MixtureRules
-from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.data.prepared import PreparedSounds
 from rectiflow_audio.frontend import LogMel, normalise
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask
 from rectiflow_audio.networks import SeparationUNet, UNetConfig

@@ -23,7 +23,7 @@ from rectiflow.conditioning import TextEncoder
 from rectiflow_audio import LogMel, Masking, Mean, SeparationPipeline
 from rectiflow_audio.data.dataset import Clips, MixtureDataset
 from rectiflow_audio.data.mixtures import MixtureRules
-from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.data.prepared import PreparedSounds
 from rectiflow_audio.evaluation import ESTIMATE, Evaluation, Example, evaluate
 from rectiflow_audio.frontend import SAMPLE_RATE
 from rectiflow_audio.plots import separation_figure

@@ -16,7 +16,7 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from rectiflow.training.run_folder import code_version
+from rectiflow.machine import describe_machine
 from rectiflow_protein.data import LengthFilter, PreparedBackbones, prepare
 from rectiflow_protein.evaluation import evaluate
 from rectiflow_protein.io import Backbone
@@ -77,7 +77,7 @@ def main() -> None:
     started = time.time()
     found: dict[str, object] = {
         "date": date.today().isoformat(),
-        **code_version(),
+        "machine": describe_machine(),
         "threads": torch.get_num_threads(),
         "num": args.num,
         "lengths": [args.shortest, args.longest],

@@ -34,7 +34,7 @@ def _in_work(work, monkeypatch):
 @pytest.fixture(scope="module")
 def trained(work):
     """A run of the debug flow."""
-    words = ["experiment=debug", *FAST, f"hydra.run.dir={work / 'flow'}"]
+    words = ["debug=tiny", *FAST, f"hydra.run.dir={work / 'flow'}"]
     assert main(["audio", "train", *words]) == 0
     return work / "flow"
 
@@ -64,13 +64,14 @@ def test_a_run_leaves_a_checkpoint_a_picture_and_sounds(trained):
 def test_the_other_stages_and_a_flow_that_uses_them(trained, work, capsys):
     for stage in ("vae", "vocoder"):
         run = f"hydra.run.dir={work / stage}"
-        words = [f"experiment=debug_{stage}", f"data.dir={trained / 'data'}", *FAST, run, "--json"]
+        words = [f"experiment=small_{stage}", f"debug=tiny_{stage}", *FAST, run, "--json"]
+        words.append(f"data.dir={trained / 'data'}")
         assert main(["audio", "train", *words]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == 1
     vae = SpectrogramVae.from_pretrained(work / "vae" / "export")
     vocoder = BigVgan.from_pretrained(work / "vocoder" / "export")
     assert not any("parametrizations" in name for name in vocoder.state_dict())
-    words = ["experiment=debug", f"data.dir={trained / 'data'}", *FAST, "validation=none"]
+    words = ["debug=tiny", f"data.dir={trained / 'data'}", *FAST, "validation=none"]
     words += ["vae=pretrained", f"vae.weights={work / 'vae' / 'export'}"]
     words += [f"vocoder.weights={work / 'vocoder' / 'export'}"]
     assert main(["audio", "train", *words, f"hydra.run.dir={work / 'whole'}"]) == 0
@@ -81,7 +82,7 @@ def test_the_other_stages_and_a_flow_that_uses_them(trained, work, capsys):
     assert torch.equal(pipe.vocoder.conv_pre.weight, vocoder.conv_pre.weight)
     words = ["--query", "a tone", "--weights", work / "whole" / "export", "--steps", 1]
     assert separate(RAIN, *words, "-o", "anew.wav") == 0
-    assert json.loads(Path("anew.json").read_text())["waveform"] == "Vocoding()"
+    assert json.loads(Path("anew.json").read_text())["settings"]["waveform"] == "Vocoding()"
 
 
 def test_pairs_reflow_and_distillation(trained, weights, work, capsys):
@@ -95,17 +96,17 @@ def test_pairs_reflow_and_distillation(trained, weights, work, capsys):
         assert torch.equal(parts[i].x0, whole[i].x0)
         assert torch.allclose(parts[i].x1, whole[i].x1, atol=1e-4)
     assert main([*made, "--real", "-o", "real"]) == 0
-    given = ["data.dir=pairs", f"weights={trained / 'export'}", "trainer=debug", *FAST]
+    given = ["data.dir=pairs", f"weights={trained}", "trainer=cpu", *FAST]
     given += ["data.module.hold_out_every=2", "data.module.batch_size=2"]
     assert main(["audio", "reflow", *given, f"hydra.run.dir={work / 'reflow'}"]) == 0
     old = SeparationPipeline.from_pretrained(trained / "export")
     new = SeparationPipeline.from_pretrained(work / "reflow" / "export")
     assert new.settings == old.settings
     assert all(map(torch.equal, old.vae.state_dict().values(), new.vae.state_dict().values()))
-    for name in ("debug_rectify", "debug_distill"):
+    for name in ("small_rectify", "small_distill"):
         run = [f"hydra.run.dir={work / name}", *FAST, "--json"]
         capsys.readouterr()
-        assert main(["audio", "reflow", f"experiment={name}", *run]) == 0
+        assert main(["audio", "reflow", f"experiment={name}", "debug=tiny_pairs", *run]) == 0
         assert json.loads(capsys.readouterr().out)["step"] == 1
 
 
@@ -115,8 +116,15 @@ def test_one_sound_goes_into_one_file(weights, capsys):
     estimate, mixture = read_audio("rain.wav"), read_audio(RAIN)
     assert estimate.samples.shape == mixture.samples.shape
     told = json.loads(Path("rain.json").read_text())
-    assert (told["queries"], told["seed"], told["steps"]) == (["rain"], 0, 1)
-    assert 0 < told["energy"]["rain"] < 1
+    shaped = told["settings"]
+    assert (shaped["queries"], shaped["seed"], shaped["steps"]) == (["rain"], 0, 1)
+    assert 0 < told["samples"][0]["energy"]["rain"] < 1
+    assert separate(RAIN, "--query", "rain", "-o", "rain.wav", *weights) == 0
+    assert "0 recording(s) separated, 1 were there already" in capsys.readouterr().out
+    assert separate(RAIN, "--query", "rain", "-o", "rain.wav", *weights, "--steps", 2) == 0
+    assert json.loads(Path("rain.json").read_text())["settings"]["steps"] == 2
+    assert separate(RAIN, "--query", "rain", "-o", "rain.wav", *weights) == 0
+    estimate = read_audio("rain.wav")
     again = SeparationPipeline.from_pretrained(weights[1])(mixture.samples, 16_000, "rain", steps=1)
     np.testing.assert_allclose(estimate.samples, again.estimates[0].samples, atol=1e-4)
 
@@ -136,9 +144,12 @@ def test_several_sounds_of_several_recordings_go_into_folders(weights, capsys):
         assert np.abs(rest).max() < 1e-3
     assert separate(*words, "-o", "out", *weights, "--json") == 0
     told = json.loads(capsys.readouterr().out)
-    assert (told["separated"], told["kept"], list(told["refused"])) == (0, 3, ["in/broken.wav"])
-    assert separate(*words, "-o", "out", *weights, "--seed", 1, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["separated"] == 3
+    assert (told["made"], told["kept"], list(told["failed"])) == (0, 3, ["broken"])
+    assert separate(*words, "-o", "out", *weights, "--seed", 1) == 2
+    assert "holds results made with other settings (seed 0, now 1)" in capsys.readouterr().err
+    shutil.copy(CLOCK_TICK, "in/rain.flac")  # another recording under an old name
+    assert separate(*words, "-o", "out", *weights, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 1
 
 
 def test_options_reach_the_pipeline(weights):
@@ -146,7 +157,7 @@ def test_options_reach_the_pipeline(weights):
     words = ["stereo.wav", "--query", "rain", "--not", "a clock", "--channels", "mid"]
     more = ["--candidates", 2, "--pick", "mean", "--solver", "midpoint", "--posterior", "sample"]
     assert separate(*words, *more, "--waveform", "mask", "-o", "not.flac", *weights) == 0
-    told = json.loads(Path("not.json").read_text())
+    told = json.loads(Path("not.json").read_text())["settings"]
     assert (told["guidance"], told["nfe"], told["candidates"]) == (2.0, 4, 2)
     assert told["negative"] == "a clock"
     assert read_audio("not.flac").samples.shape == (2, 64_000)
@@ -245,16 +256,26 @@ def test_what_cannot_be_separated_is_told_in_one_line(words, message, weights, c
         ("train data.dir=nowhere", "rectiflow audio prepare FOLDER -o SHARDS"),
         ("train data.dir={data}", "vae.weights is not given; expected the autoencoder"),
         ("train data.dir={data} vae.weights=nowhere", "no weights at 'nowhere'"),
-        ("train experiment=debug foo=1", "Could not override 'foo'"),
-        ("train experiment=debug data.wordings=nowhere", "there is no nowhere; expected a CSV"),
+        ("train debug=tiny foo=1", "unknown key 'foo'; expected one of the config."),
+        ("train debug=tiny data.wordings=nowhere", "there is no nowhere; expected a CSV"),
         (
-            "train experiment=debug data.dir={data} network.sizes.context_channels=32",
+            "train debug=tiny data.dir={data} network.sizes.context_channels=32",
             "queries have 384 channels, got a network for 32",
         ),
         ("reflow data.dir=nowhere", "rectiflow audio pairs SHARDS --weights TEACHER -o PAIRS"),
-        ("eval nowhere", "there is no nowhere; expected a prepared folder or a list"),
-        ("eval {data} --form esc50", "is a prepared folder, got --form or --folder"),
-        ("eval {data} --ambiguous x", "--ambiguous is unclear, got 'x'; expected LABEL:A,B"),
+        (
+            "eval nowhere --weights small",
+            "there is no nowhere; expected a prepared folder or a list",
+        ),
+        ("eval nowhere", "files are measured against references, got 1 file(s), 0 --reference"),
+        (
+            "eval {data} --weights small --form esc50",
+            "is a prepared folder, got --form or --folder",
+        ),
+        (
+            "eval {data} --weights small --ambiguous x",
+            "--ambiguous is unclear, got 'x'; expected LABEL:A,B",
+        ),
         ("prepare nowhere -o y", "there is no folder"),
         ("pairs {data} --real --solver heun -o y", "--real inverts by Euler's method"),
         ("convert nowhere -o x", "nowhere"),

@@ -31,8 +31,8 @@ def test_accepted_and_rejected_are_counted(structures, tmp_path, capsys):
     words = ["protein", "prepare", str(structures), "-o", str(out), "--min-length", "10"]
     assert main([*words, "--splits", "0.6,0.4,0"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.startswith("accepted 3 chains (75 residues, 3 clusters; ")
-    assert f"rejected 4; each with its reason in {out / 'rejected.csv'}" in captured.out
+    assert captured.out.startswith("accepted 3 chains of 7 inputs (75 residues, 3 clusters, ")
+    assert f"rejected 4, each with its reason in {out / 'rejected.csv'}" in captured.out
     assert f"rectiflow protein train data.dir={out}" in captured.out
     assert captured.err == ""
     assert len(PreparedBackbones(out)) == 3
@@ -45,7 +45,7 @@ def test_json_is_one_document(structures, tmp_path, capsys):
     words = ["protein", "prepare", str(structures), "-o", str(tmp_path / "s"), "--json"]
     assert main([*words, "--min-length", "25", "--seed", "3"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["chains"], found["files"], found["rejected"]) == (2, 7, 5)
+    assert (found["accepted"], found["inputs"], found["rejected"]) == (2, 7, 5)
     assert found["rejected_csv"] == str(tmp_path / "s" / "rejected.csv")
     assert sum(found["splits"].values()) == 2
 
@@ -55,7 +55,7 @@ def test_nothing_accepted_is_the_users(structures, tmp_path, capsys):
     assert main(["protein", "prepare", str(structures), "-o", str(out), "--published"]) == 2
     captured = capsys.readouterr()
     assert captured.out.startswith("accepted 0 chains")
-    assert f"no chain of 7 file(s) was accepted; {out / 'rejected.csv'} has" in captured.err
+    assert f"no chain of 7 inputs was accepted; {out / 'rejected.csv'} has" in captured.err
     assert len(captured.err.splitlines()) == 1
 
 
@@ -73,7 +73,7 @@ def test_an_archive_will_do(tmp_path, capsys):
     prepare_synthetic(tmp_path / "made", num=3, min_length=12, max_length=16)
     words = ["protein", "prepare", str(tmp_path / "made.npz"), "-o", str(tmp_path / "again")]
     assert main([*words, "--min-length", "10", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["chains"] == 3
+    assert json.loads(capsys.readouterr().out)["accepted"] == 3
 
 
 def test_a_folder_that_is_absent_is_the_users(tmp_path, capsys):

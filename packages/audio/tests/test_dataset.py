@@ -9,7 +9,6 @@ import torch
 from rectiflow_audio.data import (
     Augment,
     Clips,
-    DrawnBatches,
     MixtureDataset,
     MixtureRules,
     WaveformDataset,
@@ -203,30 +202,6 @@ def test_single_clips_have_their_peak_or_less():
     assert torch.equal(quiet[3, 7]["target"], quiet[3, 7]["target"])
     with pytest.raises(ValueError, match="quietest_db must be at most 0, got 3"):
         WaveformDataset(clips(), WINDOW, quietest_db=3)
-
-
-def test_every_row_comes_once_for_each_draw():
-    source = DrawnBatches(5, 8, seed=1)
-    batches = [source.batches(epoch) for epoch in range(3)]
-    assert all(len(batch) == 1 and len(batch[0]) == 8 for batch in batches)
-    seen = Counter(index for epoch in batches for batch in epoch for index in batch)
-    assert max(seen.values()) == 1
-    assert {row for row, _ in seen} == set(range(5))
-    assert {draw for _, draw in seen} == set(range(6))
-    assert source.batches(2) == batches[2]
-
-
-def test_ranks_share_an_epoch_without_overlap():
-    sources = [DrawnBatches(10, 4, rank=rank, world_size=2) for rank in range(2)]
-    a, b = ({i for batch in s.batches(0) for i in batch} for s in sources)
-    assert len(a) == len(b) == 4
-    assert not a & b
-
-
-@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
-def test_batches_need_items(sizes):
-    with pytest.raises(ValueError, match="batches need items"):
-        DrawnBatches(*sizes)
 
 
 def test_clips_must_be_described_and_windows_long_enough():

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from rectiflow.storage.preparation import write_rows
 from rectiflow.storage.shards import ShardWriter
+from rectiflow.storage.table import write_rows
 from rectiflow_protein.data import LengthBatches, LengthFilter, PaddedBatches
-from rectiflow_protein.data.table import COLUMNS
+from rectiflow_protein.data.prepared import COLUMNS
 
 pytest.importorskip("lightning")
 
@@ -69,5 +69,7 @@ def test_held_out_batches_are_the_valid_split_each_time(prepared):
 
 
 def test_no_chain_to_train_on_is_an_error(prepared):
-    with pytest.raises(ValueError, match="has no chain to train on, got 30 chains in all"):
+    with pytest.raises(
+        ValueError, match="has no chain in the split 'train' that passes the filters, got 30"
+    ):
         BackboneDataModule(prepared, filters=[LengthFilter(300, 400)])

@@ -10,7 +10,7 @@ from rectiflow.flow import Flow
 from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
-from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow
+from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow, whole_frames
 from rectiflow_audio.frontend import LogMel
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
@@ -115,13 +115,12 @@ class SeparationObjective(nn.Module):
             When nothing is left.
         """
         mels = self.log_mel(waves)
-        frames = mels.shape[-2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE
-        if frames == 0:
+        if mels.shape[-2] < FRAMES_MULTIPLE:
             raise ValueError(
                 f"waves are too short, got {mels.shape[-2]} frames; expected at least "
                 f"{FRAMES_MULTIPLE}, 0.32 s."
             )
-        return mels[:, None, :frames]
+        return whole_frames(mels)[:, None]
 
     def query(
         self, batch: Mapping[str, Tensor], generator: torch.Generator

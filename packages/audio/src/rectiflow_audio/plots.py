@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rectiflow.figures import new_figure
 from torch import Tensor
 
 from rectiflow_audio.frontend import LogMel, MelConfig, mel_edges
@@ -49,7 +50,7 @@ def log_mel_picture(
             f"log_mel must have shape (frames, {config.n_mels}), got {tuple(log_mel.shape)}; "
             "expected the spectrogram of one sound. Pass log_mel[0]."
         )
-    figure = _figure((6, 2.8))
+    figure = new_figure(6, 2.8)
     axes = figure.add_subplot()
     image = _spectrogram(axes, log_mel, config, float(log_mel.max()))
     axes.set(title=title, xlabel="seconds")
@@ -84,7 +85,7 @@ def separation_figure(
         waves["target"] = target
     pictures = {name: front_end(wave.detach().float().cpu()) for name, wave in waves.items()}
     loudest = float(pictures["mixture"].max())
-    figure = _figure((6, 0.6 + 1.7 * len(pictures)))
+    figure = new_figure(6, 0.6 + 1.7 * len(pictures))
     rows = figure.subplots(len(pictures), 1, sharex=True)
     for axes, (name, picture) in zip(rows, pictures.items(), strict=True):
         image = _spectrogram(axes, picture, front_end.config, loudest)
@@ -116,13 +117,3 @@ def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float)
     axes.set_yticklabels([f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in shown])
     axes.set_ylabel("Hz")
     return image
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    """Make an empty figure, drawn by Agg whatever the backend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

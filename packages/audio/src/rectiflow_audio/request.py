@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from rectiflow.solvers import Euler
 from torch import Tensor
 
-from rectiflow_audio.waveform import Vocoding, Waveform
+from rectiflow_audio.candidates import Medoid
+from rectiflow_audio.flow import SIGMA_MIN
+from rectiflow_audio.waveform import Masking, Vocoding, Waveform
 
 if TYPE_CHECKING:
     from rectiflow.conditioning import TextEmbedding
@@ -20,15 +24,149 @@ SHORTEST = 0.1
 """Seconds; shorter sounds are refused."""
 
 Channels = Literal["each", "mid"]
-"""Separate every channel, or their mean, whose mask is then applied to each."""
+"""Separate every channel, or their mean, whose mask is applied to each."""
+
+
+@dataclass(frozen=True)
+class SeparationSettings:
+    """What a checkpoint is to be used with; stored beside its weights.
+
+    Parameters
+    ----------
+    text_encoder : str
+        Name or folder, for :meth:`rectiflow.conditioning.TextEncoder.load`.
+    window_seconds : float
+        Length of sound that the networks were trained on.
+    steps : int
+        Network calls, unless told otherwise.
+    posterior_sample : bool
+        Take a sample of the mixture's posterior, as the authors do, not its mean.
+    has_vocoder : bool
+        Whether waves are made by a vocoder unless told otherwise; else by masking.
+    sigma_min : float
+        Of the flow's path.
+    guidance : float
+        Weight of guidance, unless told otherwise; 1 is none, as published.
+    """
+
+    text_encoder: str = "google/flan-t5-large"
+    window_seconds: float = 10.24
+    steps: int = 20
+    posterior_sample: bool = True
+    has_vocoder: bool = True
+    sigma_min: float = SIGMA_MIN
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a mixture is separated, beside its queries.
+
+    Parameters
+    ----------
+    residual : bool
+        Also return everything but the estimates, cut out of the mixture by masks.
+    steps : int, optional
+        Steps of the solver; the checkpoint's own if absent.
+    solver : Solver, optional
+        Euler's method, as published, if absent. Any core solver will do.
+    guidance : float, optional
+        Weight of classifier-free guidance; 1 is none, as published. The checkpoint's own if
+        absent.
+    n_candidates : int
+        Estimates drawn for each query, of which ``pick`` makes one.
+    pick : Pick, optional
+        :class:`~rectiflow_audio.candidates.Medoid` if absent.
+    seed : int
+        Fixes the noise. Every window, channel and query starts from the same.
+    posterior_sample : bool, optional
+        Condition on a sample of the mixture's posterior, or its mean; by default as the
+        checkpoint was made for.
+    waveform : Waveform, optional
+        How waves are made; the checkpoint's vocoder if it has one, else
+        :class:`~rectiflow_audio.waveform.Masking`.
+    consistent : bool
+        Correct the estimates so that they sum to the mixture.
+    channels : {"each", "mid"}
+        Separate every channel, or their mean, whose mask is then applied to each.
+    """
+
+    residual: bool = False
+    steps: int | None = None
+    solver: Solver | None = None
+    guidance: float | None = None
+    n_candidates: int = 1
+    pick: Pick | None = None
+    seed: int = 0
+    posterior_sample: bool | None = None
+    waveform: Waveform | None = None
+    consistent: bool = False
+    channels: Channels = "each"
+
+    def resolved(
+        self,
+        settings: SeparationSettings,
+        queries: Sequence[str],
+        context: TextEmbedding,
+        negative: TextEmbedding,
+        *,
+        has_vocoder: bool,
+        unwanted: str | None = None,
+    ) -> Request:
+        """Fill in what the checkpoint decides, and check everything.
+
+        Parameters
+        ----------
+        settings : SeparationSettings
+            Of the checkpoint.
+        queries : sequence of str
+            Names of the estimates.
+        context : TextEmbedding
+            A row for each query.
+        negative : TextEmbedding
+            One row: of the negative query, or of none.
+        has_vocoder : bool
+            Whether the weights have one.
+        unwanted : str, optional
+            The negative query.
+        """
+        default = Vocoding() if settings.has_vocoder else Masking()
+        own = settings.posterior_sample
+        request = Request(
+            list(queries),
+            context,
+            negative,
+            settings.steps if self.steps is None else self.steps,
+            Euler() if self.solver is None else self.solver,
+            settings.guidance if self.guidance is None else self.guidance,
+            self.n_candidates,
+            Medoid() if self.pick is None else self.pick,
+            self.seed,
+            own if self.posterior_sample is None else self.posterior_sample,
+            default if self.waveform is None else self.waveform,
+            self.residual,
+            self.consistent,
+            self.channels,
+            unwanted,
+        )
+        check_numbers(request.steps, request.candidates, request.guidance, request.channels)
+        if unwanted is not None and request.guidance <= 1:
+            raise ValueError(
+                f"a negative query acts through guidance, got guidance={request.guidance}; "
+                "expected more than 1, such as 2."
+            )
+        check_waveform(
+            request.waveform,
+            has_vocoder=has_vocoder,
+            consistent=request.consistent,
+            channels=request.channels,
+        )
+        return request
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of every window.
-
-    Attributes are the arguments of :meth:`SeparationPipeline.__call__`, resolved.
-    """
+    """What is asked of every window: :class:`Options`, resolved, and the queries."""
 
     queries: list[str]
     context: TextEmbedding
@@ -44,6 +182,40 @@ class Request:
     residual: bool
     consistent: bool
     channels: Channels
+    unwanted: str | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Return all that shapes a separation, as plain data."""
+        return {
+            "queries": self.queries,
+            "negative": self.unwanted,
+            "seed": self.seed,
+            "steps": self.steps,
+            "nfe": self.steps * self.solver.nfe * (2 if self.guidance != 1 else 1),
+            "solver": repr(self.solver),
+            "guidance": self.guidance,
+            "candidates": self.candidates,
+            "pick": type(self.pick).__name__.lower(),
+            "posterior_sample": self.posterior_sample,
+            "waveform": repr(self.waveform),
+            "residual": self.residual,
+            "consistent": self.consistent,
+            "channels": self.channels,
+        }
+
+
+def check_queries(queries: str | Sequence[str], negative: str | None) -> list[str]:
+    """Return the queries as a list, each of which names something."""
+    asked = [queries] if isinstance(queries, str) else list(queries)
+    for text in [*asked, *([] if negative is None else [negative])]:
+        if not text.strip():
+            raise ValueError(
+                f"a query is empty, got {text!r}; expected words that name a sound, such as "
+                "'a dog barks'."
+            )
+    if not asked:
+        raise ValueError("no query was given; expected at least one, such as 'a dog barks'.")
+    return asked
 
 
 def check_waveform(

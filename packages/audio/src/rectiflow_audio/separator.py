@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from rectiflow.grids import uniform
-from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import counter_generator
 from torch import Tensor
 
-from rectiflow_audio.flow import FRAMES_MULTIPLE, condition
+from rectiflow_audio.flow import condition, guided_field, whole_frames
 from rectiflow_audio.frontend import SAMPLE_RATE, Level, LogMel, normalise, resample
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask, mixture_consistency
 from rectiflow_audio.waveform import Generated
@@ -31,6 +30,12 @@ SILENCE = 1e-5
 
 ROWS = {"cpu": 8, "cuda": 64}
 """Latents in one call of the network, by device."""
+
+
+def rows_of(device: torch.device) -> int:
+    """Return how many latents go through the network at once on a device."""
+    return ROWS["cuda" if device.type == "cuda" else "cpu"]
+
 
 QUIETEST_SHARE = 1e-8
 """Of the power, below which a residual is silence."""
@@ -67,7 +72,7 @@ class Separator:
     @property
     def rows(self) -> int:
         """Return how many latents go through the network at once."""
-        return ROWS["cuda" if self.device.type == "cuda" else "cpu"]
+        return rows_of(self.device)
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         """Separate windows, as many at once as the device takes."""
@@ -134,8 +139,7 @@ class Separator:
             Log-mel of the mixture, through the same codec.
         """
         request = self.request
-        mels = LogMel().to(waves.device)(waves)[:, None]
-        mels = mels[:, :, : mels.shape[2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE]
+        mels = whole_frames(LogMel().to(waves.device)(waves)[:, None])
         k, c = len(request.queries), request.candidates
         context = request.context.to(waves.device)
         with torch.autocast(waves.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -167,17 +171,9 @@ class Separator:
                 unwanted.states.expand(size, -1, -1),
                 unwanted.mask.expand(size, -1),
             )
-            field = batched_cfg(
-                self._velocity,
-                self.unet.with_text_keys(told),
-                self.unet.with_text_keys(null),
-                request.guidance,
-            )
+            field = guided_field(self.unet, told, null, request.guidance)
             ends.append(integrate(field, x0[start : start + self.rows], moves))
         return torch.cat(ends)
-
-    def _velocity(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        return self.unet(x, t, cond).float()
 
     def _noise(self, like: Tensor, purpose: str, index: int) -> Tensor:
         """Draw on the CPU, so that a seed means the same noise on every machine."""

@@ -11,9 +11,10 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from rectiflow.storage.files import whole_file
 from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor, nn
 
@@ -28,6 +29,9 @@ from rectiflow_audio.networks.official_sizes import (
 from rectiflow_audio.networks.unet import SeparationUNet, UNetConfig
 from rectiflow_audio.networks.vae import SpectrogramVae, VaeConfig
 from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig, fold_weight_norm
+
+if TYPE_CHECKING:
+    from rectiflow_audio.pipeline import SeparationPipeline
 
 Network = TypeVar("Network", bound=nn.Module)
 log = logging.getLogger(__name__)
@@ -268,6 +272,17 @@ def to_official(
     written.setdefault("model_ema.decay", torch.tensor(0.9999))
     written.setdefault("model_ema.num_updates", torch.tensor(0, dtype=torch.int32))
     return {name: tensor.detach().cpu().contiguous() for name, tensor in written.items()}
+
+
+def save_official(
+    pipe: SeparationPipeline, path: Path, *, rest: Mapping[str, Tensor] | None = None
+) -> Path:
+    """Write a pipeline with a vocoder for the authors' code; ``rest`` as :func:`to_official`."""
+    assert pipe.vocoder is not None
+    model = OfficialFlowSep(pipe.unet, pipe.vae, pipe.vocoder, None, {})
+    with whole_file(path) as part:
+        torch.save({"state_dict": to_official(model, rest=rest)}, part)
+    return path
 
 
 def unet_from_official(

@@ -13,7 +13,8 @@ from rectiflow_protein.flow import FrameEuler, backbone_flow
 from rectiflow_protein.losses import BackboneLoss
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
-from rectiflow_protein.pipeline import BackbonePipeline, BackboneResult, BackboneSample
+from rectiflow_protein.pipeline import BackbonePipeline
+from rectiflow_protein.result import BackboneResult, BackboneSample
 from rectiflow_protein.weights import load_official, to_official
 
 __all__ = [

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.evaluation import Evaluation
 
 from rectiflow_protein.metrics import backbone_metrics
 
@@ -20,41 +16,6 @@ if TYPE_CHECKING:
     from rectiflow_protein.io import Backbone
 
 ALIGNABLE = 3  # residues; TM-align needs as many
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of each backbone and of the set.
-
-    Attributes
-    ----------
-    rows : list of dict
-        One per backbone: ``name``, ``length`` and its metrics.
-    summary : dict
-        ``count``, the mean of every metric, and what only a set has: ``diversity_tm`` (mean
-        pairwise TM-score; lower is more diverse), ``clusters_tm_0.5`` and ``clusters_tm_0.6``
-        (folds over count), and with a designer and a predictor the published
-        designability figures.
-    """
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, float]
-
-    def save(self, folder: Path | str) -> list[Path]:
-        """Write ``metrics.csv`` and ``summary.json``."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        table, summary = target / "metrics.csv", target / "summary.json"
-        partial = target / f".{table.name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, table)
-        partial = target / f".{summary.name}.partial"
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, summary)
-        return [table, summary]
 
 
 def evaluate(
@@ -86,6 +47,14 @@ def evaluate(
         designable backbones where that is known, as published. Lower is more novel.
     progress : callable, optional
         Called with backbones done and in all.
+
+    Returns
+    -------
+    Evaluation
+        A row per backbone: ``name``, ``length`` and its metrics. The summary has ``count``, the
+        mean of every metric, and what only a set has: ``diversity_tm`` (mean pairwise TM-score;
+        lower is more diverse), ``clusters_tm_0.5`` and ``clusters_tm_0.6`` (folds over count), and
+        with a designer and a predictor the published designability figures.
 
     Raises
     ------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rectiflow.figures import labelled
 from torch import Tensor
 
 from rectiflow_protein.metrics import ca_ca_distances, torsions
@@ -34,7 +35,7 @@ def ramachandran(
     title : str
         Above the axes.
     """
-    figure, axes = _figure(title, "phi (degrees)", "psi (degrees)")
+    figure, axes = labelled(title, "phi (degrees)", "psi (degrees)")
     for phi_from, phi_to, psi_from, psi_to in RAMACHANDRAN_REGIONS:
         for turn in (0, -360):  # a region may run over the edge
             corner = (phi_from, psi_from + turn)
@@ -60,7 +61,7 @@ def ca_ca_histogram(
     title : str
         Above the axes.
     """
-    figure, axes = _figure(title, "CA-CA distance (Å)", "pairs")
+    figure, axes = labelled(title, "CA-CA distance (Å)", "pairs")
     distances = [ca_ca_distances(coords[:, 1]).cpu().numpy() for coords in backbones]
     values = np.concatenate(distances or [np.zeros(0)])
     values = values[np.isfinite(values)]
@@ -85,23 +86,11 @@ def distance_matrix(ca: Float[Tensor, "n 3"], *, title: str = "CA distances") ->
             f"ca must have shape (n, 3), got {tuple(ca.shape)}; expected the CA of one chain. Pass "
             "coords[:, 1]."
         )
-    figure, axes = _figure(title, "residue", "residue")
+    figure, axes = labelled(title, "residue", "residue")
     distances = torch.cdist(ca.float(), ca.float()).cpu().numpy()
     image = axes.imshow(distances, cmap="viridis_r", origin="lower", interpolation="nearest")
     figure.colorbar(image, ax=axes, label="Å", fraction=0.046)
     return figure
-
-
-def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    """One pair of axes with labels, drawn by Agg whatever the backend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
-    return figure, axes
 
 
 def _rectangle(axes: Axes, corner: tuple[float, float], width: float, height: float) -> None:

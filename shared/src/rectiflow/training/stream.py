@@ -61,6 +61,66 @@ class ShuffledBatches:
         return own.view(n_batches, self.batch_size).tolist()
 
 
+class DrawnBatches:
+    """Batches of (row, draw): every row once, in a fresh order, for each draw.
+
+    A small data set fills a large batch by several draws of the same rows.
+
+    Parameters
+    ----------
+    n_items : int
+        Rows of the dataset.
+    batch_size : int
+        Items per rank and batch.
+    seed : int
+        Fixes the order; all ranks share it.
+    rank, world_size : int
+        As for :class:`ShuffledBatches`.
+
+    Examples
+    --------
+    >>> batch, = DrawnBatches(2, 4).batches(0)
+    >>> sorted(batch)
+    [(0, 0), (0, 1), (1, 0), (1, 1)]
+    """
+
+    def __init__(
+        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if n_items < 1 or batch_size < 1:
+            raise ValueError(
+                f"batches need items, got n_items={n_items} and batch_size={batch_size}; expected "
+                "both at least 1."
+            )
+        self.n_items = n_items
+        self.draws = -(-batch_size * world_size // n_items)  # of each row in an epoch
+        self._shuffled = ShuffledBatches(
+            n_items * self.draws, batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Return the batches of one epoch."""
+        first = epoch * self.draws
+        return [
+            [(i % self.n_items, first + i // self.n_items) for i in batch]
+            for batch in self._shuffled.batches(epoch)
+        ]
+
+
+def shuffled(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], ShuffledBatches]:
+    """Return what gives each rank its :class:`ShuffledBatches`."""
+    return lambda rank, world_size: ShuffledBatches(
+        n_items, batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+
+
+def drawn(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], DrawnBatches]:
+    """Return what gives each rank its :class:`DrawnBatches`."""
+    return lambda rank, world_size: DrawnBatches(
+        n_items, batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+
+
 class StepStream:
     """An endless batch sampler that concatenates the epochs of a source.
 

@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, pick_device, table
-from rectiflow_cli.progress import counter, progress
-from rectiflow_cli.protein.options import Parser, make_tools
+from rectiflow import commands
+from rectiflow.commands import Parser, positive, progress, table
+
+from rectiflow_cli.errors import UsageError
+from rectiflow_cli.protein.flags import add_solver, add_tools, lengths_of, make_solver, make_tools
 
 if TYPE_CHECKING:
+    from rectiflow.evaluation import Evaluation
     from rectiflow_protein.io import Backbone
 
 MOVIES = ("_trajectory", "_predictions")
@@ -34,33 +36,49 @@ _SHOWN = (
 _ROWS_SHOWN = 20
 
 
-def _parser() -> Parser:
-    parser = Parser("eval", main.__doc__)
-    add = parser.add_argument
-    add("paths", metavar="DIR|FILE", nargs="+", help="structure files, or folders of them")
-    add("-o", "--out", metavar="DIR", help="write metrics.csv and summary.json there")
-    add("--no-diversity", action="store_true", help="do not compare all pairs")
-    add("--device", default="auto", help="of the predictor")
-    add("--foldseek", metavar="TABLE", help="result of a Foldseek search, for novelty")
-    parser.add_tools()
-    parser.add_json()
-    return parser
-
-
-def main(argv: list[str]) -> int:
+class Eval(commands.Evaluate):
     """Measure structures: geometry, secondary structure, diversity; designability with tools.
 
-    Raises
-    ------
-    UsageError
-        When there is no structure to measure, or a tool is missing.
+    With --weights the structures are sampled first, and nothing is written.
     """
-    args = _parser().parse_args(argv)
-    designer, predictor = make_tools(args, pick_device(args.device))
-    chains, refused = _read(args.paths, quiet=args.json)
-    from rectiflow_protein.evaluation import evaluate
 
-    with counter("measuring", unit="chain", quiet=args.json) as show:
+    domain = "protein"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
+    examples = (
+        "backbones -o measured",
+        "--weights small --lengths 60,80,100 --num 4",
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add files, or samples to make, and measures."""
+        add = parser.group("what is measured")
+        add("paths", metavar="DIR|FILE", nargs="*", help="Structure files, or folders of them.")
+        add(
+            "--lengths",
+            type=lengths_of,
+            metavar="A,B|A:B:STEP",
+            help="Residues of what --weights samples.",
+        )
+        add("--num", type=positive, default=1, help="Samples of each length, with --weights.")
+        add = parser.group("measures")
+        add("--no-diversity", action="store_true", help="Do not compare all pairs.")
+        add("--foldseek", metavar="TABLE", help="The result of a Foldseek search, for novelty.")
+        add_tools(parser)
+        add_solver(parser, steps=50)
+
+    def measure(self, args: Any, progress: Any) -> tuple[Evaluation, dict[str, Any]]:
+        """Measure files or samples."""
+        from rectiflow_protein.evaluation import evaluate
+
+        designer, predictor = make_tools(args)
+        if bool(args.paths) == bool(args.weights):
+            raise UsageError(
+                f"eval measures files or a model, got {'both' if args.paths else 'neither'}; "
+                "expected structure files, or --weights with --lengths."
+            )
+        chains, refused = (
+            _read(args.paths, quiet=args.json) if args.paths else (self._sampled(args), {})
+        )
         found = evaluate(
             chains,
             designer=designer,
@@ -68,17 +86,21 @@ def main(argv: list[str]) -> int:
             num_sequences=args.num_sequences,
             diversity=not args.no_diversity,
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
-            progress=show,
+            progress=progress,
         )
-    written = found.save(args.out) if args.out else []
-    document = {
-        "summary": found.summary,
-        "structures": found.rows,
-        "refused": refused,
-        "files": written,
-    }
-    answer(document, _text(found.rows, found.summary, written), as_json=args.json)
-    return DONE
+        return found, {"refused": refused}
+
+    def _sampled(self, args: Any) -> list[Backbone]:
+        if not args.lengths:
+            raise UsageError("--weights samples backbones, got no --lengths; expected some.")
+        lengths = [n for n in args.lengths for _ in range(args.num)]
+        pipe = self.load(args)
+        result = pipe(lengths, steps=args.steps, solver=make_solver(args), seed=args.seed)
+        return [sample.backbone() for sample in result.samples]
+
+    def tell(self, found: Evaluation) -> str:
+        """Return a line for each structure, and the means."""
+        return _text(found.rows, found.summary)
 
 
 def _read(paths: list[str], *, quiet: bool) -> tuple[list[Backbone], dict[str, str]]:
@@ -148,7 +170,7 @@ def _files(paths: list[str]) -> list[Path]:
     return found
 
 
-def _text(rows: list[dict[str, Any]], summary: dict[str, float], written: list[Path]) -> str:
+def _text(rows: list[dict[str, Any]], summary: dict[str, float]) -> str:
     shown = [{key: row[key] for key in _SHOWN if key in row} for row in rows[:_ROWS_SHOWN]]
     mean = {key: summary.get(key) for key in shown[0]} | {"name": "mean", "length": ""}
     lines = [table([*shown, mean])]
@@ -156,6 +178,7 @@ def _text(rows: list[dict[str, Any]], summary: dict[str, float], written: list[P
         lines.append(f"({len(rows)} structures, the first {_ROWS_SHOWN} shown)")
     extra = [key for key in summary if key not in rows[0] and key != "count"]
     lines += [f"{key}: {summary[key]:.3f}" for key in extra]
-    if written:
-        lines.append(f"wrote {', '.join(str(path) for path in written)}")
     return "\n".join(lines)
+
+
+main = Eval()

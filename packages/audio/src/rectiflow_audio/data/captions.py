@@ -13,6 +13,9 @@ import torch
 
 from rectiflow_audio.data.mixtures import labels_of
 
+PARAPHRASES = "paraphrases"
+"""Name of the list of wordings that comes with the package."""
+
 LISTS = ("metadata.csv", "captions.csv", "metadata.jsonl", "captions.jsonl", "captions.json")
 """Names under which :func:`find_captions` looks for a list."""
 
@@ -40,12 +43,23 @@ class Wordings:
     def read(cls, path: str | Path, share: float = 0.5) -> Wordings:
         """Read a CSV file with the columns ``label`` and ``caption``, one wording a row.
 
+        ``"paraphrases"`` is a list for the classes of the shipped checkpoint.
+
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
         ValueError
             If a column is missing or a cell is empty.
         """
         by_label: dict[str, list[str]] = {}
+        if str(path) == PARAPHRASES and not Path(path).exists():
+            path = Path(__file__).with_name(f"{PARAPHRASES}.csv")
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f"there is no {path}; expected a CSV file with label and caption, or "
+                f"{PARAPHRASES!r}."
+            )
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if not {"label", "caption"} <= set(reader.fieldnames or ()):

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from rectiflow.randomness import counter_generator
-from rectiflow.training.stream import ShuffledBatches
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -289,52 +288,6 @@ class WaveformDataset(Dataset[dict[str, Tensor]]):
         wave = fit(wave - wave.mean(), self.window, generator, loop=self.loop)
         level = 10 ** (self.quietest_db / 20 * float(torch.rand((), generator=generator)))
         return {"target": level * normalise(wave)[0]}
-
-
-class DrawnBatches:
-    """Batches of (row, draw): every row once, in a fresh order, for each draw.
-
-    A small data set fills a large batch by several draws of the same rows.
-
-    Parameters
-    ----------
-    n_items : int
-        Rows of the dataset.
-    batch_size : int
-        Items per rank and batch.
-    seed : int
-        Fixes the order; all ranks share it.
-    rank, world_size : int
-        As for :class:`rectiflow.training.stream.ShuffledBatches`.
-
-    Examples
-    --------
-    >>> batch, = DrawnBatches(2, 4).batches(0)
-    >>> sorted(batch)
-    [(0, 0), (0, 1), (1, 0), (1, 1)]
-    """
-
-    def __init__(
-        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if n_items < 1 or batch_size < 1:
-            raise ValueError(
-                f"batches need items, got n_items={n_items} and batch_size={batch_size}; expected "
-                "both at least 1."
-            )
-        self.n_items = n_items
-        self.draws = -(-batch_size * world_size // n_items)  # of each row in an epoch
-        self._shuffled = ShuffledBatches(
-            n_items * self.draws, batch_size, seed=seed, rank=rank, world_size=world_size
-        )
-
-    def batches(self, epoch: int) -> list[list[Index]]:
-        """Return the batches of one epoch."""
-        first = epoch * self.draws
-        return [
-            [(i % self.n_items, first + i // self.n_items) for i in batch]
-            for batch in self._shuffled.batches(epoch)
-        ]
 
 
 def samples_of(seconds: float) -> int:

@@ -11,7 +11,7 @@ import torch
 from rectiflow.storage.preparation import Judged
 
 from rectiflow_audio.data.captions import Entry
-from rectiflow_audio.data.shards import pack_wave
+from rectiflow_audio.data.prepared import pack_wave
 from rectiflow_audio.frontend import SAMPLE_RATE, resample
 
 if TYPE_CHECKING:

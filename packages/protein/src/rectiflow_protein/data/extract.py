@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from rectiflow.storage.preparation import Judged
+from rectiflow.storage.table import table_of
 
 from rectiflow_protein.data.archive import read_archive
 from rectiflow_protein.data.filters import Filter
-from rectiflow_protein.data.table import table_of
+from rectiflow_protein.data.prepared import COLUMNS
 from rectiflow_protein.io import Backbone, StructureError, read_structure
 from rectiflow_protein.metrics import radius_of_gyration
 from rectiflow_protein.secondary_structure import COIL, HELIX, STRAND, dssp
@@ -61,7 +62,7 @@ def chains_of(path: Path, root: Path, filters: Sequence[Filter] = ()) -> Judged:
         return Judged(refused=[_refusal(source, "", reason)])
     judged = Judged()
     for candidate in candidates:
-        table = table_of([candidate.row])
+        table = table_of([candidate.row], COLUMNS)
         failed = next((f.reason(table, 0) for f in filters if not f.keep(table)[0]), None)
         if failed is None:
             judged.accepted.append((candidate.backbone.tensors(), candidate.row))
