@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from statistics import fmean
 import torch
 from rectiflow.conditioning import TextEncoder
 from rectiflow.randomness import counter_generator
+from rectiflow.storage.files import whole_file, write_tensors
 from rectiflow.storage.pretrained import load_strict, load_tensors
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
@@ -32,7 +32,6 @@ from rectiflow_audio.frontend import LogMel, normalise
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask
 from rectiflow_audio.networks import SeparationUNet, UNetConfig
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
@@ -116,7 +115,7 @@ def mask_estimate(network: MaskNetwork, text: TextEncoder) -> Callable[[Tensor, 
 def save_mask_network(network: MaskNetwork, step: int, path: Path) -> None:
     """Write the weights in half precision, with the number of training steps."""
     tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, path, {"format": "pt", "step": json.dumps(step)})
+    write_tensors(path, tensors, {"format": "pt", "step": json.dumps(step)})
 
 
 def load_mask_network(path: Path) -> tuple[MaskNetwork, int]:
@@ -187,8 +186,8 @@ def main() -> None:
                 print(step, f"{fmean(losses):.4f} {seconds:.0f} s", flush=True)
                 losses.clear()
                 state = {name: part.state_dict() for name, part in parts.items()}
-                torch.save({**state, "step": step, "seconds": seconds}, f"{checkpoint}.part")
-                os.replace(f"{checkpoint}.part", checkpoint)
+                with whole_file(checkpoint) as part:
+                    torch.save({**state, "step": step, "seconds": seconds}, part)
     save_mask_network(network, step, args.out)
 
 

@@ -10,7 +10,6 @@ once with a clip of another class. ``--mask`` names weights of the discriminativ
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from audio_mask_network import load_mask_network, mask_estimate
 from environment import environment
 from rectiflow.conditioning import TextEncoder
+from rectiflow.storage.files import write_json
 from rectiflow_audio import LogMel, Masking, Mean, SeparationPipeline
 from rectiflow_audio.data.dataset import Clips, MixtureDataset
 from rectiflow_audio.data.mixtures import MixtureRules
@@ -206,7 +206,7 @@ def main() -> None:
         print("mask network", report["mask_network"]["si_sdri"], flush=True)
     if args.pictures:
         draw(args, args.weights[0], mixed)
-    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(args.out, report, indent=1)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from rectiflow.fields import bind
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.solvers import Euler
+from rectiflow.storage.files import write_text
 from torch import Tensor, nn
 
 TARGETS = {"integrate": 1.05, "integrate_compiled": 0.6}  # at batch 64, over the hand-written loop
@@ -158,9 +158,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ fly); the valid and test splits give the reference row, chains of the sampled le
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from datetime import date
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import torch
 from rectiflow.machine import describe_machine
+from rectiflow.storage.files import write_json
 from rectiflow_protein.data import LengthFilter, PreparedBackbones, prepare
 from rectiflow_protein.evaluation import evaluate
 from rectiflow_protein.io import Backbone
@@ -92,7 +92,7 @@ def main() -> None:
             table[f"{Path(weights).name}, {steps} steps"] = measure(pipe, steps, args)
     found |= {"table": table, "minutes": round((time.time() - started) / 60, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(args.out, found)
     width = max(map(len, table))
     print(" " * width, *(f"{name[:12]:>12}" for name in SHOWN))
     for name, row in table.items():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import timed_training
 import torch
+from rectiflow.storage.files import write_json
 from rectiflow.storage.preparation import split_of
 from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
@@ -151,6 +152,4 @@ def kept(path: Path) -> dict[str, Any]:
 def keep(path: Path, found: dict[str, Any]) -> None:
     """Store what has been measured so far."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, found, indent=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import os
 import platform
 import time
@@ -12,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from rectiflow.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED = time.monotonic()
@@ -65,6 +65,4 @@ def write(args: argparse.Namespace, name: str, results: dict) -> None:
     """Write ``NAME.json`` to the output folder, whole or not at all."""
     told = {"entry": name, "machine": machine(args.device), **results}
     target = args.out / f"{name}.json"
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, target)
+    write_json(target, told, indent=1)

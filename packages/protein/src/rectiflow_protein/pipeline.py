@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Self
 
 import torch
 from rectiflow.costs import Load
+from rectiflow.memory import require_memory
 from rectiflow.pipeline import Pipeline
 from rectiflow.solvers import Solver
 from rectiflow.storage.pretrained import Pretrained
@@ -18,8 +20,13 @@ from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.result import BackboneResult, BackboneSample
 from rectiflow_protein.sampling import SampleBatch, batches, draw_noise
 
+log = logging.getLogger(__name__)
+
 PAIRS_PER_BATCH = {"cpu": 2**16, "cuda": 2**22}
 """Residue pairs in a batch, by device: what fits the cache, or a few gigabytes."""
+
+LONGEST_TRAINED = 512
+"""Residues of the longest chains that published networks are trained on."""
 
 
 class BackbonePipeline(Pipeline):
@@ -84,6 +91,26 @@ class BackbonePipeline(Pipeline):
         pairs = load.rows * load.tokens**2
         self([load.tokens] * load.rows, steps=load.calls, max_pairs=pairs)
 
+    def _require_fitting(self, longest: int) -> None:
+        """Refuse what cannot fit, by the features of residue pairs alone: a layer has two of them.
+
+        Lengths that no published network was trained on are worth a warning.
+        """
+        itemsize = torch.finfo(self.network.edge_dtype).bits // 8
+        require_memory(
+            2 * longest**2 * self.network.sizes.c_z * itemsize,
+            self.device,
+            f"{longest} residues",
+            "Sample shorter ones.",
+        )
+        if longest > LONGEST_TRAINED:
+            log.warning(
+                "%d residues: published networks are trained on at most %d; expect worse "
+                "structures, and check them with `rectiflow protein eval`",
+                longest,
+                LONGEST_TRAINED,
+            )
+
     def __call__(
         self,
         lengths: Sequence[int],
@@ -135,6 +162,7 @@ class BackbonePipeline(Pipeline):
         """
         indices = list(range(len(lengths))) if indices is None else list(indices)
         _check(lengths, steps, indices)
+        self._require_fitting(max(lengths, default=0))
         solver = FrameEuler() if solver is None else solver
         groups = list(batches(lengths, max_pairs or self.pairs_per_batch))
         nfe = (steps - 1) * solver.nfe + 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from abc import abstractmethod
@@ -18,6 +17,7 @@ from rectiflow.commands.parser import Parser, fractions_of, positive
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import Verb
 from rectiflow.storage.preparation import REJECTED, Report
+from rectiflow.storage.reading import read_rows
 
 
 class Prepare(Verb):
@@ -90,7 +90,6 @@ class Prepare(Verb):
 
 def reasons(rejected: Path) -> list[tuple[str, int]]:
     """All reasons of a ``rejected.csv`` by how often they occur; numbers in them are left out."""
-    with rejected.open(newline="", encoding="utf-8") as file:
-        texts = [row["reason"] for row in csv.DictReader(file)]
+    texts = [row["reason"] for _, row in read_rows(rejected, ["reason"])]
     kinds = (re.sub(r"\d+(\.\d+)?", "…", text.partition(";")[0])[:100] for text in texts)
     return Counter(kinds).most_common()

@@ -224,7 +224,7 @@ def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str
     'train'
     """
     check_fractions(fractions)
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
     place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
     for split in SPLITS:
         edge += fractions.get(split, 0.0)

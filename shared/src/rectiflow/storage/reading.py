@@ -5,18 +5,22 @@
     content = read_bounded(path)        # unfolds .gz, .bz2 and .xz, up to a bound
     text = read_text(path)              # UTF-8
     value = read_json(path)
+    rows = read_rows(path, ("file", "caption"))     # CSV
 """
 
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import os
 import re
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -156,6 +160,56 @@ def read_json(path: str | Path, *, hint: str = "Make it again.") -> dict[str, An
     if not isinstance(value, dict):
         raise FileError(path, f"it holds a {type(value).__name__}", "a JSON object", hint)
     return value
+
+
+def read_rows(
+    path: str | Path, columns: Iterable[str] = (), *, hint: str = "Correct the row."
+) -> list[tuple[int, dict[str, str]]]:
+    """Read a CSV file in UTF-8 whose first row names the columns.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file.
+    columns : iterable of str
+        What must be among its columns; others are kept as well.
+    hint : str
+        What to do about a damaged file, a sentence.
+
+    Returns
+    -------
+    list of (int, dict of str to str)
+        Each row with the number of its last line.
+
+    Raises
+    ------
+    StorageError, FileError
+        As :func:`read_text`, and FileError when a column is missing, a row has more or fewer
+        cells than there are columns, or a quote is not closed: a comma or a quote too many would
+        else move values to other columns, or rows into one cell.
+    """
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    rows: list[tuple[int, dict[str, str]]] = []
+    expected = "a table as CSV"
+    try:
+        names = next(reader, [])
+        missing = [name for name in columns if name not in names]
+        expected = f"{len(names)} cells in each row"
+        if missing or len(set(names)) < len(names):
+            found = f"it lacks the columns {', '.join(missing)}" if missing else "columns repeat"
+            raise FileError(path, f"{found}, got {', '.join(names)[:200]!r}", "all, once", hint)
+        for cells in reader:
+            if cells and len(cells) != len(names):
+                raise FileError(
+                    path, f"line {reader.line_num} has {len(cells)} cells", expected, hint
+                )
+            if cells:
+                rows.append((reader.line_num, dict(zip(names, cells, strict=True))))
+    except csv.Error as error:
+        raise FileError(
+            path, f"line {reader.line_num} is no CSV ({error})", expected, hint
+        ) from error
+    return rows
 
 
 def digest_of_file(path: str | Path) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from rectiflow.storage.faults import FileError
 from rectiflow.storage.files import write_table
+from rectiflow.storage.reading import read_rows
 
 Columns: TypeAlias = Mapping[str, type]
 """Type of each column: str, int or float; a float may be missing, which is NaN."""
@@ -37,28 +38,16 @@ def read_table(path: str | Path, columns: Columns) -> dict[str, np.ndarray]:
 
     Raises
     ------
-    ValueError
-        If a column is missing, a row is short, or a value is not of its type.
+    FileError
+        If a column is missing, a row has too few or too many cells, or a value is not of its type.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [key for key in columns if key not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the columns {', '.join(missing)}, got {reader.fieldnames}; expected "
-                "the table that prepare writes. Prepare the folder again."
-            )
-        rows = []
+    hint = "Prepare the folder again."
+    rows = []
+    for line, row in read_rows(path, columns, hint=hint):
         try:
-            for row in reader:
-                if None in row or None in row.values():
-                    raise ValueError("too many or too few cells")
-                rows.append({key: _cell(row[key], kind) for key, kind in columns.items()})
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} has a damaged row near line {reader.line_num} ({error}); expected "
-                f"{len(columns)} values. Prepare the folder again."
-            ) from error
+            rows.append({key: _cell(row[key], kind) for key, kind in columns.items()})
+        except ValueError as error:
+            raise FileError(path, f"line {line} is damaged ({error})", "numbers", hint) from error
     return table_of(rows, columns)
 
 

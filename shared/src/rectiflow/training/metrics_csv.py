@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from rectiflow.storage.files import write_table
+from rectiflow.storage.reading import read_text
 
 
 class MetricsCsv(Logger):
@@ -71,6 +72,10 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
 
     A last line cut short by a kill is left out.
     """
-    with Path(path).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row.values() and row["step"]]
+    lines = read_text(path).splitlines(keepends=True)
+    rows = list(csv.DictReader(line for line in lines if "\0" not in line))
+    return [row for row in rows if None not in row.values() and _is_step(row.get("step"))]
+
+
+def _is_step(text: str | None) -> bool:
+    return text is not None and text.isdecimal() and len(text) < 16

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
+_OTHER_FORMATS = (".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mp4", ".caf", ".au")
+
 
 class Separate(commands.Make):
     """Separate sounds by text queries.
@@ -184,8 +186,14 @@ def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Jo
 
 
 def _is_sound(out: Path) -> bool:
+    """Tell a sound file from a folder, and refuse a name that is meant as a sound we cannot write."""
     from rectiflow_audio.io import FORMATS
 
+    if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+        raise UsageError(
+            f"-o {out} names a format that is not written, expected one of {', '.join(FORMATS)}, "
+            "or a folder. Convert the result afterwards."
+        )
     return out.suffix.lower() in FORMATS and not out.is_dir()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rectiflow.spaces import quat_to_rotmat
+from rectiflow.storage.files import write_bytes
 
 from rectiflow_protein.frames import frames_from_backbone
 from rectiflow_protein.io.backbone import Backbone
@@ -64,10 +64,7 @@ def write_structure(
     content = _pdb(models, b).encode() if kind == "pdb" else _cif(models, b, binary=kind == "bcif")
     if path.suffix == ".gz":
         content = gzip.compress(content, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_bytes(path, content)
     return path
 
 
