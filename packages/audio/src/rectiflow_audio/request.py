@@ -57,6 +57,19 @@ class SeparationSettings:
     sigma_min: float = SIGMA_MIN
     guidance: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Refuse what no training sets; a file of settings may come from anywhere."""
+        bounds = {
+            "window_seconds": (0.1, 600.0),
+            "steps": (1, 10_000),
+            "sigma_min": (0.0, 0.5),
+            "guidance": (0.0, 100.0),
+        }
+        for name, (low, high) in bounds.items():
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or not low <= value <= high:
+                raise ValueError(f"{name} must lie in [{low}, {high}], got {value!r}.")
+
 
 @dataclass(frozen=True)
 class Options:

@@ -186,7 +186,7 @@ def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Jo
 
 
 def _is_sound(out: Path) -> bool:
-    """Tell a sound file from a folder, and refuse a name that is meant as a sound we cannot write."""
+    """Tell a sound file from a folder; refuse names of formats that are not written."""
     from rectiflow_audio.io import FORMATS
 
     if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
