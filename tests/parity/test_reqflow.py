@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from rectiflow.integrate import integrate
-from rectiflow.solvers import History
+from rectiflow.solvers import Context
 from rectiflow.spaces import (
     Rotations,
     quat_multiply,
@@ -266,13 +266,12 @@ def test_corruption(small):
 def test_euler_steps(small, t, dt, name, schedule):
     tensors, _ = small
     prediction = {"trans": tensors["euler/pred_trans"], "rot": tensors["euler/pred_rotquats"]}
-    found = FrameEuler(schedule).step(
+    found, _ = FrameEuler(schedule).step(
         lambda x, t: FRAME_PATH.from_data(prediction, x, t),
         frames_at(tensors, "t"),
         t,
         t + dt,
-        History(0),
-        FRAME_SPACE,
+        Context(FRAME_SPACE),
     )
     trans = tensors[f"euler/trans_t{t}_dt{dt}"]
     torch.testing.assert_close(found["trans"], trans, atol=2e-5, rtol=0)

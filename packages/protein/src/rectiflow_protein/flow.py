@@ -17,9 +17,9 @@ from rectiflow.flow import Flow
 from rectiflow.geodesics import Geodesic
 from rectiflow.predictions import Data
 from rectiflow.premetrics import Mask
-from rectiflow.solvers import History, Solver
+from rectiflow.solvers import Context, Memory, Solver
 from rectiflow.sources import NORMAL, Source
-from rectiflow.spaces import Space, quat_multiply
+from rectiflow.spaces import quat_multiply
 from rectiflow.states import State
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
@@ -159,20 +159,15 @@ class FrameEuler(Solver):
     order = 1
     nfe = 1
     flat_only = False
+    leaves = ("state", "velocity")
 
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
         """Advance translations by ``h v`` and rotations by the schedule's part of the way."""
-        v = field(x, start) if v is None else v
+        x, v = context.begin(field, x, start)
         assert isinstance(v, dict)
         h = stop - start
         scale = self.schedule.fraction(start, stop) * (1 - start) / h
-        return space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
+        moved = context.space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
+        return moved, context.remember(start, stop, state=x, velocity=v)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rectiflow.integrate import Step, integrate, plan
+from rectiflow.integrate import Moved, integrate, plan
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.states import State
@@ -88,11 +88,11 @@ class SampleBatch:
             return v
         return {name: part * self.mask.unsqueeze(-1) for name, part in v.items()}
 
-    def record(self, step: Step) -> None:
+    def record(self, moved: Moved) -> None:
         """Keep the state a move ended in."""
         if self.keep:
-            assert isinstance(step.state, dict)
-            self.states.append({k: v.clone() for k, v in step.state.items()})
+            assert isinstance(moved.state, dict)
+            self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
     def run(self, steps: int, solver: Solver, indices: list[int]) -> Iterator[BackboneSample]:
@@ -102,9 +102,7 @@ class SampleBatch:
         if self.keep:
             self.states.append(self.x0)
         if steps > 1:
-            x = integrate(
-                self.velocity, x, plan(grid, solver), space=FRAME_SPACE, callback=self.record
-            )
+            x = integrate(self.velocity, x, plan(grid, solver), space=FRAME_SPACE, hook=self.record)
         last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]

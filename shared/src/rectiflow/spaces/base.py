@@ -26,6 +26,11 @@ class Space(ABC):
 
     point_ndim: int = 0
 
+    @property
+    def is_flat(self) -> bool:
+        """Whether velocities of different points may be added."""
+        return False
+
     @abstractmethod
     def log(self, x: State, y: State) -> State:
         """Return the tangent vector at ``x`` whose geodesic reaches ``y`` in unit time."""

@@ -78,7 +78,6 @@ class Separate(commands.Make):
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
-        from rectiflow_audio.io import FORMATS
         from rectiflow_audio.result import file_names
 
         found = list(_recordings(args.mixtures))
@@ -93,11 +92,6 @@ class Separate(commands.Make):
                 )
             [(mixture, is_named)] = found
             return [_job(mixture, (out.name,), is_named, out.stem)]
-        if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
-            raise UsageError(
-                f"-o {out} names a format that is not written, expected one of "
-                f"{', '.join(FORMATS)}, or a folder. Convert the result afterwards."
-            )
         stems = [mixture.stem for mixture, _ in found]
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -192,8 +186,14 @@ def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Jo
 
 
 def _is_sound(out: Path) -> bool:
+    """Tell a sound file from a folder; refuse names of formats that are not written."""
     from rectiflow_audio.io import FORMATS
 
+    if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+        raise UsageError(
+            f"-o {out} names a format that is not written, expected one of {', '.join(FORMATS)}, "
+            "or a folder. Convert the result afterwards."
+        )
     return out.suffix.lower() in FORMATS and not out.is_dir()
 
 
