@@ -23,9 +23,10 @@ from rectiflow.conditioning import TextEncoder
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.files import whole_file, write_tensors
 from rectiflow.storage.pretrained import load_strict, load_tensors
+from rectiflow.training.stream import DrawnBatches
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
-from rectiflow_audio.data.dataset import DrawnBatches, MixtureDataset
+from rectiflow_audio.data.dataset import MixtureDataset
 from rectiflow_audio.data.mixtures import MixtureRules
 from rectiflow_audio.data.prepared import PreparedSounds
 from rectiflow_audio.frontend import LogMel, normalise
@@ -130,7 +131,7 @@ def load_mask_network(path: Path) -> tuple[MaskNetwork, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
-    parser.add_argument("--wordings", type=Path, default="configs/audio/data/paraphrases.csv")
+    parser.add_argument("--wordings", default="paraphrases")
     parser.add_argument("--steps", type=int, default=8800)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)

@@ -148,7 +148,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     results = {
-        "environment": environment(args.device) | {"torchdiffeq": torchdiffeq.__version__},
+        "environment": environment() | {"torchdiffeq": torchdiffeq.__version__},
         "clock": clock_for(args.device, args.threads).__name__,
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "targets": TARGETS,

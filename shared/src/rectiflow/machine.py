@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,7 @@ def device_model(device: torch.device | str) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
+@cache
 def commit() -> str | None:
     """Return the commit of the checkout this file lies in, ``+changes`` if it was edited."""
     git = ["git", "-C", str(Path(__file__).parent)]
