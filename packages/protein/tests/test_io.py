@@ -237,7 +237,7 @@ def test_a_file_cut_inside_a_line_is_refused(tmp_path):
     text = chain_of(residue("ALA", "A", 1, 0), residue("GLY", "A", 2, 3.8))
     path = tmp_path / "cut.pdb"
     path.write_text(text[: text.rindex("ATOM") + 36])
-    with pytest.raises(StructureError, match="line 8, columns 31-38: .* cut short"):
+    with pytest.raises(StructureError, match=r"line 8, columns 31-38: .* cut short"):
         read_structure(path)
 
 

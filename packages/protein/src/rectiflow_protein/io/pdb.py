@@ -104,7 +104,8 @@ def _atom(path: Path, record: Record, names: tuple[str, str]) -> Atom:
     (number, line, ended), (residue, chain) = record, names
     residue_number, code = _residue_number(path, number, line)
     line = line.rstrip("\r\n")
-    occupancy = line[54:60]
+    xyz = _coordinates(path, number, line)
+    occupancy = line[54:60].strip() or "1"
     return Atom(
         chain=chain,
         unit=line[72:76].strip(),
@@ -113,11 +114,9 @@ def _atom(path: Path, record: Record, names: tuple[str, str]) -> Atom:
         residue=residue,
         name=line[12:16].strip(),
         alt=line[16].strip(),
-        occupancy=number_at(path, f"line {number}, columns 55-60", occupancy)
-        if occupancy.strip()
-        else 1.0,
+        occupancy=number_at(path, f"line {number}, columns 55-60", occupancy),
         hetero=line.startswith("HETATM"),
-        xyz=_coordinates(path, number, line),
+        xyz=xyz,
         ended=ended,
     )
 

@@ -35,9 +35,12 @@ FORCE_FIELD |= {
 }
 
 
+_WATER = frozenset("HOH WAT DOD H2O SOL TIP TIP3 TP3 SPC".split())  # spares the dictionary
+
+
 def is_amino(name: str, atom_names: Collection[str]) -> bool:
     """Whether a residue is an amino acid, by its name or else by its atoms."""
-    return is_known(name) or set(BACKBONE_ATOMS) <= set(atom_names)
+    return name not in _WATER and (is_known(name) or set(BACKBONE_ATOMS) <= set(atom_names))
 
 
 def is_known(name: str) -> bool:
