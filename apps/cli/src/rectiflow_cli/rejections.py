@@ -7,12 +7,10 @@ import re
 from collections import Counter
 from pathlib import Path
 
-_SHOWN = 5
-
 
 def reasons(rejected: Path) -> list[tuple[str, int]]:
     """Reasons of a ``rejected.csv`` by how often they occur; numbers in them are left out."""
     with rejected.open(newline="", encoding="utf-8") as file:
         texts = [row["reason"] for row in csv.DictReader(file)]
     kinds = (re.sub(r"\d+(\.\d+)?", "…", text.partition(";")[0])[:100] for text in texts)
-    return Counter(kinds).most_common(_SHOWN)
+    return Counter(kinds).most_common()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +17,6 @@ from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rectiflow.solvers import Solver
 
 log = logging.getLogger(__name__)
@@ -102,19 +100,17 @@ class SampleValidation:
 
 
 def _draw(chains: list[Tensor], folder: Path, step: int) -> None:
-    from rectiflow_protein.plots import ca_ca_histogram, distance_matrix, ramachandran
+    from rectiflow_protein.plots import (
+        ca_ca_histogram,
+        distance_matrix,
+        ramachandran,
+        save_figure,
+    )
 
     first = f"CA distances of {len(chains[0])} residues, step {step}"
     save_figure(ramachandran(chains, title=f"Step {step}"), folder / "ramachandran.png")
     save_figure(ca_ca_histogram(chains, title=f"Step {step}"), folder / "ca_ca.png")
     save_figure(distance_matrix(chains[0][:, 1], title=first), folder / "distances.png")
-
-
-def save_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Write a figure whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(part, **options)
-    os.replace(part, path)
 
 
 def _mean(values: Sequence[Tensor]) -> float:

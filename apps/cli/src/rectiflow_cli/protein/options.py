@@ -43,6 +43,15 @@ class Parser(options.Parser):
         add("--rate", type=float, help=f"of the exponential schedules; {DEFAULT_RATE:g} if absent")
         add("--compile", action="store_true", help="compile the network first")
 
+    def add_bound(self) -> None:
+        """Add the flag that raises the bound of reading."""
+        self.add_argument(
+            "--max-megabytes",
+            type=positive,
+            metavar="MB",
+            help="largest structure file to read, uncompressed; 128 if absent",
+        )
+
     def add_tools(self) -> None:
         """Add the outside tools that judge designability."""
         add = self.add_argument
@@ -85,6 +94,11 @@ def lengths_of(text: str) -> list[int]:
     if min(found) < 2:
         raise argparse.ArgumentTypeError(f"expected at least 2 residues, got {min(found)}")
     return found
+
+
+def max_bytes_of(megabytes: int | None) -> dict[str, int]:
+    """Return the bound of reading as an argument, none where the flag was not given."""
+    return {} if megabytes is None else {"max_bytes": megabytes * 2**20}
 
 
 def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import Parser, answer, fractions_of, positive
+from rectiflow_cli.options import answer, fractions_of, positive
 from rectiflow_cli.progress import counter
+from rectiflow_cli.protein.options import Parser, max_bytes_of
 from rectiflow_cli.rejections import reasons
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> Parser:
-    parser = Parser("protein", "prepare", main.__doc__)
+    parser = Parser("prepare", main.__doc__)
     add = parser.add_argument
     add("folder", metavar="FOLDER", help="structure files (PDB, mmCIF, BinaryCIF), or one file")
     add("-o", "--out", required=True, metavar="SHARDS", help="folder to write")
@@ -36,6 +37,7 @@ def _parser() -> Parser:
     add("--splits", dest="fractions", type=fractions_of, metavar="A,B,C", help=splits, **absent)
     add("--seed", type=int, help="of the split; 0 if absent", **absent)
     add("--workers", type=positive, help="processes; 1 if absent", **absent)
+    parser.add_bound()
     parser.add_json()
     return parser
 
@@ -52,6 +54,7 @@ def main(argv: list[str]) -> int:
     as_json = options.pop("json")
     folder, out = options.pop("folder"), options.pop("out")
     published = options.pop("published")
+    options |= max_bytes_of(options.pop("max_megabytes"))
     from rectiflow_protein.data import PUBLISHED_FILTERS, prepare
 
     # That no chain was accepted is said below, in one line.
@@ -76,7 +79,7 @@ def _text(report: Report, rejected: Path, told: list[tuple[str, int]]) -> str:
     lines = [
         f"accepted {report.chains} chains ({report.residues} residues, {report.clusters} clusters; "
         f"{splits}) of {report.files} file(s)",
-        f"rejected {report.rejected}; each with its reason in {rejected}",
+        f"rejected or left out {report.rejected}; each with its reason in {rejected}",
         *(f"  {count:>6}  {reason}" for reason, count in told),
     ]
     if report.chains:

@@ -38,7 +38,7 @@ from rectiflow_protein.data.filters import (
 )
 from rectiflow_protein.data.shards import METADATA, REJECTED
 from rectiflow_protein.data.table import COLUMNS, table_of
-from rectiflow_protein.io import decode_sequence
+from rectiflow_protein.io import MAX_BYTES, decode_sequence
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,8 @@ class Report:
     chains, residues, clusters : int
         What was accepted.
     rejected : int
-        Lines of ``rejected.csv``: files and chains refused, each with its reason.
+        Lines of ``rejected.csv``: files and chains refused, residues and models left out, each
+        with its reason.
     splits : dict
         Chains in train, valid and test.
     """
@@ -105,6 +106,7 @@ def prepare(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     workers: int = 1,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
 ) -> Report:
     """Turn structure files into shards of chains to train on.
@@ -140,6 +142,8 @@ def prepare(
         Of the split.
     workers : int, default 1
         Processes. The result does not depend on it.
+    max_bytes : int, default 128 MiB
+        Largest structure file, uncompressed; larger ones are refused.
     progress : callable, optional
         ``progress(done, total)`` after every few files.
 
@@ -169,6 +173,7 @@ def prepare(
         "clusters": None if cluster_of is None else digest_of(sorted(cluster_of.items())),
         "fractions": dict(fractions),
         "seed": seed,
+        "max_bytes": max_bytes,
         "inputs": digest_of([path.relative_to(root).as_posix() for path in files]),
     }
     with ShardWriter(out, settings, shard_size=_CHAINS_PER_SHARD) as writer:
@@ -176,7 +181,7 @@ def prepare(
         if complete is not None:
             return complete
         writer.flush()  # the settings, so that another preparation does not mix with this one
-        judge = partial(chains_of, root=root, filters=single)
+        judge = partial(chains_of, root=root, filters=single, max_bytes=max_bytes)
         found = extract(files, judge, out / _PARTIAL, workers=workers, progress=progress)
         report = _finish(found, writer, population, cluster_of, fractions, seed, len(files))
     shutil.rmtree(out / _PARTIAL, ignore_errors=True)

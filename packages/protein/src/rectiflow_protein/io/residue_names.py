@@ -23,19 +23,14 @@ _VARIANTS = {
     "ARG": "ARN ARGN",
     "TYR": "TYM TYN",
 }
-FORCE_FIELD = {
-    name: parent for parent, names in _VARIANTS.items() for name in [parent, *names.split()]
-} | {name: name for name in THREE_LETTER}
-"""Parents of the names that CHARMM, AMBER and GROMOS give to protonation states."""
-FORCE_FIELD |= {
-    end + name: parent
-    for name, parent in list(FORCE_FIELD.items())
-    if len(name) == 3
-    for end in "NC"
+_PARENTS = {name: name for name in THREE_LETTER}
+_PARENTS |= {name: parent for parent, names in _VARIANTS.items() for name in names.split()}
+FORCE_FIELD = _PARENTS | {
+    end + name: parent for end in "NC" for name, parent in _PARENTS.items() if len(name) == 3
 }
+"""Parents of the names that CHARMM, AMBER and GROMOS give to protonation states and chain ends."""
 
-
-_WATER = frozenset("HOH WAT DOD H2O SOL TIP TIP3 TP3 SPC".split())  # spares the dictionary
+_WATER = frozenset({"HOH", "WAT", "DOD", "H2O", "SOL", "TIP", "TIP3", "TP3", "SPC"})
 
 
 def is_amino(name: str, atom_names: Collection[str]) -> bool:
