@@ -71,7 +71,7 @@ def ca_ca_histogram(
     figure, axes = _figure(title, "CA-CA distance (Å)", "pairs")
     distances = [ca_ca_distances(coords[:, 1]).cpu().numpy() for coords in backbones]
     values = np.concatenate(distances or [np.zeros(0)])
-    values = values[np.isfinite(values)]
+    values = values[np.isfinite(values)].astype(np.float64)
     low, high = _CA_RANGE
     outside = int(((values < low) | (values > high)).sum())
     if outside:

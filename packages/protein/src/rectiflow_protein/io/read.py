@@ -127,8 +127,9 @@ def _chosen_model(path: Path, parsed: Parsed, chain: str | None) -> Backbone:
     if last is not None and (
         parsed.trajectory or (first is not None and _torn(first) > _TORN and _torn(last) < _INTACT)
     ):
-        others = f"models 1-{count - 1} lead from noise to the last, which was read"
-        return replace(last, dropped=(*last.dropped, others))
+        others = "model 1 leads" if count == 2 else f"models 1-{count - 1} lead"
+        said = f"{others} from noise to the last, which was read"
+        return replace(last, dropped=(*last.dropped, said))
     if first is None:
         return _backbone(path, parsed, 1, chain)  # for its error
     copies = []
