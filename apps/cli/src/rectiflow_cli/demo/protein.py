@@ -287,8 +287,8 @@ def _plots(
                 "ramachandran_samples",
                 lambda: plots.ramachandran(made, title="Torsions of the samples"),
                 alt="Scatter of phi against psi of the samples over the favoured regions",
-                caption="Each dot is a residue. Shaded: where 98 % of natural residues lie, glycine "
-                "left out.",
+                caption="Each dot is a residue. Shaded: where 98 % of natural residues lie, "
+                "glycine left out.",
             ),
             picture(
                 "ramachandran_reference",
@@ -300,8 +300,8 @@ def _plots(
                 "ca_ca_distances",
                 lambda: _inked(plots.ca_ca_histogram(made, title="Neighbouring alpha carbons")),
                 alt="Histogram of the distances of consecutive CA of the samples",
-                caption="Distances along the samples' chains; the line is the trans 3.80 Å. The outer "
-                "bars hold all that is shorter or longer.",
+                caption="Distances along the samples' chains; the line is 3.80 Å (trans). The "
+                "outer bars hold all that is shorter or longer.",
             ),
             picture(
                 "radius_of_gyration",
