@@ -47,7 +47,7 @@ def ramachandran(
     angles = [torsions(coords) for coords in backbones]
     phi = np.concatenate([torch.rad2deg(a.phi).cpu().numpy() for a in angles] or [np.zeros(0)])
     psi = np.concatenate([torch.rad2deg(a.psi).cpu().numpy() for a in angles] or [np.zeros(0)])
-    axes.scatter(phi, psi, s=4, alpha=0.5, linewidths=0)
+    axes.scatter(phi, psi, s=9, alpha=0.5, linewidths=0)
     ticks = range(-180, 181, 60)
     axes.set(xlim=(-180, 180), ylim=(-180, 180), xticks=ticks, yticks=ticks, aspect="equal")
     return figure
@@ -134,7 +134,7 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
+    figure = Figure(figsize=(5, 4.2), layout="compressed")  # for square axes
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x, ylabel=y)
