@@ -259,7 +259,8 @@ class Report:
     unit : str
         What one record is, such as ``"chain"``.
     inputs, accepted, rejected : int
-        Inputs seen, records made of them, and lines of ``rejected.csv``, each with its reason.
+        Inputs seen, records made of them, and lines of ``rejected.csv``: what was refused or left
+        out, each with its reason.
     splits : dict
         Records in train, valid and test.
     counts : dict
@@ -279,7 +280,8 @@ class Report:
         told += [f"{count} {split}" for split, count in self.splits.items()]
         return (
             f"accepted {self.accepted} {self.unit}s of {self.inputs} inputs ({', '.join(told)}); "
-            f"rejected {self.rejected}, each with its reason in {self.folder / REJECTED}"
+            f"rejected or left out {self.rejected}, each with its reason in "
+            f"{self.folder / REJECTED}"
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Parser, pick_device, positive
 
@@ -31,6 +31,21 @@ def add_solver(parser: Parser, *, steps: int) -> None:
         "solvers than euler.",
     )
     add("--rate", type=float, help=f"Of the exponential schedules; {DEFAULT_RATE:g} if absent.")
+
+
+def add_bound(add: Callable[..., Any]) -> None:
+    """Add the flag that raises the bound of reading."""
+    add(
+        "--max-megabytes",
+        type=positive,
+        metavar="MB",
+        help="The largest structure file to read, uncompressed; 128 if absent.",
+    )
+
+
+def max_bytes_of(args: argparse.Namespace) -> dict[str, int]:
+    """Return the bound of reading as an argument, none where the flag was not given."""
+    return {} if args.max_megabytes is None else {"max_bytes": args.max_megabytes * 2**20}
 
 
 def add_tools(parser: Parser) -> None:
