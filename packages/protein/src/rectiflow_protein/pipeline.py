@@ -7,9 +7,9 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from rectiflow_protein.flow import PRIOR_SCALE, START_TIME, FrameEuler, endpoint_velocity
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
+from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
 
@@ -44,6 +45,16 @@ PAIRS_PER_BATCH = {"cpu": 2**16, "cuda": 2**22}
 """Residue pairs in a batch, by device: what fits the cache, or a few gigabytes."""
 
 
+class Correction(Protocol):
+    """Changes what the network predicts, before it is followed and shown to the next call."""
+
+    def __call__(
+        self, frames: dict[str, Tensor], t: float, mask: Float[Tensor, "b n"] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the clean frames to go for, given those predicted at time t."""
+        ...
+
+
 @dataclass(frozen=True)
 class BackboneSample:
     """One generated backbone.
@@ -60,6 +71,10 @@ class BackboneSample:
         Atoms of the states, noise first.
     predictions : ndarray, shape (steps, n, 5, 3), optional
         Atoms of the clean chain as predicted at each step.
+    sequence : str, optional
+        One-letter; alanine except for residues of a motif. All alanine if absent.
+    motif : tuple of int
+        Rows of a motif's residues, in its order.
     """
 
     index: int
@@ -68,6 +83,8 @@ class BackboneSample:
     noise: dict[str, Tensor]
     trajectory: np.ndarray | None = None
     predictions: np.ndarray | None = None
+    sequence: str | None = None
+    motif: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -115,18 +132,19 @@ class BackboneResult:
         written = []
         for sample in self.samples:
             path = target / f"{sample.name}{suffix}"
-            write_structure(path, _backbone(sample.atoms, sample.name))
+            write_structure(path, _backbone(sample.atoms, sample.name, sample.sequence))
             written.append(path)
             movies = {"trajectory": sample.trajectory, "predictions": sample.predictions}
             for name, movie in movies.items():
                 if movie is not None:
-                    models = [_backbone(atoms, sample.name) for atoms in movie]
+                    models = [_backbone(atoms, sample.name, sample.sequence) for atoms in movie]
                     write_structure(target / f"{sample.name}_{name}{suffix}", models)
         summary = {
             **self.settings,
             "seconds": round(self.seconds, 3),
             "samples": [
                 {"file": path.name, "index": s.index, "length": len(s.atoms)}
+                | ({"motif": [row + 1 for row in s.motif]} if s.motif else {})
                 for path, s in zip(written, self.samples, strict=True)
             ],
         }
@@ -218,6 +236,8 @@ class BackbonePipeline:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
+        corrections: Sequence[Correction] = (),
+        motif: Motif | None = None,
         max_pairs: int | None = None,
         trajectory: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -242,6 +262,11 @@ class BackbonePipeline:
         last_time : float, optional
             Time given to the last call. The authors repeat the time of the call before it, which
             is the default.
+        corrections : sequence of Correction
+            Applied to each prediction in turn, such as
+            :class:`~rectiflow_protein.repulsion.Repulsion`.
+        motif : Motif, optional
+            Residues that stand in every sample as they are given; where, is drawn for each sample.
         max_pairs : int, optional
             Largest batch times squared length; chosen by device if absent.
         trajectory : bool
@@ -276,17 +301,29 @@ class BackbonePipeline:
         samples: dict[int, BackboneSample] = {}
         for rows in groups:
             noise = [draw_noise(lengths[r], seed, indices[r]) for r in rows]
-            batch = _SampleBatch(self.network, noise, last_time, trajectory, tick)
+            changes = list(corrections)
+            if motif is not None:
+                generators = [counter_generator("motif", seed, indices[r]) for r in rows]
+                places = [
+                    motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)
+                ]
+                own = [lengths[r] for r in rows]
+                changes.append(MotifFrames(motif, places, own, self.device))
+            batch = _SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
                 rows, batch.run(steps, solver, [indices[r] for r in rows]), strict=True
             ):
                 samples[r] = made
+            if motif is not None:
+                for r, place in zip(rows, places, strict=True):
+                    samples[r] = _with_motif(samples[r], motif, place)
         seconds = time.perf_counter() - started
         settings = {
             "seed": seed,
             "steps": steps,
             "nfe": nfe,
             "solver": repr(solver),
+            "corrections": [repr(change) for change in corrections],
             "edge_dtype": str(self.network.edge_dtype).removeprefix("torch."),
             "device": str(self.device),
             "weights_hash": weights_hash(self.network),
@@ -314,12 +351,13 @@ class _SampleBatch:
         network: ReQFlowNetwork,
         noise: list[dict[str, Tensor]],
         last_time: float | None,
+        corrections: Sequence[Correction],
         trajectory: bool,
         tick: Callable[[], None],
     ) -> None:
         device = next(network.parameters()).device
         self.network, self.noise, self.tick = network, noise, tick
-        self.last_time, self.keep = last_time, trajectory
+        self.last_time, self.corrections, self.keep = last_time, corrections, trajectory
         lengths = [len(x["trans"]) for x in noise]
         longest = max(lengths)
         self.mask = None
@@ -341,9 +379,12 @@ class _SampleBatch:
         # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
         previous = None if self.prediction is None else self.prediction["trans"].clone()
         times = torch.full((len(self.noise),), t, device=self.res_idx.device)
-        self.prediction = self.network(
+        prediction = self.network(
             x, times, res_idx=self.res_idx, res_mask=self.mask, trans_sc=previous
         )
+        for correct in self.corrections:
+            prediction = correct(prediction, t, self.mask)
+        self.prediction = prediction
         self.tick()
         if self.keep:
             self.predictions.append({k: v.clone() for k, v in self.prediction.items()})
@@ -390,11 +431,20 @@ class _SampleBatch:
         return np.stack([atoms_from_frames(x, self.mask).cpu().numpy() for x in frames])
 
 
-def _backbone(atoms: np.ndarray, name: str) -> Backbone:
-    """Make a poly-alanine chain of generated atoms."""
+def _backbone(atoms: np.ndarray, name: str, sequence: str | None = None) -> Backbone:
+    """Make a chain of generated atoms, poly-alanine by default."""
     from rectiflow_protein.io import Backbone
 
-    return Backbone.from_coords(atoms[:, _NO_CB], name=name)
+    return Backbone.from_coords(atoms[:, _NO_CB], name=name, sequence=sequence)
+
+
+def _with_motif(sample: BackboneSample, motif: Motif, rows: Tensor) -> BackboneSample:
+    """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
+    atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
+    atoms[np.ix_(rows.numpy(), _NO_CB)] = motif_atoms(motif, sample.frames, rows).numpy()
+    for row, letter in zip(rows.tolist(), motif.sequence, strict=True):
+        letters[row] = letter
+    return replace(sample, atoms=atoms, sequence="".join(letters), motif=tuple(rows.tolist()))
 
 
 def _stack(parts: list[Tensor], longest: int, fill: list[float]) -> Float[Tensor, "b n c"]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rectiflow.solvers import Solver
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.flow import RotationSchedule
-    from rectiflow_protein.pipeline import BackbonePipeline
+    from rectiflow_protein.pipeline import BackbonePipeline, Correction
 
 ROTATIONS = ("exponential", "clamped", "exact", "linear")
 DEFAULT_RATE = 10.0
@@ -41,6 +41,11 @@ class Parser(options.Parser):
             "other solvers than euler",
         )
         add("--rate", type=float, help=f"of the exponential schedules; {DEFAULT_RATE:g} if absent")
+        add(
+            "--repulsion",
+            action="store_true",
+            help="push apart predicted CA that come too close, as small networks let them",
+        )
         add("--compile", action="store_true", help="compile the network first")
 
     def add_tools(self) -> None:
@@ -113,6 +118,13 @@ def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver
     if not rate > 0:
         raise UsageError(f"--rate must be positive, got {rate:g}; 10 is published.")
     return flow.FrameEuler(schedules[rotation or "exponential"](rate))
+
+
+def make_corrections(args: argparse.Namespace) -> list[Correction]:
+    """Return what the flags do to predictions."""
+    from rectiflow_protein.repulsion import Repulsion
+
+    return [Repulsion()] if args.repulsion else []
 
 
 def make_pipeline(args: argparse.Namespace) -> BackbonePipeline:

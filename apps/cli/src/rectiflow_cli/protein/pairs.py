@@ -12,6 +12,7 @@ from rectiflow_cli.options import answer, positive
 from rectiflow_cli.protein.options import (
     Parser,
     lengths_of,
+    make_corrections,
     make_pipeline,
     make_solver,
     make_tools,
@@ -76,10 +77,23 @@ def main(argv: list[str]) -> int:
     if args.real:
         sample, num, source = _inverted(args, pipe)
     else:
-        sample = pair_sampler(pipe, args.lengths, steps=args.steps, seed=args.seed, solver=solver)
+        corrections = make_corrections(args)
+        sample = pair_sampler(
+            pipe,
+            args.lengths,
+            steps=args.steps,
+            seed=args.seed,
+            solver=solver,
+            corrections=corrections,
+        )
         num = args.num * len(args.lengths)
         keep, condition = _filter(args, pipe)
-        source = {"lengths": args.lengths, "solver": repr(solver), "filter": condition}
+        source = {
+            "lengths": args.lengths,
+            "solver": repr(solver),
+            "corrections": [repr(change) for change in corrections],
+            "filter": condition,
+        }
     counts = generate_pairs(
         sample,
         args.out,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 from rectiflow_cli.errors import DONE
 from rectiflow_cli.options import answer, positive, table
 from rectiflow_cli.progress import counter
-from rectiflow_cli.protein.options import Parser, lengths_of, make_pipeline, make_solver
+from rectiflow_cli.protein.options import (
+    Parser,
+    lengths_of,
+    make_corrections,
+    make_pipeline,
+    make_solver,
+)
 from rectiflow_cli.protein.sample_folder import SampleFolder
 
 if TYPE_CHECKING:
@@ -45,6 +51,12 @@ def _parser() -> Parser:
     )
     add("--num", type=positive, default=1, help="samples of each length")
     add("-o", "--out", required=True, metavar="DIR", help="folder to write")
+    add(
+        "--motif",
+        metavar="FILE:A10-30,B5",
+        help="residues of a structure that stand in every sample as they are, in this order; the "
+        "rest is built around them",
+    )
     add("--format", choices=("pdb", "cif"), default="pdb", help="of the structures")
     add("--trajectory", action="store_true", help="write every step as the models of a file")
     parser.add_shard()
@@ -62,6 +74,13 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     solver = make_solver(args.solver, args.rotation, args.rate)
+    corrections = make_corrections(args)
+    motif = None
+    if args.motif is not None:
+        from rectiflow_protein.motif import read_motif
+
+        motif = read_motif(args.motif)
+        motif.check(min(args.lengths))
     lengths = [n for n in args.lengths for _ in range(args.num)]
     part, parts = args.shard
     wanted = [Request(i, n) for i, n in enumerate(lengths) if i % parts == part]
@@ -84,6 +103,8 @@ def main(argv: list[str]) -> int:
                 seed=args.seed,
                 indices=[request.index for request in chunk],
                 last_time=args.last_time,
+                corrections=corrections,
+                motif=motif,
                 max_pairs=args.max_pairs,
                 trajectory=args.trajectory,
                 progress=tick,
@@ -116,6 +137,8 @@ def _settings(args: Any, pipe: BackbonePipeline, solver: Solver) -> dict[str, An
         "solver": repr(solver),
         "edge_dtype": args.dtype,
         "last_time": args.last_time,
+        "corrections": [repr(change) for change in make_corrections(args)],
+        "motif": args.motif,
     }
 
 
