@@ -93,7 +93,8 @@ def test_places_leave_room_for_the_gaps_and_are_all_drawn():
         rows = motif.place(shortest + 2, torch.Generator().manual_seed(seed)).tolist()
         assert rows[1] - rows[0] == rows[2] - rows[1] == rows[4] - rows[3] == 1
         assert rows[3] - rows[2] - 1 >= motif.gaps[0]
-        assert 0 <= rows[0] and rows[-1] < shortest + 2
+        assert rows[0] >= 0
+        assert rows[-1] < shortest + 2
         seen.add(tuple(rows))
     assert len(seen) == math.comb(4, 2)  # two free residues among three places
     rows = motif.place(shortest, torch.Generator())

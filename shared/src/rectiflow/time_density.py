@@ -113,8 +113,8 @@ class PiecewiseUniform(TimeDensity):
 
     def __post_init__(self) -> None:
         edges, masses = list(self.edges), list(self.masses)
-        increasing = all(low < high for low, high in pairwise([0, *edges[1:], 1 + 1e-9]))
-        if len(edges) != len(masses) + 1 or min(edges) < 0 or not increasing or min(masses) <= 0:
+        bounded = all(0 <= low < high <= 1 for low, high in pairwise(edges))
+        if len(edges) != len(masses) + 1 or not bounded or not min(masses, default=0) > 0:
             raise ValueError(
                 f"a piecewise density needs increasing edges in [0, 1] and a positive mass between "
                 f"each two, got edges={edges}, masses={masses}"

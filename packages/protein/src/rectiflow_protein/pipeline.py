@@ -20,7 +20,13 @@ from rectiflow.states import State
 from rectiflow.storage.pretrained import find_pretrained, weights_hash
 from torch import Tensor
 
-from rectiflow_protein.flow import PRIOR_SCALE, START_TIME, FrameEuler, endpoint_velocity
+from rectiflow_protein.flow import (
+    PRIOR_SCALE,
+    START_TIME,
+    FrameAncestral,
+    FrameEuler,
+    endpoint_velocity,
+)
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
 from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
@@ -304,14 +310,12 @@ class BackbonePipeline:
             changes = list(corrections)
             if motif is not None:
                 generators = [counter_generator("motif", seed, indices[r]) for r in rows]
-                places = [
-                    motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)
-                ]
+                places = [motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)]
                 own = [lengths[r] for r in rows]
                 changes.append(MotifFrames(motif, places, own, self.device))
             batch = _SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
-                rows, batch.run(steps, solver, [indices[r] for r in rows]), strict=True
+                rows, batch.run(steps, solver, seed, [indices[r] for r in rows]), strict=True
             ):
                 samples[r] = made
             if motif is not None:
@@ -398,6 +402,18 @@ class _SampleBatch:
             return v
         return {name: part * self.mask.unsqueeze(-1) for name, part in v.items()}
 
+    def fresh_noise(self, seed: int, indices: list[int], step: int) -> dict[str, Tensor]:
+        """Draw what a stochastic solver adds, for each sample by its number and the step."""
+        parts: dict[str, list[Tensor]] = {"trans": [], "rot": []}
+        for index, noise in zip(indices, self.noise, strict=True):
+            generator = counter_generator("fresh", seed, index, step)
+            z = torch.randn(2, len(noise["trans"]), 3, generator=generator)
+            parts["trans"].append(centre(z[0]))
+            parts["rot"].append(z[1])
+        longest, zero = self.res_idx.shape[1], [0.0, 0.0, 0.0]
+        device = self.res_idx.device
+        return {name: _stack(z, longest, zero).to(device) for name, z in parts.items()}
+
     def record(self, step: Step) -> None:
         """Keep the state a move ended in."""
         if self.keep:
@@ -405,9 +421,13 @@ class _SampleBatch:
             self.states.append({k: v.clone() for k, v in step.state.items()})
 
     @torch.no_grad()
-    def run(self, steps: int, solver: Solver, indices: list[int]) -> Iterator[BackboneSample]:
+    def run(
+        self, steps: int, solver: Solver, seed: int, indices: list[int]
+    ) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
         grid = np.linspace(START_TIME, 1.0, steps).tolist()
+        if isinstance(solver, FrameAncestral):
+            solver = replace(solver, noise=lambda t: self.fresh_noise(seed, indices, grid.index(t)))
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)

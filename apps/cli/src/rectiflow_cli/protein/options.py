@@ -42,6 +42,12 @@ class Parser(options.Parser):
         )
         add("--rate", type=float, help=f"of the exponential schedules; {DEFAULT_RATE:g} if absent")
         add(
+            "--temperature",
+            type=float,
+            default=0.0,
+            help="share of the noise drawn afresh in each step, 0 (the flow itself) to 1",
+        )
+        add(
             "--repulsion",
             action="store_true",
             help="push apart predicted CA that come too close, as small networks let them",
@@ -92,11 +98,17 @@ def lengths_of(text: str) -> list[int]:
     return found
 
 
-def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver:
+def make_solver(
+    solver: str, rotation: str | None, rate: float | None, temperature: float = 0.0
+) -> Solver:
     """Return the integrator that the flags describe."""
     from rectiflow.solvers import Midpoint
     from rectiflow_protein import flow
 
+    if temperature and solver != "euler":
+        raise UsageError(
+            f"--temperature needs --solver euler, got {solver}; leave one of them out."
+        )
     if solver != "euler":
         if rotation not in (None, "linear") or rate is not None:
             raise UsageError(
@@ -108,7 +120,7 @@ def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver
     if rotation == "linear":
         if rate is not None:
             raise UsageError(f"--rotation linear has no rate, got --rate {rate:g}; leave it out.")
-        return flow.FrameEuler(flow.LinearSchedule())
+        return _frame_solver(flow.LinearSchedule(), temperature)
     schedules: dict[str, Callable[[float], RotationSchedule]] = {
         "exponential": flow.ExponentialSchedule,
         "clamped": flow.ClampedExponentialSchedule,
@@ -117,7 +129,13 @@ def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver
     rate = DEFAULT_RATE if rate is None else rate
     if not rate > 0:
         raise UsageError(f"--rate must be positive, got {rate:g}; 10 is published.")
-    return flow.FrameEuler(schedules[rotation or "exponential"](rate))
+    return _frame_solver(schedules[rotation or "exponential"](rate), temperature)
+
+
+def _frame_solver(schedule: RotationSchedule, temperature: float) -> Solver:
+    from rectiflow_protein.flow import FrameAncestral, FrameEuler
+
+    return FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
 
 
 def make_corrections(args: argparse.Namespace) -> list[Correction]:

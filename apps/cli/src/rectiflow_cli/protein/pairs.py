@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     with the same flags, it goes on where it was stopped.
     """
     args = _parser().parse_args(argv)
-    solver = make_solver(args.solver, args.rotation, args.rate)
+    solver = make_solver(args.solver, args.rotation, args.rate, args.temperature)
     pipe = make_pipeline(args)
     from rectiflow.rectify import PairStore, generate_pairs
     from rectiflow.storage.pretrained import weights_hash

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     Samples that are there already, made with the same settings, are left as they are.
     """
     args = _parser().parse_args(argv)
-    solver = make_solver(args.solver, args.rotation, args.rate)
+    solver = make_solver(args.solver, args.rotation, args.rate, args.temperature)
     corrections = make_corrections(args)
     motif = None
     if args.motif is not None:

@@ -175,8 +175,8 @@ class PaddedBatches(Batches):
         missing = -len(cut) % self.world_size
         cut += (cut * missing)[:missing]
         steps = [cut[i : i + self.world_size] for i in range(0, len(cut), self.world_size)]
-        order = order(len(steps), generator) if self.shuffle else range(len(steps))
-        return [steps[i][self.rank] for i in order]
+        turns = order(len(steps), generator) if self.shuffle else range(len(steps))
+        return [steps[i][self.rank] for i in turns]
 
     def _cut(self, rows: list[int], generator: torch.Generator) -> list[Batch]:
         """Cut the jittered order of lengths into batches within the budget."""
