@@ -4,7 +4,7 @@
     python benchmarks/protein_quality.py --steps 50 --repulsion off on --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 10 --nearest --data SHARDS --out FILE.json
 
-``--data`` is a folder made by ``rectiflow protein prepare`` (a ``backbones.npz`` is prepared on the
+``--data``, optional, is a folder made by ``rectiflow protein prepare`` (a ``backbones.npz`` is prepared on the
 fly); the valid and test splits give the reference row, chains of the sampled lengths only. With
 ``--nearest`` each chain is held against all training chains by TM-score, some minutes a row.
 """
@@ -37,7 +37,7 @@ NO_CB = [0, 1, 2, 4]
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--weights", nargs="+", default=["small_base", "small"])
-    parser.add_argument("--data", type=Path, required=True, help="prepared chains")
+    parser.add_argument("--data", type=Path, help="prepared chains, for the reference row")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50, 100])
     parser.add_argument("--repulsion", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--nearest", action="store_true", help="TM-score of the nearest chain")
@@ -57,16 +57,25 @@ def rounded(summary: dict[str, float]) -> dict[str, float]:
 class Reference:
     """Prepared chains: those held out, of the sampled lengths, and those trained on."""
 
-    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
-        prepared = PreparedBackbones(folder)
-        window = [LengthFilter(args.shortest, args.longest)]
-        held_out = [row for split in ("valid", "test") for row in prepared.rows(split, window)]
-        self.held_out = [
-            Backbone.from_coords(prepared.records[int(row)]["coords"], name=str(row))
-            for row in held_out
-        ]
-        train = prepared.rows("train", []).tolist() if args.nearest else []
-        self.train = [prepared.records[row]["coords"][:, 1] for row in train]
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.held_out: list[Backbone] = []
+        self.train: list[torch.Tensor] = []
+        if args.data is None:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = args.data
+            if folder.is_file():
+                folder = Path(scratch)
+                prepare(args.data, folder, min_length=40, max_length=512)
+            prepared = PreparedBackbones(folder)
+            window = [LengthFilter(args.shortest, args.longest)]
+            held_out = [row for split in ("valid", "test") for row in prepared.rows(split, window)]
+            self.held_out = [
+                Backbone.from_coords(prepared.records[int(row)]["coords"].clone(), name=str(row))
+                for row in held_out
+            ]
+            train = prepared.rows("train", []).tolist() if args.nearest else []
+            self.train = [prepared.records[row]["coords"][:, 1].clone() for row in train]
 
     def summary(self, chains: list[Backbone]) -> dict[str, float]:
         """Mean of every metric."""
@@ -101,13 +110,9 @@ def main() -> None:
         "seed": args.seed,
     }
     table = {}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = args.data
-        if folder.is_file():
-            folder = Path(scratch)
-            prepare(args.data, folder, min_length=40, max_length=512)
-        known = Reference(folder, args)
-    table["held-out chains"] = known.summary(known.held_out)
+    known = Reference(args)
+    if known.held_out:
+        table["held-out chains"] = known.summary(known.held_out)
     for weights, steps, repulsion in product(args.weights, args.steps, args.repulsion):
         pipe = BackbonePipeline.from_pretrained(weights, device=args.device)
         name = f"{Path(weights).name}, {steps} steps" + ", repulsion" * (repulsion == "on")

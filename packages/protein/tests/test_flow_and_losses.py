@@ -152,7 +152,7 @@ def test_fresh_noise_leaves_the_law_of_the_states(temperature):
 
 
 def test_temperatures_have_a_range_and_need_noise():
-    with pytest.raises(ValueError, match="got 1.5"):
+    with pytest.raises(ValueError, match=r"got 1\.5"):
         FrameAncestral(1.5)
     with pytest.raises(ValueError, match="draws noise, got none"):
         integrate(
