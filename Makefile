@@ -60,10 +60,10 @@ PROTEIN := $(BIN)/rectiflow protein
 small-protein: install  ## Train, rectify and measure the small protein checkpoints (DATA=FOLDER).
 	@test -n "$(DATA)" || { echo "make small-protein: no data; name some with DATA=FOLDER" >&2; exit 2; }
 	$(PROTEIN) prepare $(DATA) -o $(RUNS)/shards --min-length 40
-	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small run_dir=$(RUNS)/first
-	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export run_dir=$(RUNS)/base
+	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small hydra.run.dir=$(RUNS)/first
+	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export hydra.run.dir=$(RUNS)/base
 	$(PROTEIN) pairs --weights $(RUNS)/base/export $(SMALL_PAIRS) -o $(RUNS)/pairs
-	$(PROTEIN) reflow data.dir=$(RUNS)/pairs weights=$(RUNS)/base/export experiment=small_rectify run_dir=$(RUNS)/rectified
+	$(PROTEIN) reflow data.dir=$(RUNS)/pairs weights=$(RUNS)/base/export experiment=small_rectify hydra.run.dir=$(RUNS)/rectified
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export --data $(RUNS)/shards --out $(RUNS)/quality.json
 
 SMALL_PAIRS := --lengths 60:100:2 --num 5 --steps 50 --repulsion --min-valid 0.7 --max-coil 0.85 --max-contacts 3 --seed 1

@@ -4,8 +4,8 @@
     python benchmarks/protein_quality.py --steps 50 --repulsion off on --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 10 --nearest --data SHARDS --out FILE.json
 
-``--data``, optional, is a folder made by ``rectiflow protein prepare`` (a ``backbones.npz`` is prepared on the
-fly); the valid and test splits give the reference row, chains of the sampled lengths only. With
+``--data`` is a folder made by ``rectiflow protein prepare`` (a ``backbones.npz`` is prepared on the
+fly): the chains of the sampled lengths in its valid and test splits give the reference row. With
 ``--nearest`` each chain is held against all training chains by TM-score, some minutes a row.
 """
 
