@@ -118,6 +118,7 @@ class SampleFolder:
                 "file": path.name,
                 "index": key[0],
                 "length": key[1],
+                **({"motif": [row + 1 for row in sample.motif]} if sample.motif else {}),
                 **_measured(sample),
             }
         self._seconds += result.seconds
