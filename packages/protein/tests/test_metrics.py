@@ -14,6 +14,7 @@ from rectiflow_protein.data import read_archive
 from rectiflow_protein.data.synthetic import backbone_from_torsions
 from rectiflow_protein.metrics import (
     backbone_metrics,
+    ca_ca_bonded_fraction,
     ca_ca_deviation,
     ca_ca_distances,
     ca_ca_strict_fraction,
@@ -21,10 +22,12 @@ from rectiflow_protein.metrics import (
     ca_clashes,
     close_contacts_per_100,
     cluster_count,
+    contacts_per_100,
     dihedral,
     diversity,
     foldseek_command,
     kabsch,
+    nearest_tm,
     pairwise_tm,
     peptide_geometry,
     radius_of_gyration,
@@ -365,3 +368,29 @@ def test_the_published_search_is_exhaustive():
     assert command[:6] == ["foldseek", "easy-search", "in", "pdb", "out.m8", "tmp"]
     assert "--exhaustive-search" in command
     assert command[command.index("--alignment-type") + 1] == "1"
+
+
+def test_bonded_counts_trans_and_cis():
+    steps = torch.tensor([3.8, 2.95, 3.2, 3.94, 3.96, 2.79])
+    ca = torch.zeros(7, 3)
+    ca[1:, 0] = steps.cumsum(0)
+    assert ca_ca_bonded_fraction(ca).item() == pytest.approx(3 / 6)
+    mask = torch.tensor([1, 1, 1, 1, 1, 0, 1], dtype=torch.bool)
+    assert ca_ca_bonded_fraction(ca, mask).item() == pytest.approx(3 / 4)
+
+
+def test_contacts_are_three_or_more_apart():
+    ca = torch.tensor([[0.0, 0, 0], [3.8, 0, 0], [0.5, 1, 0], [0, 3.4, 0], [9, 9, 9]])
+    assert contacts_per_100(ca).item() == pytest.approx(100 / 5)  # 0 and 3; 0 and 2 are too near
+    assert contacts_per_100(ca + torch.zeros(2, 1, 1)).shape == (2,)
+
+
+def test_the_nearest_of_known_chains_is_found():
+    g = torch.Generator().manual_seed(0)
+    known = [torch.randn(30, 3, generator=g).cumsum(0) * 2 for _ in range(4)]
+    turned = known[2] @ torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
+    chain = turned if torch.det(torch.linalg.lstsq(known[2], turned).solution) > 0 else -turned
+    score, which = nearest_tm(chain, known)
+    assert which == 2
+    assert score > 0.99
+    assert nearest_tm(chain[:15], known)[0] > 0.99  # of the length of the chain that is asked for

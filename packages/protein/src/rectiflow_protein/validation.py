@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 LOGGED = (
     "ca_ca_valid",
     "ca_ca_strict",
+    "ca_ca_bonded",
     "clashes",
     "close_contacts",
+    "contacts",
     "peptide_valid",
     "ramachandran",
     "radius_of_gyration",

@@ -18,6 +18,7 @@ from rectiflow_cli.protein.flags import (
     add_solver,
     add_tools,
     lengths_of,
+    make_corrections,
     make_solver,
     make_tools,
     max_bytes_of,
@@ -110,7 +111,13 @@ class Eval(commands.Evaluate):
             raise UsageError("--weights samples backbones, got no --lengths; expected some.")
         lengths = [n for n in args.lengths for _ in range(args.num)]
         pipe = self.load(args)
-        result = pipe(lengths, steps=args.steps, solver=make_solver(args), seed=args.seed)
+        result = pipe(
+            lengths,
+            steps=args.steps,
+            solver=make_solver(args),
+            seed=args.seed,
+            corrections=make_corrections(args),
+        )
         return [Chain(sample.backbone(), sample.name) for sample in result.samples]
 
     def tell(self, found: Evaluation) -> str:

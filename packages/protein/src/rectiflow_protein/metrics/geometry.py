@@ -15,8 +15,10 @@ if TYPE_CHECKING:
 
 CA_CA_LIMIT = 3.902  # Å; published: the ideal distance and 0.1
 CA_CA_TOLERANCE = 0.1  # Å on either side, for the two-sided fraction
-CA_CA_CIS = (2.8, 3.1)  # Å; cis peptides of natural chains
+TRANS_RANGE = (3.65, 3.95)  # Å, of a trans peptide
+CIS_RANGE = (2.8, 3.1)  # Å, of a cis peptide, which proline may have
 CLASH = 1.0  # Å between any two CA; published
+CONTACT = 3.5  # Å between CA three or more apart; natural chains have 1 in 2000 residues
 CLOSE_CONTACT = 3.0  # Å between CA two or more apart; natural chains have next to none below
 
 # Peptide bond of AlphaFold, with standard deviations: length C-N in Å (before proline), cosines.
@@ -112,9 +114,18 @@ def ca_ca_strict_fraction(
     distance = ca_ca_distances(ca, mask)
     valid = (distance - CA_CA_DISTANCE).abs() < CA_CA_TOLERANCE
     if aatype is not None:
-        cis = (distance > CA_CA_CIS[0]) & (distance < CA_CA_CIS[1])
+        cis = (distance > CIS_RANGE[0]) & (distance < CIS_RANGE[1])
         valid |= cis & (aatype[..., 1:] == _PROLINE)
     return share(valid, distance.isfinite())
+
+
+def ca_ca_bonded_fraction(
+    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+) -> Float[Tensor, "*b"]:
+    """Share of consecutive CA distances of a trans (3.65-3.95 Å) or cis (2.8-3.1 Å) peptide."""
+    distance = ca_ca_distances(ca, mask)
+    inside = [(distance > low) & (distance < high) for low, high in (TRANS_RANGE, CIS_RANGE)]
+    return share(inside[0] | inside[1], distance.isfinite())
 
 
 def ca_ca_deviation(
@@ -158,6 +169,14 @@ def close_contacts_per_100(
 ) -> Float[Tensor, "*b"]:
     """CA pairs nearer than 3 Å and two or more residues apart, per 100 residues."""
     count = ca_clashes(ca, mask, cutoff=CLOSE_CONTACT, separation=2)
+    return 100 * count / _mask(ca, mask).sum(-1)
+
+
+def contacts_per_100(
+    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+) -> Float[Tensor, "*b"]:
+    """CA pairs nearer than 3.5 Å and three or more residues apart, per 100 residues."""
+    count = ca_clashes(ca, mask, cutoff=CONTACT, separation=3)
     return 100 * count / _mask(ca, mask).sum(-1)
 
 

@@ -53,8 +53,9 @@ def backbone_metrics(
     Returns
     -------
     dict of Tensor, shape (...)
-        ``ca_ca_valid``, ``ca_ca_strict``, ``ca_ca_deviation`` (Å), ``clashes`` (CA pairs below
-        1 Å), ``close_contacts`` (CA pairs below 3 Å per 100 residues), ``peptide_valid``,
+        ``ca_ca_valid``, ``ca_ca_strict``, ``ca_ca_bonded`` (trans or cis), ``ca_ca_deviation`` (Å),
+        ``clashes`` (CA pairs below 1 Å), ``close_contacts`` (CA pairs below 3 Å per 100 residues),
+        ``contacts`` (those below 3.5 Å three or more residues apart), ``peptide_valid``,
         ``ramachandran``, ``radius_of_gyration`` (Å), ``helix``, ``strand``, ``coil``.
     """
     ca = coords[..., 1, :]
@@ -63,9 +64,11 @@ def backbone_metrics(
     return {
         "ca_ca_valid": geometry.ca_ca_valid_fraction(ca, mask),
         "ca_ca_strict": geometry.ca_ca_strict_fraction(ca, mask, aatype),
+        "ca_ca_bonded": geometry.ca_ca_bonded_fraction(ca, mask),
         "ca_ca_deviation": geometry.ca_ca_deviation(ca, mask),
         "clashes": geometry.ca_clashes(ca, mask).to(ca.dtype),
         "close_contacts": geometry.close_contacts_per_100(ca, mask),
+        "contacts": geometry.contacts_per_100(ca, mask),
         "peptide_valid": peptide.valid.sum(-1) / bonds,
         "ramachandran": ramachandran_fraction(coords, mask, aatype),
         "radius_of_gyration": geometry.radius_of_gyration(ca, mask),
