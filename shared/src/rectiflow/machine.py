@@ -35,7 +35,9 @@ def describe_machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
+        # What was built for which CUDA is in torch's own version only.
+        "libraries": {name: version_of(name) for name in LIBRARIES}
+        | {"torch": str(torch.__version__)},
         "commit": commit(),
         "devices": devices(),
     }
