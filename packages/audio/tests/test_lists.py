@@ -128,7 +128,7 @@ def test_missing_sounds_are_counted_or_left_out(tmp_path, caplog):
 
 
 def test_wrong_lists_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no list .*absent\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*absent\.csv; expected a CSV"):
         ESC50.read(tmp_path / "absent.csv", tmp_path)
     path = write(tmp_path / "list.csv", ["idx", "caption"], [0, "dog"])
     with pytest.raises(ValueError, match=r"lacks columns \['src_wav', 'noise_wav'\], got \['idx'"):

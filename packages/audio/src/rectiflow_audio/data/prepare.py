@@ -29,8 +29,10 @@ from rectiflow.storage.shards import ShardWriter
 
 from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
 from rectiflow_audio.data.extract import Channel, clip_of
-from rectiflow_audio.data.shards import COLUMNS, METADATA, REJECTED, PreparedSounds
+from rectiflow_audio.data.shards import CAPTIONS, COLUMNS, METADATA, REJECTED, PreparedSounds
+from rectiflow_audio.data.tables import find_file
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.io import SUFFIXES
 
 if TYPE_CHECKING:
     from rectiflow.conditioning import TextEncoder
@@ -39,7 +41,6 @@ log = logging.getLogger(__name__)
 
 _PARTIAL = ".partial"
 _CLIPS_PER_SHARD = 1024
-_FILE_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def prepare(
     """Turn sound files and their captions into shards to train on: mono, 16 kHz, 16 bit.
 
     Every row of the list is either used or has a line in ``rejected.csv``; the input is only
-    read. A preparation that was killed continues when it is started again with the same
+    read. A file that is listed several times has several captions, of which training draws. A preparation that was killed continues when it is started again with the same
     arguments, and a finished one returns its report.
 
     Parameters
@@ -109,8 +110,8 @@ def prepare(
     folder : str or Path
         Files are named relative to it.
     out : str or Path
-        Receives the shards with ``manifest.json``, ``metadata.csv``, ``rejected.csv``,
-        ``report.json`` and, with ``encode``, the folder ``texts``. Not inside ``folder``.
+        Receives the shards with ``manifest.json``, ``metadata.csv``, ``captions.csv``,
+        ``rejected.csv``, ``report.json`` and, with ``encode``, the folder ``texts``. Not inside ``folder``.
     captions : str or Path, optional
         The list, see :func:`read_captions`; by default one that ``folder`` holds under a usual
         name.
@@ -188,12 +189,14 @@ def _finish(
     root: Path,
 ) -> Report:
     """Leave duplicates out, split what the list does not, and write the folder."""
-    kept = _without_duplicates(found)
+    kept, further = _without_duplicates(found)
     rows, rejected = [found.rows[i] for i in kept], found.rejected
     number_repeated_names(rows)
     for row in rows:
         row["split"] = row["split"] or split_of(row["source"], fractions, seed=seed)
     found.copy_to(writer, kept)
+    others = [{"source": source, "caption": text} for source in further for text in further[source]]
+    write_rows(writer.folder / CAPTIONS, ("source", "caption"), others)
     write_rows(writer.folder / METADATA, COLUMNS, [{k: row[k] for k in COLUMNS} for row in rows])
     rejected.sort(key=lambda refusal: refusal["line"])
     write_rows(writer.folder / REJECTED, ("file", "line", "reason"), rejected)
@@ -217,22 +220,31 @@ def _finish(
     return report
 
 
-def _without_duplicates(found: Extracted) -> list[int]:
-    """Return the rows whose samples no earlier row has, and refuse the others."""
+def _without_duplicates(found: Extracted) -> tuple[list[int], dict[str, list[str]]]:
+    """Return the rows whose samples no earlier row has, and further captions of their files.
+
+    A file that is listed again with other words keeps them; other repetitions are refused.
+    """
     kept: list[int] = []
     first: dict[str, dict[str, Any]] = {}
+    further: dict[str, list[str]] = {}
     for index, row in enumerate(found.rows):
         original = first.setdefault(row["samples"], row)
         if original is row:
             kept.append(index)
             continue
+        same = all(original[key] == row[key] for key in ("source", "label", "split"))
+        captions = further.setdefault(row["source"], [])
+        if same and row["caption"] not in (original["caption"], *captions):
+            captions.append(row["caption"])
+            continue
         reason = f"the same samples as {original['source']} in line {original['line']}"
         found.rejected.append({"file": row["source"], "line": row["line"], "reason": reason})
-    return kept
+    return kept, {source: captions for source, captions in further.items() if captions}
 
 
 def _unlisted(entries: Sequence[Entry], root: Path) -> int:
     """Sound files below the root that no row names."""
-    listed = {(root / entry.file).resolve() for entry in entries}
-    below = (path for path in root.rglob("*") if path.suffix.lower() in _FILE_SUFFIXES)
+    listed = {find_file(root, entry.file).resolve() for entry in entries if entry.file}
+    below = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     return sum(path.is_file() and path.resolve() not in listed for path in below)

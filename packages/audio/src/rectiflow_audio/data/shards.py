@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.dataset import Clips
 from rectiflow_audio.data.mixtures import NOTHING_PHRASES
+from rectiflow_audio.data.tables import read_table
 from rectiflow_audio.data.texts import TextTable, encode_texts
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from rectiflow.conditioning import TextEncoder
 
 METADATA = "metadata.csv"
+CAPTIONS = "captions.csv"
+"""Further captions of files, beside those of ``metadata.csv``."""
+
 REJECTED = "rejected.csv"
 TEXTS = "texts"
 """Folder of the embedded captions."""
@@ -96,12 +100,22 @@ class PreparedSounds:
                 f"{self.folder} has no clip in the split {split!r}, got {len(self)} clips in all; "
                 "expected at least one. Give the list a column split, or prepare more clips."
             )
-        told = [self.table[row] for row in rows]
+        told, further = [self.table[row] for row in rows], self.further
         return Clips(
             StoredWaves(self.records, rows),
             [row["caption"] for row in told],
             [row["label"] for row in told],
+            [further.get(row["source"], ()) for row in told],
         )
+
+    @cached_property
+    def further(self) -> dict[str, list[str]]:
+        """Captions of files beside their first, by source; prepared folders of old have none."""
+        found: dict[str, list[str]] = {}
+        if (self.folder / CAPTIONS).is_file():
+            for _, (source, caption) in read_table(self.folder / CAPTIONS)[1]:
+                found.setdefault(source, []).append(caption)
+        return found
 
     @property
     def texts(self) -> TextTable:
@@ -122,6 +136,7 @@ class PreparedSounds:
     def encode(self, encoder: TextEncoder, wordings: Wordings | None = None) -> TextTable:
         """Embed all captions and wordings that training may draw, and store them in the folder."""
         captions = [row["caption"] for row in self.table]
+        captions += [text for texts in self.further.values() for text in texts]
         further = wordings.texts if wordings is not None else []
         return encode_texts([*captions, *further, *NOTHING_PHRASES], encoder, self.folder / TEXTS)
 
@@ -177,22 +192,12 @@ def read_rows(path: str | Path) -> list[dict[str, str]]:
     Raises
     ------
     ValueError
-        If a column is missing or a row has not as many cells.
+        If a column is missing, or :func:`read_table` refuses the file.
     """
-    with Path(path).open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = [key for key in COLUMNS if key not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{path} lacks the columns {', '.join(missing)}, got {reader.fieldnames}; expected "
-                "the metadata.csv that prepare writes. Prepare the folder again."
-            )
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise ValueError(
-                    f"{path} has a damaged row near line {reader.line_num}; expected "
-                    f"{len(COLUMNS)} values. Prepare the folder again."
-                )
-            rows.append(row)
-    return rows
+    header, rows = read_table(path)
+    if missing := [key for key in COLUMNS if key not in header]:
+        raise ValueError(
+            f"{path} lacks the columns {', '.join(missing)}, got {header}; expected the "
+            "metadata.csv that prepare writes. Prepare the folder again."
+        )
+    return [dict(zip(header, cells, strict=True)) for _, cells in rows]

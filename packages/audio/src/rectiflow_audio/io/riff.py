@@ -73,9 +73,16 @@ def _are_chunks(raw: BinaryIO, position: int, size: int, order: str) -> bool:
 
 def _whole(form: bytes, kind: bytes, described: bytes, left: int, position: int) -> Finding:
     """Read on to the end of the file, under a header that says so."""
-    if form == b"FORM" or not described:  # the decoder finds out by itself, or refuses
+    if form == b"FORM" or len(described) < 24:  # the decoder finds out by itself, or refuses
         return Finding()
-    order, name = _FORMS[form], b"RIFX" if form == b"RIFX" else b"RIFF"
-    rest = kind + described + b"data" + struct.pack(f"{order}I", min(left, _MOST))
-    told = struct.pack(f"{order}I", min(len(rest) + left, _MOST))
-    return Finding(head=name + told + rest, skip=position)
+    order = _FORMS[form]
+    if left > _MOST and order == "<":  # more than 32 bits tell
+        [step] = struct.unpack_from("<H", described, 20)
+        sizes = struct.pack("<QQQI", left, left, left // max(1, step), 0)
+        long = b"ds64" + struct.pack("<I", len(sizes)) + sizes
+        name, rest = b"RF64", kind + long + described + b"data"
+    else:
+        name, rest = b"RIFX" if form == b"RIFX" else b"RIFF", kind + described + b"data"
+    told = struct.pack(f"{order}I", min(left, _MOST))
+    whole = struct.pack(f"{order}I", min(len(rest) + 4 + left, _MOST))
+    return Finding(head=name + whole + rest + told, skip=position)
