@@ -242,7 +242,7 @@ def test_files_of_any_length_are_streamed(pipe, mixture, tmp_path):
         residual_out=tmp_path / "rest.wav",
         progress=lambda done, total: calls.append((done, total)),
     )
-    found = pipe(mixture, RATE, ["rain", "a dog barks"])
+    found = pipe(mixture, RATE, ["rain", "a dog barks"], residual=True)
     written = read_audio(tmp_path / "rain.wav").samples
     np.testing.assert_allclose(written, found.estimates[0].samples, atol=1e-4)
     assert read_audio(tmp_path / "dog.flac").samples.shape == mixture.shape
@@ -261,7 +261,7 @@ def test_a_failure_leaves_no_file(pipe, tmp_path):
 def test_results_are_saved_under_their_queries(pipe, mixture, tmp_path):
     result = pipe(mixture[:, :9000], RATE, ["A dog barks!", "a dog barks"], residual=True)
     files = result.save(tmp_path / "out")
-    assert [f.name for f in files] == ["a_dog_barks_0.wav", "a_dog_barks_1.wav", "residual.wav"]
+    assert [f.name for f in files] == ["a_dog_barks.wav", "a_dog_barks_2.wav", "residual.wav"]
     summary = json.loads((tmp_path / "out" / "result.json").read_text())
     assert summary["queries"] == ["A dog barks!", "a dog barks"]
     assert summary["weights_hash"]

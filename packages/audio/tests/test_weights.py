@@ -9,7 +9,6 @@ from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig
 from rectiflow_audio.weights import (
-    LEFTOVERS,
     OfficialFlowSep,
     load_official,
     load_official_vae,
@@ -19,6 +18,7 @@ from rectiflow_audio.weights import (
     vae_to_official,
     without_unused_outputs,
 )
+from rectiflow_audio.weights.parts import LEFTOVERS
 
 UNET = UNetConfig(
     latent_channels=2,

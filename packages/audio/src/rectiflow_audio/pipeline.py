@@ -26,8 +26,11 @@ from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
     Channels,
     Request,
+    check_channels,
     check_mixture,
     check_numbers,
+    check_query,
+    check_settings,
     check_waveform,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, write_summary
@@ -74,6 +77,9 @@ class SeparationSettings:
     has_vocoder: bool = True
     sigma_min: float = SIGMA_MIN
     guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_settings(vars(self))
 
 
 class SeparationPipeline:
@@ -157,14 +163,20 @@ class SeparationPipeline:
                 f"{folder} lacks {CONFIG}; expected a folder written by save_pretrained, or the "
                 "path of the authors' checkpoint file itself."
             )
-        described = json.loads(config.read_text(encoding="utf-8"))
-        if described.get("class") != cls.__name__:
-            raise CheckpointError(
-                folder, f"holds a {described.get('class')}, expected a {cls.__name__}"
-            )
-        # Checkpoints may share a part: then it lies in one folder, named relative to the other.
-        shared = described.get("shared", {})
-        where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
+        try:
+            described = json.loads(config.read_text(encoding="utf-8"))
+            kind, told = described.get("class"), described.get("settings")
+            # Checkpoints may share a part: then it lies in one folder, named relative to the other.
+            shared = described.get("shared", {})
+            where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
+        except (ValueError, AttributeError, TypeError) as error:
+            raise CheckpointError(config, f"is damaged ({error})") from error
+        if kind != cls.__name__:
+            raise CheckpointError(folder, f"holds a {kind}, expected a {cls.__name__}")
+        try:
+            settings = SeparationSettings(**told)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(config, f"has unusable settings ({error})") from error
         vocoder = None
         if where["vocoder"].is_dir():
             from rectiflow_audio.networks.vocoder import BigVgan
@@ -175,7 +187,7 @@ class SeparationPipeline:
             SpectrogramVae.from_pretrained(where["vae"]),
             vocoder,
             text,
-            SeparationSettings(**described["settings"]),
+            settings,
         )
 
     @classmethod
@@ -274,7 +286,8 @@ class SeparationPipeline:
         negative : str, optional
             What not to hear; takes the empty query's place in guidance, which must exceed 1.
         residual : bool
-            Also return everything but the estimates, cut out of the mixture by masks.
+            Also return everything but the estimates, cut out of the mixture by masks. What
+            several estimates claim they then share, so that nothing is taken out twice.
         steps : int, optional
             Steps of the solver; the checkpoint's own if absent.
         solver : Solver, optional
@@ -295,7 +308,8 @@ class SeparationPipeline:
             How waves are made; the checkpoint's vocoder if it has one, else
             :class:`~rectiflow_audio.waveform.Masking`.
         consistent : bool
-            Correct the estimates so that they sum to the mixture.
+            Correct the estimates so that they sum to the mixture; with a residual they do so
+            together with it anyway.
         channels : {"each", "mid"}
             Separate every channel, or their mean, whose mask is then applied to each.
         dtype : torch.dtype
@@ -313,9 +327,12 @@ class SeparationPipeline:
             When the mixture is too short or not finite, a query is empty or too long, or a number
             is out of range.
         """
-        wave = torch.as_tensor(mixture, dtype=torch.float32)
+        wave = torch.as_tensor(mixture)
         wave = wave[None] if wave.ndim == 1 else wave
         check_mixture(wave, sample_rate)
+        wave = wave.float()
+        if channels == "mid":
+            check_channels([wave.numpy()])
         request = self.request(
             queries,
             negative=negative,
@@ -362,11 +379,7 @@ class SeparationPipeline:
         """
         asked = [queries] if isinstance(queries, str) else list(queries)
         for text in [*asked, *([] if negative is None else [negative])]:
-            if not text.strip():
-                raise ValueError(
-                    f"a query is empty, got {text!r}; expected words that name a sound, such as "
-                    "'a dog barks'."
-                )
+            check_query(text)
         if not asked:
             raise ValueError("no query was given; expected at least one, such as 'a dog barks'.")
         guidance = self._guidance(options.get("guidance"))
@@ -419,6 +432,7 @@ class SeparationPipeline:
             has_vocoder=self.vocoder is not None,
             consistent=consistent,
             channels=channels,
+            sources=len(queries) + residual,
         )
         unasked = self.settings.posterior_sample
         return Request(
@@ -495,6 +509,7 @@ class SeparationPipeline:
         out: Sequence[Path | str],
         *,
         residual_out: Path | str | None = None,
+        depth: str | None = None,
         dtype: torch.dtype = torch.float32,
         progress: Callable[[int, int], None] | None = None,
         **options: Any,
@@ -511,6 +526,8 @@ class SeparationPipeline:
             A file for each query.
         residual_out : Path, optional
             Where everything else goes.
+        depth : str, optional
+            Of the files, as libsndfile names it ("PCM_24"); the recording's if absent.
         dtype, progress, **options
             As for a call.
 
@@ -528,9 +545,11 @@ class SeparationPipeline:
         """
         from contextlib import ExitStack
 
-        from rectiflow_audio.io import AudioWriter, sound_info, stream_blocks
+        from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
 
         info = sound_info(path)
+        if options.get("channels") == "mid":  # before hours of work
+            check_channels(stream_blocks(path))
         request = self.request(queries, residual=residual_out is not None, **options)
         targets = [*out, *([] if residual_out is None else [residual_out])]
         if len(out) != len(request.queries):
@@ -542,6 +561,8 @@ class SeparationPipeline:
         started = time.perf_counter()
         energy = np.zeros(len(targets))
         power = 0.0
+        shape = info.sample_rate, info.channels
+        depths = [depth or depth_like(info.subtype, target) for target in targets]
 
         def measured() -> Iterator[Tensor]:
             nonlocal power
@@ -551,8 +572,8 @@ class SeparationPipeline:
 
         with ExitStack() as stack:
             writers = [
-                stack.enter_context(AudioWriter(target, info.sample_rate, info.channels))
-                for target in targets
+                stack.enter_context(AudioWriter(target, *shape, subtype=subtype))
+                for target, subtype in zip(targets, depths, strict=True)
             ]
             parts = self.stream(measured(), info.sample_rate, request, dtype=dtype)
             for piece in _reported(parts, windows, total, progress):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
     from rectiflow.solvers import Solver
 
     from rectiflow_audio.candidates import Pick
+
+_MOST_CHANNELS = 64  # of a sound with fewer samples than channels, which is one turned round
+
+CANCELLED = 1e-3
+"""Share of the channels' power that their mean must hold."""
 
 SHORTEST = 0.1
 """Seconds; shorter sounds are refused."""
@@ -47,9 +54,12 @@ class Request:
 
 
 def check_waveform(
-    waveform: Waveform, *, has_vocoder: bool, consistent: bool, channels: Channels
+    waveform: Waveform, *, has_vocoder: bool, consistent: bool, channels: Channels, sources: int
 ) -> None:
-    """Refuse a way to make waves that the weights or the other arguments do not allow."""
+    """Refuse a way to make waves that the weights or the other arguments do not allow.
+
+    ``sources`` counts the residual, if there is one.
+    """
     if isinstance(waveform, Vocoding) and not has_vocoder:
         raise ValueError(
             "these weights have no vocoder, got waveform=Vocoding(); expected Masking(), or "
@@ -65,12 +75,25 @@ def check_waveform(
             f"the mean channel's mask is applied to each channel, got {waveform!r}, which "
             "makes no mask; expected Masking(), or channels='each'."
         )
+    if consistent and sources < 2:
+        raise ValueError(
+            "one estimate that sums to the mixture is the mixture, got consistent=True and a "
+            "single query; expected another query, or residual=True."
+        )
 
 
 def check_mixture(wave: Tensor, sample_rate: int) -> None:
     """Refuse a mixture that cannot be separated."""
-    if wave.ndim != 2:
-        raise ValueError(f"mixture must have shape (channels, n) or (n,), got {tuple(wave.shape)}.")
+    if wave.ndim != 2 or not len(wave) or len(wave) > max(_MOST_CHANNELS, wave.shape[-1]):
+        raise ValueError(
+            f"mixture must have shape (channels, n) or (n,), got {tuple(wave.shape)}. Channels "
+            "come first: pass mixture.T."
+        )
+    if not wave.is_floating_point():
+        raise ValueError(
+            f"mixture must hold floats, got {str(wave.dtype).removeprefix('torch.')}; expected "
+            "full scale ±1. Divide whole numbers of 16 bits by 32768."
+        )
     if sample_rate < 1:
         raise ValueError(f"sample_rate must be positive, got {sample_rate}; expected Hz.")
     if wave.shape[-1] < SHORTEST * sample_rate:
@@ -84,6 +107,59 @@ def check_mixture(wave: Tensor, sample_rate: int) -> None:
             f"mixture holds NaN or infinity, the first at sample {where}; expected finite numbers. "
             "Repair or cut the recording."
         )
+
+
+def check_channels(blocks: Iterable[np.ndarray]) -> None:
+    """Refuse to separate the mean of channels that cancel; ``blocks`` (channels, m) in order."""
+    count, sums, squares = 0, np.zeros(1), np.zeros(1)
+    for block in blocks:
+        rows = np.concatenate([block, block.mean(0, keepdims=True)]).astype(np.float64)
+        count += rows.shape[1]
+        sums, squares = sums + rows.sum(1), squares + np.square(rows).sum(1)
+    *each, mean = squares / count - np.square(sums / count)
+    own = float(np.mean(each))
+    if mean < CANCELLED * own:
+        raise ValueError(
+            f"the channels cancel, their mean holds {max(mean, 0) / own:.1g} of their power; "
+            f"expected at least {CANCELLED:g} for channels='mid'. Use channels='each', or turn "
+            "one channel round."
+        )
+
+
+def check_query(text: str) -> None:
+    """Refuse what names no sound."""
+    if not text.strip():
+        raise ValueError(
+            f"a query is empty, got {text!r}; expected words that name a sound, such as "
+            "'a dog barks'."
+        )
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError(
+            f"a query is no text, got {text!r}; expected words in the encoding of the terminal. "
+            "Set LC_ALL=C.UTF-8, or write the query in UTF-8."
+        )
+
+
+_RANGES = {
+    "window_seconds": (0.1, 600.0),
+    "steps": (1, 10_000),
+    "sigma_min": (0.0, 0.5),
+    "guidance": (0.0, 100.0),
+}
+"""Of settings, beyond which a checkpoint is damaged or asks for more memory than there is."""
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse what a checkpoint cannot be used with."""
+    if not isinstance(settings["text_encoder"], str) or not settings["text_encoder"]:
+        raise ValueError(f"text_encoder must be a name, got {settings['text_encoder']!r}.")
+    for name in ("posterior_sample", "has_vocoder"):
+        if not isinstance(settings[name], bool):
+            raise ValueError(f"{name} must be true or false, got {settings[name]!r}.")
+    for name, (low, high) in _RANGES.items():
+        value, kinds = settings[name], int if name == "steps" else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
+            raise ValueError(f"{name} must lie in {low:g} to {high:g}, got {value!r}.")
 
 
 def check_numbers(steps: int, candidates: int, guidance: float, channels: str) -> None:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+RESIDUAL = "residual"
+"""File of everything but the estimates."""
+
+_LONGEST = 120  # bytes of a name made of a query
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,30 @@ class Estimate:
 
     @property
     def name(self) -> str:
-        """Return the query as a file name."""
-        return re.sub(r"[^a-z0-9]+", "_", self.query.lower()).strip("_")[:60] or "estimate"
+        """Return the query as a file name, letters of any script."""
+        return _name_of(self.query)
+
+
+def file_names(queries: Sequence[str]) -> list[str]:
+    """Return a file name for each query, no two alike and none that of the residual.
+
+    Examples
+    --------
+    >>> file_names(["Rain!", "rain", "residual", "шум дождя"])
+    ['rain', 'rain_2', 'residual_2', 'шум_дождя']
+    """
+    names: list[str] = []
+    for query in queries:
+        name, number = _name_of(query), 1
+        while (numbered := name if number == 1 else f"{name}_{number}") in (RESIDUAL, *names):
+            number += 1
+        names.append(numbered)
+    return names
+
+
+def _name_of(query: str) -> str:
+    words = re.sub(r"\W+", "_", unicodedata.normalize("NFC", query).lower()).strip("_")
+    return words.encode()[:_LONGEST].decode(errors="ignore").strip("_") or "estimate"
 
 
 @dataclass(frozen=True)
@@ -60,7 +88,9 @@ class SeparationResult:
     seconds: float
     settings: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path | str, *, suffix: str = ".wav") -> list[Path]:
+    def save(
+        self, folder: Path | str, *, suffix: str = ".wav", depth: str | None = None
+    ) -> list[Path]:
         """Write a sound for each query, ``residual`` if there is one, and ``result.json``.
 
         Parameters
@@ -69,6 +99,8 @@ class SeparationResult:
             Made if absent.
         suffix : str
             Format of the sounds.
+        depth : str, optional
+            As for :func:`~rectiflow_audio.io.write_audio`.
 
         Returns
         -------
@@ -78,15 +110,13 @@ class SeparationResult:
         from rectiflow_audio.io import write_audio
 
         target = Path(folder)
-        sounds = {
-            (e.name if self._names.count(e.name) == 1 else f"{e.name}_{i}"): e.samples
-            for i, e in enumerate(self.estimates)
-        }
+        names = file_names([e.query for e in self.estimates])
+        sounds = dict(zip(names, (e.samples for e in self.estimates), strict=True))
         if self.residual is not None:
-            sounds["residual"] = self.residual
+            sounds[RESIDUAL] = self.residual
         written = [target / f"{name}{suffix}" for name in sounds]
         for path, samples in zip(written, sounds.values(), strict=True):
-            write_audio(path, samples, self.sample_rate)
+            write_audio(path, samples, self.sample_rate, subtype=depth)
         write_summary(target / "result.json", self.summary(written))
         return written
 
@@ -100,10 +130,6 @@ class SeparationResult:
             "energy": energies,
             "files": [path.name for path in files],
         }
-
-    @property
-    def _names(self) -> list[str]:
-        return [e.name for e in self.estimates]
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:

@@ -101,11 +101,13 @@ class Separator:
                     for part in (target, mixture, level.mean, level.gain, loud)
                 )
                 level = Level(mean, gain)
-                normal = (resample(flat, self.sample_rate, SAMPLE_RATE) - mean) * gain
+                each = resample(flat, self.sample_rate, SAMPLE_RATE)
+                own = self._normalise(each, real or samples)  # each channel has its own offset
+                normal = own[0] / own[1].gain * gain
             found = self._render(normal, target, mixture).transpose(0, 1)
             found = level.restore(found).transpose(0, 1) * loud[:, None, None]
             found = resample(found, SAMPLE_RATE, self.sample_rate)[..., :samples]
-        if request.consistent:
+        if request.consistent and not request.residual:  # else the residual makes the sum up
             found = mixture_consistency(found, flat)
         if request.residual:
             found = torch.cat([found, self._rest(found, flat)], dim=1)
@@ -193,8 +195,23 @@ class Separator:
                 found[0] if len(found) == 1 else self.request.pick(found, query, render)
                 for found, query in zip(target, self.request.queries, strict=True)
             ]
-            rendered.append(torch.stack([render(mel) for mel in mels]))
+            if self.request.residual and self.request.waveform.keeps_phase:
+                rendered.append(self._shared(wave, mixture, torch.stack(mels)))
+            else:
+                rendered.append(torch.stack([render(mel) for mel in mels]))
         return torch.stack(rendered).cpu()
+
+    def _shared(self, wave: Tensor, mixture: Tensor, mels: Tensor) -> Tensor:
+        """Make the waves (k, n) of estimates that leave a residual: together, so that they share.
+
+        Two queries for one sound would else take it twice, and leave it inverted.
+        """
+        rows = (part.expand(len(mels), *part.shape) for part in (mixture, wave))
+        generator = counter_generator("phase", self.request.seed, 0, device=self.device)
+        log_mel = LogMel().to(self.device)
+        return self.request.waveform(
+            Generated(mels, *rows, log_mel, self.vocoder, generator, is_shared=True)
+        )
 
     def _renderer(self, wave: Tensor, mixture: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what makes a wave of a log-mel generated for one mixture."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -75,7 +74,11 @@ def main(argv: list[str]) -> int:
 
 
 def _from_official(args: Any, out: Path) -> tuple[dict[str, Any], list[Path]]:
-    from rectiflow_audio.weights import load_official_vae, load_official_vocoder
+    from rectiflow_audio.weights import (
+        load_official_vae,
+        load_official_vocoder,
+        read_vocoder_config,
+    )
 
     checkpoint = Path(args.checkpoint)
     if (checkpoint / "config.json").is_file():
@@ -84,7 +87,8 @@ def _from_official(args: Any, out: Path) -> tuple[dict[str, Any], list[Path]]:
             "--to official to write one for their code."
         )
     card = {"converted_from": checkpoint.name, "licence": LICENCE}
-    vocoder_config = _vocoder_config(args.vocoder_config)
+    path = args.vocoder_config
+    vocoder_config = None if path is None else read_vocoder_config(path)
     if args.part is None:
         return _whole(args, checkpoint, vocoder_config, out, card)
     network: Any = (
@@ -94,10 +98,6 @@ def _from_official(args: Any, out: Path) -> tuple[dict[str, Any], list[Path]]:
     )
     network.save_pretrained(out, **card)
     return {args.part: network}, [out / "config.json", out / "model.safetensors"]
-
-
-def _vocoder_config(path: str | None) -> Mapping[str, Any] | None:
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def _whole(

@@ -52,9 +52,7 @@ class Wordings:
         for line, cells in rows:
             told = dict(zip(header, map(str.strip, cells), strict=True))
             if not told["label"] or not told["caption"]:
-                raise ValueError(
-                    f"{path}, line {line}: label or caption is empty; expected both."
-                )
+                raise ValueError(f"{path}, line {line}: label or caption is empty; expected both.")
             by_label.setdefault(told["label"], []).append(told["caption"])
         return cls(by_label, share)
 

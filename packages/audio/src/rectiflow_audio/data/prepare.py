@@ -102,8 +102,10 @@ def prepare(
     """Turn sound files and their captions into shards to train on: mono, 16 kHz, 16 bit.
 
     Every row of the list is either used or has a line in ``rejected.csv``; the input is only
-    read. A file that is listed several times has several captions, of which training draws. A preparation that was killed continues when it is started again with the same
-    arguments, and a finished one returns its report.
+    read. A file that is listed several times has several captions, of which training draws.
+
+    A preparation that was killed continues when it is started again with the same arguments, and
+    a finished one returns its report.
 
     Parameters
     ----------
@@ -111,7 +113,8 @@ def prepare(
         Files are named relative to it.
     out : str or Path
         Receives the shards with ``manifest.json``, ``metadata.csv``, ``captions.csv``,
-        ``rejected.csv``, ``report.json`` and, with ``encode``, the folder ``texts``. Not inside ``folder``.
+        ``rejected.csv``, ``report.json`` and, with ``encode``, the folder ``texts``. Not inside
+        ``folder``.
     captions : str or Path, optional
         The list, see :func:`read_captions`; by default one that ``folder`` holds under a usual
         name.

@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-SUFFIXES = frozenset(
-    ".wav .wave .bwf .rf64 .w64 .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .voc "
-    ".sph .nist .iff .8svx .m4a .aac .mp4 .m4b .wma .amr .webm .mka .ac3 .ape .wv .dsf".split()
-)
+# fmt: off
+SUFFIXES = frozenset({
+    ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif",
+    ".aiff", ".aifc", ".au", ".snd", ".caf", ".voc", ".sph", ".nist", ".iff", ".8svx",
+    ".m4a", ".aac", ".mp4", ".m4b", ".wma", ".amr", ".webm", ".mka", ".ac3", ".ape", ".wv",
+    ".dsf",
+})
+# fmt: on
 """What files of sound end in. Those of AAC and the like cannot be read: they are refused by name,
 rather than passed over."""
 

@@ -87,11 +87,15 @@ class VocoderConfig:
     def from_official(cls, config: Mapping[str, Any]) -> Self:
         """Read the sizes from the JSON of an official BigVGAN; its training settings are ignored.
 
+        As in the authors' class, blocks are of the first kind if ``resblock`` is ``"1"``, else of
+        the second; they use three dilations, or two; and what a list has beyond the one it goes
+        with is ignored.
+
         Raises
         ------
         ValueError
-            When a size is missing, or it asks for blocks or activations that BigVGAN does not
-            have.
+            When a size is missing or no size, a list is too short, or it asks for activations that
+            BigVGAN does not have.
         """
         missing = [name for name in _NEEDED if name not in config]
         if missing:
@@ -99,22 +103,43 @@ class VocoderConfig:
                 f"vocoder config lacks {missing}, got {sorted(config)}; expected the config.json "
                 "of a BigVGAN."
             )
-        block, activation = str(config["resblock"]), config["activation"]
-        if block not in ("1", "2"):
-            raise ValueError(f"unknown resblock {block!r}; expected '1' or '2'.")
+        is_paired, activation = config["resblock"] == "1", config["activation"]
         if activation not in ("snake", "snakebeta"):
             raise ValueError(f"unknown activation {activation!r}; expected 'snake' or 'snakebeta'.")
+        rates = _sizes(config, "upsample_rates")
+        blocks = _sizes(config, "resblock_kernel_sizes")
+        used = 3 if is_paired else 2
+        lists = _listed(config, "resblock_dilation_sizes", len(blocks))
+        named = {f"resblock_dilation_sizes[{i}]": each for i, each in enumerate(lists)}
         return cls(
-            n_mels=config["num_mels"],
-            rates=tuple(config["upsample_rates"]),
-            kernels=tuple(config["upsample_kernel_sizes"]),
-            channels=config["upsample_initial_channel"],
-            block_kernels=tuple(config["resblock_kernel_sizes"]),
-            dilations=tuple(tuple(d) for d in config["resblock_dilation_sizes"]),
-            is_paired=block == "1",
+            n_mels=_sizes({"num_mels": [config["num_mels"]]}, "num_mels")[0],
+            rates=rates,
+            kernels=_sizes(config, "upsample_kernel_sizes", len(rates)),
+            channels=_sizes({"channels": [config["upsample_initial_channel"]]}, "channels")[0],
+            block_kernels=blocks,
+            dilations=tuple(_sizes(named, name, used) for name in named),
+            is_paired=is_paired,
             has_beta=activation == "snakebeta",
-            log_scale=config["snake_logscale"],
+            log_scale=bool(config["snake_logscale"]),
         )
+
+
+def _listed(config: Mapping[str, Any], name: str, count: int | None) -> list[Any]:
+    """Return the first entries of a list, as many as are used."""
+    value = config[name]
+    if not isinstance(value, list | tuple) or len(value) < (count or 1):
+        raise ValueError(
+            f"vocoder config has {name}={value!r}; expected a list of at least {count or 1}."
+        )
+    return list(value[:count])
+
+
+def _sizes(config: Mapping[str, Any], name: str, count: int | None = None) -> tuple[int, ...]:
+    """Return a list of positive whole numbers, as many as are used."""
+    values = _listed(config, name, count)
+    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+        raise ValueError(f"vocoder config has {name}={values!r}; expected whole numbers above 0.")
+    return tuple(values)
 
 
 class _Conv(nn.Conv1d):
