@@ -165,18 +165,14 @@ class SeparationPipeline:
             )
         try:
             described = json.loads(config.read_text(encoding="utf-8"))
-            kind, told = described.get("class"), described.get("settings")
             # Checkpoints may share a part: then it lies in one folder, named relative to the other.
             shared = described.get("shared", {})
             where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise CheckpointError(config, f"is damaged ({error})") from error
+            kind, settings = described["class"], SeparationSettings(**described["settings"])
+        except (ValueError, AttributeError, TypeError, KeyError) as error:
+            raise CheckpointError(config, f"is damaged or of another class ({error})") from error
         if kind != cls.__name__:
             raise CheckpointError(folder, f"holds a {kind}, expected a {cls.__name__}")
-        try:
-            settings = SeparationSettings(**told)
-        except (ValueError, TypeError) as error:
-            raise CheckpointError(config, f"has unusable settings ({error})") from error
         vocoder = None
         if where["vocoder"].is_dir():
             from rectiflow_audio.networks.vocoder import BigVgan
@@ -548,8 +544,8 @@ class SeparationPipeline:
         from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
 
         info = sound_info(path)
-        if options.get("channels") == "mid":  # before hours of work
-            check_channels(stream_blocks(path))
+        if options.get("channels") == "mid":  # told before hours of work
+            check_channels(stream_blocks(path), path)
         request = self.request(queries, residual=residual_out is not None, **options)
         targets = [*out, *([] if residual_out is None else [residual_out])]
         if len(out) != len(request.queries):

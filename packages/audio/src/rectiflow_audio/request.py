@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rectiflow_audio.io.errors import AudioFileError
 from rectiflow_audio.waveform import Vocoding, Waveform
 
 if TYPE_CHECKING:
@@ -109,8 +111,22 @@ def check_mixture(wave: Tensor, sample_rate: int) -> None:
         )
 
 
-def check_channels(blocks: Iterable[np.ndarray]) -> None:
-    """Refuse to separate the mean of channels that cancel; ``blocks`` (channels, m) in order."""
+def check_channels(blocks: Iterable[np.ndarray], path: Path | str | None = None) -> None:
+    """Refuse to separate the mean of channels that cancel.
+
+    Parameters
+    ----------
+    blocks : iterable of ndarray, shape (channels, m)
+        The sound, in consecutive pieces.
+    path : Path, optional
+        Where it came from.
+
+    Raises
+    ------
+    ValueError
+        When the mean holds next to none of the channels' power; offsets do not count. Of a file
+        it is an AudioFileError.
+    """
     count, sums, squares = 0, np.zeros(1), np.zeros(1)
     for block in blocks:
         rows = np.concatenate([block, block.mean(0, keepdims=True)]).astype(np.float64)
@@ -118,12 +134,14 @@ def check_channels(blocks: Iterable[np.ndarray]) -> None:
         sums, squares = sums + rows.sum(1), squares + np.square(rows).sum(1)
     *each, mean = squares / count - np.square(sums / count)
     own = float(np.mean(each))
-    if mean < CANCELLED * own:
-        raise ValueError(
-            f"the channels cancel, their mean holds {max(mean, 0) / own:.1g} of their power; "
-            f"expected at least {CANCELLED:g} for channels='mid'. Use channels='each', or turn "
-            "one channel round."
-        )
+    if own <= 0 or mean >= CANCELLED * own:
+        return
+    found = f"the channels cancel, their mean holds {max(mean, 0) / own:.1g} of their power"
+    expected = f"at least {CANCELLED:g} for channels='mid'"
+    hint = "Use channels='each', or turn one channel round."
+    if path is None:
+        raise ValueError(f"{found}; expected {expected}. {hint}")
+    raise AudioFileError(path, found, expected, hint)
 
 
 def check_query(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from rectiflow_cli import options
@@ -9,8 +10,6 @@ from rectiflow_cli.errors import UsageError
 from rectiflow_cli.options import pick_device, positive
 
 if TYPE_CHECKING:
-    import argparse
-
     from rectiflow.solvers import Solver
     from rectiflow_audio.candidates import Pick
     from rectiflow_audio.pipeline import SeparationPipeline
@@ -58,6 +57,14 @@ class Parser(options.Parser):
         )
         add("--clap", metavar="MODEL", help="folder or name of that model")
         add("--compile", action="store_true", help="compile the network first")
+
+
+def words(text: str) -> str:
+    """Take a query as UTF-8, whatever the terminal's encoding is said to be."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError(f"expected UTF-8 text, got {text!r}") from error
 
 
 def make_pipeline(args: argparse.Namespace) -> SeparationPipeline:

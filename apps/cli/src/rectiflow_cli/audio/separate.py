@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -9,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.audio.options import NEGATIVE_GUIDANCE, Parser, make_pipeline, separation
+from rectiflow_cli.audio.options import (
+    NEGATIVE_GUIDANCE,
+    Parser,
+    make_pipeline,
+    separation,
+    words,
+)
 from rectiflow_cli.errors import DONE, UsageError
 from rectiflow_cli.options import answer, plain, table
 from rectiflow_cli.progress import counter
@@ -21,6 +28,9 @@ if TYPE_CHECKING:
 
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
+
+DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
+"""Of ``--depth``, as libsndfile names them."""
 
 _FREE = ("seconds", "files", "energy", "input", "device")
 """What may differ between two runs of the same separation."""
@@ -46,12 +56,14 @@ def _parser() -> Parser:
         action="append",
         required=True,
         dest="queries",
+        type=words,
         metavar="WORDS",
         help='what to separate, such as "a dog barks"; may be repeated',
     )
     add(
         "--not",
         dest="negative",
+        type=words,
         metavar="WORDS",
         help=f"what not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent",
     )
@@ -71,6 +83,8 @@ def _parser() -> Parser:
         help="separate every channel, or their mean, whose mask is applied to each",
     )
     add("--format", choices=("wav", "flac", "ogg"), default="wav", help="of files in a folder")
+    add("--depth", choices=DEPTHS, help="bits of the files' samples; the recording's if absent")
+    add("--overwrite", action="store_true", help="replace files that this command did not make")
     parser.add_shard()
     parser.add_separation()
     parser.add_json()
@@ -103,6 +117,8 @@ def main(argv: list[str]) -> int:
         told = _done(pipe, job, args, options)
         if told is None:
             try:
+                if not args.overwrite:
+                    _refuse_foreign(job)
                 told = _separate(pipe, job, args, options)
             except AudioFileError as error:
                 if job.is_named:
@@ -114,6 +130,11 @@ def main(argv: list[str]) -> int:
         rows.append({**told, "folder": str(job.sounds[0].parent)})
     document = {"separated": made, "kept": len(rows) - made, "results": rows, "refused": refused}
     answer(document, _text(rows, made), as_json=args.json)
+    if refused and not rows:
+        raise UsageError(
+            f"none of {len(jobs)} recording(s) could be separated, each for the reason above; "
+            "expected at least one that can be read."
+        )
     return DONE
 
 
@@ -130,11 +151,12 @@ def _separate(
             args.queries,
             job.sounds,
             residual_out=job.residual,
+            depth=DEPTHS.get(args.depth),
             dtype=getattr(torch, args.dtype),
             progress=show,
             **options,
         )
-    told = plain(told | {"weights": args.weights, **_asked(args)})
+    told = plain(told | {"weights": args.weights, **_asked(args, job)})
     write_summary(job.summary, told)
     return told
 
@@ -144,21 +166,45 @@ def _done(
 ) -> dict[str, Any] | None:
     """Return the summary of an earlier run with the same settings, if its files are there."""
     files = [*job.sounds, *([job.residual] if job.residual else [])]
-    if not job.summary.is_file() or not all(path.is_file() for path in files):
+    told = _summary(job.summary)
+    if told is None or not all(path.is_file() for path in (job.mixture, *files)):
         return None
     import torch
 
-    told: dict[str, Any] = json.loads(job.summary.read_text(encoding="utf-8"))
     request = pipe.request(args.queries, residual=args.residual, **options)
-    now = plain(pipe.describe(request, getattr(torch, args.dtype)) | _asked(args))
+    now = plain(pipe.describe(request, getattr(torch, args.dtype)) | _asked(args, job))
     same = all(told.get(key) == value for key, value in now.items() if key not in _FREE)
-    is_newer = job.summary.stat().st_mtime >= job.mixture.stat().st_mtime
-    return told if same and is_newer and told.get("input") == str(job.mixture) else None
+    return told if same and told.get("input") == str(job.mixture) else None
 
 
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    """Return settings that the pipeline's own description leaves out."""
+def _summary(path: Path) -> dict[str, Any] | None:
+    """Read the summary of an earlier run; None if it is not one of this command."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return told if isinstance(told, dict) and {"queries", "files", "input"} <= told.keys() else None
+
+
+def _refuse_foreign(job: Job) -> None:
+    """Refuse to write over files that no earlier run of this command made."""
+    told = _summary(job.summary)
+    mine = set() if told is None else {job.summary.name, *told["files"]}
+    for path in (*job.sounds, *([job.residual] if job.residual else []), job.summary):
+        if path.exists() and path.name not in mine:
+            raise UsageError(
+                f"{path} is there already and was not made by this command; expected another "
+                "place. Choose another -o, or replace it with --overwrite."
+            )
+
+
+def _asked(args: argparse.Namespace, job: Job) -> dict[str, Any]:
+    """Return settings that the pipeline's own description leaves out, and what was separated."""
+    with job.mixture.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     return {
+        "input_sha256": digest,
+        "depth": args.depth,
         "negative": args.negative,
         "residual": args.residual,
         "consistent": args.consistent,
@@ -170,10 +216,16 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
 
 def _jobs(args: argparse.Namespace) -> list[Job]:
     """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
-    from rectiflow_audio.io import FORMATS
+    from rectiflow_audio.io import FORMATS, SUFFIXES
+    from rectiflow_audio.result import RESIDUAL, file_names
 
     found = list(_recordings(args.mixtures))
     out = Path(args.out)
+    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not out.is_dir():
+        raise UsageError(
+            f"{out.suffix} cannot be written, got -o {out}; expected a folder, or a file that ends "
+            f"in {', '.join(FORMATS)}."
+        )
     if out.suffix.lower() in FORMATS and not out.is_dir():
         if len(found) > 1 or len(args.queries) > 1 or args.residual:
             raise UsageError(
@@ -193,39 +245,40 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
             f"two recordings are called {twice!r}, got {len(found)} recordings; expected different "
             "names, which become folders. Separate them one by one."
         )
-    names = [f"{name}.{args.format}" for name in _names(args.queries)]
-    return [
+    names = [f"{name}.{args.format}" for name in file_names(args.queries)]
+    jobs = [
         Job(
             mixture,
             [folder / name for name in names],
-            folder / f"residual.{args.format}" if args.residual else None,
+            folder / f"{RESIDUAL}.{args.format}" if args.residual else None,
             folder / "result.json",
             is_named,
         )
         for (mixture, is_named), folder in zip(found, folders, strict=True)
     ]
-
-
-def _names(queries: list[str]) -> list[str]:
-    """Return the queries as file names, numbered where they are the same."""
-    import numpy as np
-    from rectiflow_audio.pipeline import Estimate
-
-    names = [Estimate(query, np.empty((0, 0), np.float32), 0.0).name for query in queries]
-    return [n if names.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(names)]
+    inputs = {mixture.resolve() for mixture, _ in found}
+    for path in (p for job in jobs for p in (*job.sounds, job.residual) if p is not None):
+        if path.resolve() in inputs:
+            raise UsageError(
+                f"{path} is a recording that is to be separated; expected -o to name another "
+                "folder, since inputs are never written over."
+            )
+    return jobs
 
 
 def _recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
     """Yield files, and whether each was named itself or lies in a folder that was."""
-    from rectiflow_audio.io import FORMATS
+    from rectiflow_audio.io import SUFFIXES
 
     for path in map(Path, paths):
         if not path.is_dir():
             yield path, True
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and p.is_file())
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not inside:
-            raise UsageError(f"{path} holds no sound file; expected some of {', '.join(FORMATS)}.")
+            raise UsageError(
+                f"{path} holds no sound file; expected some such as .wav, .flac, .ogg or .mp3."
+            )
         yield from ((p, False) for p in inside)
 
 
