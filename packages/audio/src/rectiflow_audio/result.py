@@ -17,6 +17,7 @@ RESIDUAL = "residual"
 """File of everything but the estimates."""
 
 _LONGEST = 120  # bytes of a name made of a query
+_NUMBER = 6  # of them, for a number
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def file_names(queries: Sequence[str]) -> list[str]:
 
 def _name_of(query: str) -> str:
     words = re.sub(r"\W+", "_", unicodedata.normalize("NFC", query).lower()).strip("_")
-    return words.encode()[:_LONGEST].decode(errors="ignore").strip("_") or "estimate"
+    name = words.encode()[: _LONGEST - _NUMBER].decode(errors="ignore").strip("_") or "estimate"
+    return os.fsdecode(name.encode())  # whatever the locale takes names of files to be
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,7 @@ def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             continue
         try:
             row = json.loads(line)
+            str(row).encode()  # escapes may stand for halves of characters
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number}: not JSON ({error}); expected one object a line, such as "

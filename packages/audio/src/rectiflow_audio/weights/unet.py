@@ -88,6 +88,6 @@ def unflattened(
     averaged: Mapping[str, Tensor], names: Iterable[str], check: Check
 ) -> dict[str, Tensor]:
     """Find each averaged tensor by its flattened name."""
-    flat = {flat(name): name for name in names}
-    check.unexpected += [AVERAGED + name for name in averaged if name not in flat]
-    return {flat[name]: tensor for name, tensor in averaged.items() if name in flat}
+    full = {flat(name): name for name in names}
+    check.unexpected += [AVERAGED + name for name in averaged if name not in full]
+    return {full[name]: tensor for name, tensor in averaged.items() if name in full}
