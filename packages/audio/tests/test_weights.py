@@ -344,7 +344,6 @@ def test_a_vocoders_config_is_read_as_the_authors_class_reads_it(tmp_path):
     second = VocoderConfig.from_official(surplus | {"resblock": "2"})
     assert (second.is_paired, second.dilations) == (False, ((1, 3),))
     for name, value in (
-        ("resblock_dilation_sizes", [[1, 3]]),
         ("resblock_dilation_sizes", []),
         ("upsample_kernel_sizes", [16]),
         ("upsample_rates", 5),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -71,7 +71,12 @@ class Separator:
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         """Separate windows, as many at once as the device takes."""
-        at_once = max(1, self.rows // (len(self.request.queries) * self.request.candidates))
+        first = next(pieces, None)
+        if first is None:
+            return
+        heard = 1 if self.request.channels == "mid" else first.wave.shape[0]
+        latents = heard * len(self.request.queries) * self.request.candidates
+        pieces, at_once = chain([first], pieces), max(1, self.rows // latents)
         while group := list(islice(pieces, at_once)):
             # Only a sound shorter than a window is padded, and it is the only one.
             waves = self.separate(torch.stack([p.wave for p in group]), group[0].samples)
@@ -153,7 +158,8 @@ class Separator:
                 context.mask.repeat_interleave(c, 0).repeat(len(m), 1),
             )
             x1 = self._flow(noise.repeat(len(m) * k, 1, 1, 1), cond)
-            decoded = self.vae.from_latent(torch.cat([x1, m])).float()[:, 0]
+            parts = torch.cat([x1, m]).split(self.rows)
+            decoded = torch.cat([self.vae.from_latent(part).float()[:, 0] for part in parts])
         return decoded[: -len(m)].unflatten(0, (len(m), k, c)), decoded[-len(m) :]
 
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -191,7 +192,7 @@ def _refuse_foreign(job: Job) -> None:
     told = _summary(job.summary)
     mine = set() if told is None else {job.summary.name, *told["files"]}
     for path in (*job.sounds, *([job.residual] if job.residual else []), job.summary):
-        if path.exists() and path.name not in mine:
+        if os.path.exists(path) and path.name not in mine:
             raise UsageError(
                 f"{path} is there already and was not made by this command; expected another "
                 "place. Choose another -o, or replace it with --overwrite."
@@ -221,12 +222,13 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
 
     found = list(_recordings(args.mixtures))
     out = Path(args.out)
-    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not out.is_dir():
+    is_folder = os.path.isdir(out)  # False also for a name that is too long
+    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not is_folder:
         raise UsageError(
             f"{out.suffix} cannot be written, got -o {out}; expected a folder, or a file that ends "
             f"in {', '.join(FORMATS)}."
         )
-    if out.suffix.lower() in FORMATS and not out.is_dir():
+    if out.suffix.lower() in FORMATS and not is_folder:
         if len(found) > 1 or len(args.queries) > 1 or args.residual:
             raise UsageError(
                 f"one file cannot hold several sounds, got -o {out} for {len(found)} recording(s), "
@@ -271,7 +273,7 @@ def _recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
     from rectiflow_audio.io import SUFFIXES
 
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path, True
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

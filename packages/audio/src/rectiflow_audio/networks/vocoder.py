@@ -88,8 +88,8 @@ class VocoderConfig:
         """Read the sizes from the JSON of an official BigVGAN; its training settings are ignored.
 
         As in the authors' class, blocks are of the first kind if ``resblock`` is ``"1"``, else of
-        the second; they use three dilations, or two; and what a list has beyond the one it goes
-        with is ignored.
+        the second; they use the first three dilations, or two; and what a list has beyond the one
+        it goes with is ignored.
 
         Raises
         ------
@@ -117,7 +117,7 @@ class VocoderConfig:
             kernels=_sizes(config, "upsample_kernel_sizes", len(rates)),
             channels=_sizes({"channels": [config["upsample_initial_channel"]]}, "channels")[0],
             block_kernels=blocks,
-            dilations=tuple(_sizes(named, name, used) for name in named),
+            dilations=tuple(_sizes(named, name)[:used] for name in named),
             is_paired=is_paired,
             has_beta=activation == "snakebeta",
             log_scale=bool(config["snake_logscale"]),
