@@ -346,11 +346,11 @@ def test_a_vocoders_config_is_read_as_the_authors_class_reads_it(tmp_path):
     for name, value in (
         ("resblock_dilation_sizes", []),
         ("upsample_kernel_sizes", [16]),
-        ("upsample_rates", 5),
+        ("upsample_rates", []),
         ("num_mels", "80"),
         ("resblock_kernel_sizes", [3.5]),
     ):
-        with pytest.raises(ValueError, match="vocoder config has"):
+        with pytest.raises(ValueError, match=r"vocoder config has|must list the same"):
             VocoderConfig.from_official(VOCODER_JSON | {name: value})
     for text in ("{", "[]"):
         (tmp_path / "config.json").write_text(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -19,7 +19,6 @@ from rectiflow.storage.tensor_files import CheckpointError
 from torch import Tensor
 
 from rectiflow_audio.candidates import Medoid, Pick
-from rectiflow_audio.flow import SIGMA_MIN
 from rectiflow_audio.frontend import SAMPLE_RATE
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
@@ -30,11 +29,11 @@ from rectiflow_audio.request import (
     check_mixture,
     check_numbers,
     check_query,
-    check_settings,
     check_waveform,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, write_summary
 from rectiflow_audio.separator import Separator
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.waveform import Masking, Vocoding, Waveform
 from rectiflow_audio.windows import Windows, overlap_add, split
 
@@ -46,40 +45,6 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 
 CONTEXT_SHARE = 1 / 16
 """Of a window: what is thrown away at each end, and what is faded, where windows overlap."""
-
-
-@dataclass(frozen=True)
-class SeparationSettings:
-    """What a checkpoint is to be used with; stored beside its weights.
-
-    Parameters
-    ----------
-    text_encoder : str
-        Name or folder, for :meth:`rectiflow.conditioning.TextEncoder.load`.
-    window_seconds : float
-        Length of sound that the networks were trained on.
-    steps : int
-        Network calls, unless told otherwise.
-    posterior_sample : bool
-        Take a sample of the mixture's posterior, as the authors do, not its mean.
-    has_vocoder : bool
-        Whether waves are made by a vocoder unless told otherwise; else by masking.
-    sigma_min : float
-        Of the flow's path.
-    guidance : float
-        Weight of guidance, unless told otherwise; 1 is none, as published.
-    """
-
-    text_encoder: str = "google/flan-t5-large"
-    window_seconds: float = 10.24
-    steps: int = 20
-    posterior_sample: bool = True
-    has_vocoder: bool = True
-    sigma_min: float = SIGMA_MIN
-    guidance: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_settings(vars(self))
 
 
 class SeparationPipeline:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -156,28 +156,6 @@ def check_query(text: str) -> None:
             f"a query is no text, got {text!r}; expected words in the encoding of the terminal. "
             "Set LC_ALL=C.UTF-8, or write the query in UTF-8."
         )
-
-
-_RANGES = {
-    "window_seconds": (0.1, 600.0),
-    "steps": (1, 10_000),
-    "sigma_min": (0.0, 0.5),
-    "guidance": (0.0, 100.0),
-}
-"""Of settings, beyond which a checkpoint is damaged or asks for more memory than there is."""
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse what a checkpoint cannot be used with."""
-    if not isinstance(settings["text_encoder"], str) or not settings["text_encoder"]:
-        raise ValueError(f"text_encoder must be a name, got {settings['text_encoder']!r}.")
-    for name in ("posterior_sample", "has_vocoder"):
-        if not isinstance(settings[name], bool):
-            raise ValueError(f"{name} must be true or false, got {settings[name]!r}.")
-    for name, (low, high) in _RANGES.items():
-        value, kinds = settings[name], int if name == "steps" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not low <= value <= high:
-            raise ValueError(f"{name} must lie in {low:g} to {high:g}, got {value!r}.")
 
 
 def check_numbers(steps: int, candidates: int, guidance: float, channels: str) -> None:

@@ -296,11 +296,13 @@ def _raw(path: Path) -> BinaryIO:
         is_file = stat.S_ISREG(path.stat().st_mode) or path.is_dir()
         raw = path.open("rb") if is_file else None  # a pipe would keep us waiting
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        found = {
+        told: dict[type[Exception], str] = {
             FileNotFoundError: "there is no such file",
             IsADirectoryError: "it is a folder",
             PermissionError: "it may not be read",
-        }.get(type(error), f"it cannot be opened ({getattr(error, 'strerror', error)})")
+        }
+        reason = f"it cannot be opened ({getattr(error, 'strerror', error)})"
+        found = told.get(type(error), reason)
         raise AudioFileError(path, found, "a sound file", "Check the path.") from error
     if raw is None:
         raise AudioFileError(path, "it is no file", "a sound file", "Write it to a file first.")

@@ -85,7 +85,7 @@ class VocoderConfig:
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
-        """Read the sizes from the JSON of an official BigVGAN; its training settings are ignored.
+        """Read the sizes from the JSON of an official BigVGAN; what is for training is ignored.
 
         As in the authors' class, blocks are of the first kind if ``resblock`` is ``"1"``, else of
         the second; they use the first three dilations, or two; and what a list has beyond the one
@@ -108,36 +108,26 @@ class VocoderConfig:
             raise ValueError(f"unknown activation {activation!r}; expected 'snake' or 'snakebeta'.")
         rates = _sizes(config, "upsample_rates")
         blocks = _sizes(config, "resblock_kernel_sizes")
-        used = 3 if is_paired else 2
-        lists = _listed(config, "resblock_dilation_sizes", len(blocks))
-        named = {f"resblock_dilation_sizes[{i}]": each for i, each in enumerate(lists)}
+        dilations, used = config["resblock_dilation_sizes"], 3 if is_paired else 2
+        dilations = dilations if isinstance(dilations, list | tuple) else [dilations]
+        each = [{"resblock_dilation_sizes": d} for d in dilations[: len(blocks)]]
         return cls(
-            n_mels=_sizes({"num_mels": [config["num_mels"]]}, "num_mels")[0],
+            n_mels=_sizes(config, "num_mels")[0],
             rates=rates,
-            kernels=_sizes(config, "upsample_kernel_sizes", len(rates)),
-            channels=_sizes({"channels": [config["upsample_initial_channel"]]}, "channels")[0],
+            kernels=_sizes(config, "upsample_kernel_sizes")[: len(rates)],
+            channels=_sizes(config, "upsample_initial_channel")[0],
             block_kernels=blocks,
-            dilations=tuple(_sizes(named, name)[:used] for name in named),
+            dilations=tuple(_sizes(one, "resblock_dilation_sizes")[:used] for one in each),
             is_paired=is_paired,
             has_beta=activation == "snakebeta",
             log_scale=bool(config["snake_logscale"]),
         )
 
 
-def _listed(config: Mapping[str, Any], name: str, count: int | None) -> list[Any]:
-    """Return the first entries of a list, as many as are used."""
-    value = config[name]
-    if not isinstance(value, list | tuple) or len(value) < (count or 1):
-        raise ValueError(
-            f"vocoder config has {name}={value!r}; expected a list of at least {count or 1}."
-        )
-    return list(value[:count])
-
-
-def _sizes(config: Mapping[str, Any], name: str, count: int | None = None) -> tuple[int, ...]:
-    """Return a list of positive whole numbers, as many as are used."""
-    values = _listed(config, name, count)
-    if not all(isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values):
+def _sizes(config: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Return positive whole numbers, one or several."""
+    values = config[name] if isinstance(config[name], list | tuple) else [config[name]]
+    if not values or not all(type(value) is int and value > 0 for value in values):
         raise ValueError(f"vocoder config has {name}={values!r}; expected whole numbers above 0.")
     return tuple(values)
 
