@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rectiflow.results import plain
+from rectiflow.storage.faults import FileError
 from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import (
@@ -124,7 +125,10 @@ class Pipeline(ABC):
 
     @classmethod
     def _from_folder(cls, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Self:
-        told = read_json(folder / CONFIG)
+        try:
+            told = read_json(folder / CONFIG)
+        except FileError as error:
+            raise CheckpointError(folder / CONFIG, f"is damaged, {error.found}") from error
         kinds = cls.kinds()
         [first, *others] = kinds
         if told.get("class") == kinds[first].__name__ and not others:
@@ -145,7 +149,9 @@ class Pipeline(ABC):
             try:
                 options = options | {"settings": cls.settings_kind(**told["settings"])}
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(folder, f"has unusable settings ({error})") from error
+                raise CheckpointError(
+                    folder / CONFIG, f"is damaged, or of another version ({error})"
+                ) from error
         made = cls(**parts, dtype=dtype, **options)
         made.weights_hash = _joined(hashes)
         return made

@@ -23,12 +23,13 @@ from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
     Options,
     Request,
-    SeparationSettings,
+    check_channels,
     check_mixture,
     check_queries,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, Tally
 from rectiflow_audio.separator import Separator, rows_of
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
@@ -182,10 +183,13 @@ class SeparationPipeline(Pipeline):
             When the mixture is too short or not finite, a query is empty or too long, or a number
             is out of range.
         """
-        wave = torch.as_tensor(mixture, dtype=torch.float32)
+        wave = torch.as_tensor(mixture)
         wave = wave[None] if wave.ndim == 1 else wave
         check_mixture(wave, sample_rate)
+        wave = wave.float()
         request = self.request(queries, negative=negative, **options)
+        if request.channels == "mid":
+            check_channels([wave.numpy()])
         started, tally = time.perf_counter(), Tally()
         pieces = list(self._pieces([wave], sample_rate, wave.shape[-1], request, tally, progress))
         found = torch.cat(pieces, dim=-1).numpy()
@@ -204,6 +208,7 @@ class SeparationPipeline(Pipeline):
         request: Request,
         out: Sequence[Path | str],
         *,
+        depth: str | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Separate a file of any length, read and written piece by piece.
@@ -216,6 +221,8 @@ class SeparationPipeline(Pipeline):
             From :meth:`request`.
         out : sequence of Path
             A file for each query, and for the residual if it is asked for.
+        depth : str, optional
+            Of the files, as libsndfile names it ("PCM_24"); the recording's if absent.
         progress : callable, optional
             Called with windows done and in all.
 
@@ -231,9 +238,11 @@ class SeparationPipeline(Pipeline):
         ValueError
             As for a call.
         """
-        from rectiflow_audio.io import AudioWriter, sound_info, stream_blocks
+        from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
 
         info = sound_info(path)
+        if request.channels == "mid":  # told before hours of work
+            check_channels(stream_blocks(path), path)
         wanted = len(request.queries) + request.residual
         if len(out) != wanted:
             raise ValueError(
@@ -243,9 +252,11 @@ class SeparationPipeline(Pipeline):
         blocks = map(torch.from_numpy, stream_blocks(path))
         started, tally = time.perf_counter(), Tally()
         with ExitStack() as stack:
+            shape = info.sample_rate, info.channels
+            depths = [depth or depth_like(info.subtype, target) for target in out]
             writers = [
-                stack.enter_context(AudioWriter(target, info.sample_rate, info.channels))
-                for target in out
+                stack.enter_context(AudioWriter(target, *shape, subtype=subtype))
+                for target, subtype in zip(out, depths, strict=True)
             ]
             for piece in self._pieces(
                 blocks, info.sample_rate, info.samples, request, tally, progress

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,7 +76,12 @@ class Separator:
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         """Separate windows, as many at once as the device takes."""
-        at_once = max(1, self.rows // (len(self.request.queries) * self.request.candidates))
+        first = next(pieces, None)
+        if first is None:
+            return
+        heard = 1 if self.request.channels == "mid" else first.wave.shape[0]
+        latents = heard * len(self.request.queries) * self.request.candidates
+        pieces, at_once = chain([first], pieces), max(1, self.rows // latents)
         while group := list(islice(pieces, at_once)):
             # Only a sound shorter than a window is padded, and it is the only one.
             waves = self.separate(torch.stack([p.wave for p in group]), group[0].samples)
@@ -106,11 +111,13 @@ class Separator:
                     for part in (target, mixture, level.mean, level.gain, loud)
                 )
                 level = Level(mean, gain)
-                normal = (resample(flat, self.sample_rate, SAMPLE_RATE) - mean) * gain
+                each = resample(flat, self.sample_rate, SAMPLE_RATE)
+                own = self._normalise(each, real or samples)  # each channel has its own offset
+                normal = own[0] / own[1].gain * gain
             found = self._render(normal, target, mixture).transpose(0, 1)
             found = level.restore(found).transpose(0, 1) * loud[:, None, None]
             found = resample(found, SAMPLE_RATE, self.sample_rate)[..., :samples]
-        if request.consistent:
+        if request.consistent and not request.residual:  # else the residual makes the sum up
             found = mixture_consistency(found, flat)
         if request.residual:
             found = torch.cat([found, self._rest(found, flat)], dim=1)
@@ -155,7 +162,8 @@ class Separator:
                 context.mask.repeat_interleave(c, 0).repeat(len(m), 1),
             )
             x1 = self._flow(noise.repeat(len(m) * k, 1, 1, 1), cond)
-            decoded = self.vae.from_latent(torch.cat([x1, m])).float()[:, 0]
+            parts = torch.cat([x1, m]).split(self.rows)
+            decoded = torch.cat([self.vae.from_latent(part).float()[:, 0] for part in parts])
         return decoded[: -len(m)].unflatten(0, (len(m), k, c)), decoded[-len(m) :]
 
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -189,8 +197,23 @@ class Separator:
                 found[0] if len(found) == 1 else self.request.pick(found, query, render)
                 for found, query in zip(target, self.request.queries, strict=True)
             ]
-            rendered.append(torch.stack([render(mel) for mel in mels]))
+            if self.request.residual and self.request.waveform.keeps_phase:
+                rendered.append(self._shared(wave, mixture, torch.stack(mels)))
+            else:
+                rendered.append(torch.stack([render(mel) for mel in mels]))
         return torch.stack(rendered).cpu()
+
+    def _shared(self, wave: Tensor, mixture: Tensor, mels: Tensor) -> Tensor:
+        """Make the waves (k, n) of estimates that leave a residual: together, so that they share.
+
+        Two queries for one sound would else take it twice, and leave it inverted.
+        """
+        rows = (part.expand(len(mels), *part.shape) for part in (mixture, wave))
+        generator = counter_generator("phase", self.request.seed, 0, device=self.device)
+        log_mel = LogMel().to(self.device)
+        return self.request.waveform(
+            Generated(mels, *rows, log_mel, self.vocoder, generator, is_shared=True)
+        )
 
     def _renderer(self, wave: Tensor, mixture: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what makes a wave of a log-mel generated for one mixture."""

@@ -64,13 +64,21 @@ class Clips:
         What is heard, one sentence per clip.
     labels : sequence of str
         Class of each clip, or several separated by commas; may be empty.
+    further : sequence of sequences of str, optional
+        Other captions of each clip, as true as the first.
     """
 
     waves: Waves
     captions: Sequence[str]
     labels: Sequence[str]
+    further: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
+        if self.further and len(self.further) != len(self.captions):
+            raise ValueError(
+                f"further captions belong to clips, got {len(self.further)} for "
+                f"{len(self.captions)} clips; expected a list for each, or none at all."
+            )
         if not len(self.waves) == len(self.captions) == len(self.labels):
             raise ValueError(
                 f"clips need one caption and one label each, got {len(self.waves)} waves, "
@@ -79,6 +87,17 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.waves)
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions."""
+        return [*self.captions, *(text for texts in self.further for text in texts)]
+
+    def draw_caption(self, row: int, generator: torch.Generator) -> str:
+        """Return one of a clip's captions; nothing is drawn where there is one."""
+        others = self.further[row] if self.further else ()
+        chosen = int(torch.randint(len(others) + 1, (), generator=generator)) if others else 0
+        return others[chosen - 1] if chosen else self.captions[row]
 
 
 class MixtureDataset(Dataset[dict[str, Any]]):
@@ -155,7 +174,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
     def captions(self) -> list[str]:
         """Every text that can be drawn, sorted."""
         nothing = NOTHING_PHRASES if self.rules.official else ()
-        return sorted({*self.clips.captions, *self.wordings.texts, *nothing})
+        return sorted({*self.clips.texts, *self.wordings.texts, *nothing})
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -175,7 +194,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         row = self._draw_row(generator) if self._of_label else row
         other = self._interferer(row, generator)
         snr = self.rules.draw_snr(generator)
-        caption = self.wordings.draw(self.clips.captions[row], self.clips.labels[row], generator)
+        caption = self.clips.draw_caption(row, generator)
+        caption = self.wordings.draw(caption, self.clips.labels[row], generator)
         target, interferer = (self._window(i, generator) for i in (row, other))
         chance = float(torch.rand((), generator=generator, dtype=torch.float64))
         nothing = self.rules.official and chance < NOTHING_PROBABILITY

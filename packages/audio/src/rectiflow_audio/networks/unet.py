@@ -19,6 +19,7 @@ from rectiflow_audio.networks.blocks import (
     PictureTransformer,
     ResidualBlock,
     activate,
+    check_groups,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,10 @@ class UNetConfig:
     groups: int = 32
     heads: int | None = None  # of every attention; by head_channels if None
     depth: int = 1  # blocks per transformer
+
+    def __post_init__(self) -> None:
+        """Check that normalisations have whole groups of channels."""
+        check_groups(self.groups, self.channels, self.multipliers)
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
