@@ -490,7 +490,7 @@ def test_every_caption_of_a_file_is_kept_and_drawn(tmp_path):
     assert (report.accepted, report.rejected) == (
         2,
         3,
-    )  # another name, the same again, another label
+    )  # by name, words or label
     sounds = PreparedSounds(tmp_path / "out")
     sounds.encode(LetterEncoder())
     clips = sounds.clips("train")
