@@ -17,7 +17,7 @@ from rectiflow.training.stream import BatchSource, step_loader
 
 
 @dataclass(frozen=True)
-class Pairing:
+class CoupleBatch:
     """Puts the noise of a flow's coupling into batches, where they are loaded.
 
     Parameters
@@ -80,7 +80,7 @@ class FlowData(LightningDataModule):
             self.dataset,
             self.batches(trainer.global_rank, trainer.world_size),
             start_batch=training.batches_seen,
-            finish=Pairing(flow, training.seed, trainer.global_rank) if paired else None,
+            finish=CoupleBatch(flow, training.seed, trainer.global_rank) if paired else None,
             **self.options,
         )
 
