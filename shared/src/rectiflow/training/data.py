@@ -74,7 +74,7 @@ class FlowData(LightningDataModule):
         """Return the stream from where the run stands."""
         trainer: Any = self.trainer
         training = trainer.lightning_module
-        flow = getattr(getattr(training, "objective", None), "flow", None)
+        flow: Any = getattr(getattr(training, "objective", None), "flow", None)
         paired = flow is not None and flow.coupling.in_loader
         return step_loader(
             self.dataset,
