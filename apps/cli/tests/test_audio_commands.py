@@ -237,7 +237,7 @@ def test_checkpoints_go_to_the_authors_form_and_back(work, trained, capsys):
         (["--query", "a", "--pick", "mean", "-o", "x.wav"], "got --candidates 1"),
         (["--query", "a", "--clap", "m", "-o", "x.wav"], "--clap goes with --pick clap"),
         (["-o", "x.wav"], "the following arguments are required: --query"),
-        (["--query", "a", "-o", str(CLOCK_TICK)], "is the recording itself"),
+        (["--query", "a", "-o", str(CLOCK_TICK)], "is an input; expected another place"),
         (["nowhere.wav", "--query", "a", "-o", "x"], "nowhere.wav: there is no such file"),
     ],
 )

@@ -130,7 +130,7 @@ def test_a_stopped_run_leaves_whole_samples_only(sample, weights, tmp_path, monk
     words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", weights]
     assert main(["protein", "sample", *words, "-o", str(tmp_path / "s")]) == 130
     found = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert found == ["length_012_sample_00000.pdb", "result.json"]
+    assert found == [".rectiflow", "length_012_sample_00000.pdb", "result.json"]
     told = sample("s", "--length", "12", "--num", "3")
     assert (told["made"], told["kept"]) == (2, 1)
 

@@ -46,7 +46,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_folder_has_all_of_a_run(trained):
-    for name in ("config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
+    for name in ("run.json", "config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
         assert (trained / name).exists()
     for name in ("last.ckpt", "best.ckpt"):
         assert (trained / "checkpoints" / name).is_file()
@@ -54,7 +54,7 @@ def test_a_run_folder_has_all_of_a_run(trained):
     assert shots == ["step_0000005"]
     inside = {path.name for path in (trained / "samples" / shots[0]).iterdir()}
     assert inside == {
-        *("length_012_sample_00000.pdb", "result.json"),
+        *(".rectiflow", "length_012_sample_00000.pdb", "result.json"),
         *("ramachandran.png", "ca_ca.png", "distances.png"),
     }
 
