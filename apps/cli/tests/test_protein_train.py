@@ -46,7 +46,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_folder_has_all_of_a_run(trained):
-    for name in ("config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
+    for name in ("run.json", "config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
         assert (trained / name).exists()
     for name in ("last.ckpt", "best.ckpt"):
         assert (trained / "checkpoints" / name).is_file()

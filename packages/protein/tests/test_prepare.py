@@ -86,6 +86,7 @@ def test_every_file_is_used_or_refused_with_a_reason(folder, tmp_path):
     assert sum(report.splits.values()) == 66
     assert "66 chains" in str(report)
     assert sorted(p.name for p in out.iterdir()) == [
+        ".rectiflow",
         "manifest.json",
         "metadata.csv",
         "rejected.csv",
@@ -361,7 +362,7 @@ def test_a_table_of_another_folder_is_noticed(prepared, tmp_path):
     with pytest.raises(ValueError, match="lacks the columns length"):
         PreparedBackbones(tmp_path / "out")
     path.write_text(text.replace(",12,", ",twelve,", 1))
-    with pytest.raises(ValueError, match="damaged row near line"):
+    with pytest.raises(ValueError, match=r"line \d+ is damaged"):
         PreparedBackbones(tmp_path / "out")
 
 

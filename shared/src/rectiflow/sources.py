@@ -29,10 +29,12 @@ class Source(ABC):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> State:
+    ) -> Tensor:
         """Draw points of shape ``(b, *event)``."""
-        like = torch.empty(*shape, device=device, dtype=dtype)
-        return self.sample_like(like, generator=generator)
+        form = torch.empty(*shape, device=device, dtype=dtype)
+        drawn = self.sample_like(form, generator=generator)
+        assert isinstance(drawn, Tensor)
+        return drawn
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from rectiflow.training.stream import BatchSource, step_loader
 
 
 @dataclass(frozen=True)
-class Pairing:
+class CoupleBatch:
     """Puts the noise of a flow's coupling into batches, where they are loaded.
 
     Parameters
@@ -74,13 +74,13 @@ class FlowData(LightningDataModule):
         """Return the stream from where the run stands."""
         trainer: Any = self.trainer
         training = trainer.lightning_module
-        flow = getattr(getattr(training, "objective", None), "flow", None)
+        flow: Any = getattr(getattr(training, "objective", None), "flow", None)
         paired = flow is not None and flow.coupling.in_loader
         return step_loader(
             self.dataset,
             self.batches(trainer.global_rank, trainer.world_size),
             start_batch=training.batches_seen,
-            finish=Pairing(flow, training.seed, trainer.global_rank) if paired else None,
+            finish=CoupleBatch(flow, training.seed, trainer.global_rank) if paired else None,
             **self.options,
         )
 
