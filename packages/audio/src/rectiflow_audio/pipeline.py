@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
 from rectiflow.solvers import Euler, Solver
-from rectiflow.storage.pretrained import CONFIG, find_pretrained, weights_hash
+from rectiflow.storage.pretrained import CONFIG, find_pretrained, read_config, weights_hash
 from rectiflow.storage.tensor_files import CheckpointError
 from torch import Tensor
 
 from rectiflow_audio.candidates import Medoid, Pick
 from rectiflow_audio.flow import SIGMA_MIN
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.networks.patches import PatchCodec
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
@@ -32,7 +33,7 @@ from rectiflow_audio.request import (
 )
 from rectiflow_audio.result import Estimate, SeparationResult, write_summary
 from rectiflow_audio.separator import Separator
-from rectiflow_audio.waveform import Masking, Vocoding, Waveform
+from rectiflow_audio.waveform import MASK_HEADROOM, Masking, Vocoding, Waveform
 from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class SeparationSettings:
         Of the flow's path.
     guidance : float
         Weight of guidance, unless told otherwise; 1 is none, as published.
+    mask_headroom : float
+        Of masking, unless told otherwise: about the error of a generated log-mel.
     """
 
     text_encoder: str = "google/flan-t5-large"
@@ -74,6 +77,7 @@ class SeparationSettings:
     has_vocoder: bool = True
     sigma_min: float = SIGMA_MIN
     guidance: float = 1.0
+    mask_headroom: float = MASK_HEADROOM
 
 
 class SeparationPipeline:
@@ -83,7 +87,7 @@ class SeparationPipeline:
     ----------
     unet : SeparationUNet
         The flow's network.
-    vae : SpectrogramVae
+    vae : SpectrogramVae or PatchCodec
         Of its latents.
     vocoder : BigVgan, optional
         Makes waves of spectrograms.
@@ -108,7 +112,7 @@ class SeparationPipeline:
     def __init__(
         self,
         unet: SeparationUNet,
-        vae: SpectrogramVae,
+        vae: SpectrogramVae | PatchCodec,
         vocoder: BigVgan | None = None,
         text: TextEncoder | None = None,
         settings: SeparationSettings | None = None,
@@ -172,7 +176,7 @@ class SeparationPipeline:
             vocoder = BigVgan.from_pretrained(where["vocoder"])
         return cls(
             SeparationUNet.from_pretrained(where["unet"]),
-            SpectrogramVae.from_pretrained(where["vae"]),
+            _codec(where["vae"]),
             vocoder,
             text,
             SeparationSettings(**described["settings"]),
@@ -412,7 +416,8 @@ class SeparationPipeline:
         steps = self.settings.steps if steps is None else steps
         guidance = self._guidance(guidance)
         check_numbers(steps, n_candidates, guidance, channels)
-        default = Vocoding() if self.settings.has_vocoder else Masking()
+        masking = Masking(headroom=self.settings.mask_headroom)
+        default = Vocoding() if self.settings.has_vocoder else masking
         waveform = default if waveform is None else waveform
         check_waveform(
             waveform,
@@ -584,6 +589,12 @@ class SeparationPipeline:
             "device": str(self.device),
             "weights_hash": weights_hash(self.unet),
         }
+
+
+def _codec(folder: Path) -> SpectrogramVae | PatchCodec:
+    """Load whichever codec lies in a folder."""
+    kind = PatchCodec if read_config(folder)["class"] == PatchCodec.__name__ else SpectrogramVae
+    return kind.from_pretrained(folder)
 
 
 def _reported(

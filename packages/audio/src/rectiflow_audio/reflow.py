@@ -65,7 +65,7 @@ def pair_sampler(
         _, cond, device = _encoded(objective, examples, indices, seed)
         shape = cond["mixture"].shape[1:]
         noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-        x0 = torch.stack(noise).to(device)
+        x0 = objective.network.start(torch.stack(noise).to(device), cond)
         x1 = integrate(_field(objective.network, cond), x0, moves)
         return _pairs(indices, x0, x1, cond)
 

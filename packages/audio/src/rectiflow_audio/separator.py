@@ -159,6 +159,7 @@ class Separator:
         request, unwanted = self.request, self.request.negative.to(x0.device)
         moves = plan(uniform(request.steps), request.solver)
         ends = []
+        x0 = self.unet.start(x0, cond)
         for start in range(0, len(x0), self.rows):
             told = {name: value[start : start + self.rows] for name, value in cond.items()}
             size = len(told["mixture"])

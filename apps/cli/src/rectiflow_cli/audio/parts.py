@@ -11,7 +11,7 @@ from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rectiflow_audio.data import Wordings
-    from rectiflow_audio.networks import SeparationUNet, SpectrogramVae
+    from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig
     from rectiflow_audio.networks.vocoder import BigVgan
     from rectiflow_audio.pipeline import SeparationPipeline
 
@@ -28,6 +28,31 @@ def pretrained_network(weights: str) -> SeparationUNet:
         A shipped name, a folder, the authors' checkpoint, or ``owner/name``.
     """
     return _pipeline(weights).unet.train()
+
+
+def network_after(weights: str | None, sizes: UNetConfig) -> SeparationUNet:
+    """Make a network that starts from another's weights wherever name and shape agree.
+
+    Parameters
+    ----------
+    weights : str, optional
+        As for :func:`pretrained_network`; a fresh network if absent.
+    sizes : UNetConfig
+        Of the new network.
+    """
+    from rectiflow_audio.networks import SeparationUNet
+
+    network = SeparationUNet(sizes)
+    if weights is None:
+        return network
+    own, known = network.state_dict(), _pipeline(weights).unet.state_dict()
+    network.load_state_dict(
+        {
+            name: known[name] if name in known and known[name].shape == value.shape else value
+            for name, value in own.items()
+        }
+    )
+    return network
 
 
 def pretrained_vae(weights: str) -> SpectrogramVae:
