@@ -38,7 +38,7 @@ class SeparationValidation:
     mixtures : Mixtures
         With ``target``, ``mixture``, ``context``, ``context_mask``, ``null_context``, ``caption``.
     num : int
-        How many, from the first on.
+        How many, evenly spaced among all.
     steps : int
         Of Euler's method.
     pictures : int
@@ -66,7 +66,9 @@ class SeparationValidation:
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return mean ``si_sdr_improvement`` and ``mel_lsd``, and write the files."""
         assert isinstance(network, SeparationUNet)
-        items = [self.mixtures[i] for i in range(min(self.num, len(self.mixtures)))]
+        # Evenly spaced: clips of one class stand together.
+        num, total = min(self.num, len(self.mixtures)), len(self.mixtures)
+        items = [self.mixtures[i * total // num] for i in range(num)]
         seconds = len(items[0]["mixture"]) / SAMPLE_RATE
         settings = SeparationSettings(
             window_seconds=seconds, posterior_sample=False, has_vocoder=False
