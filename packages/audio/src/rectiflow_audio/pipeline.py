@@ -260,7 +260,7 @@ class SeparationPipeline:
         posterior_sample: bool | None = None,
         waveform: Waveform | None = None,
         consistent: bool = False,
-        channels: Channels = "each",
+        channels: Channels = "image",
         dtype: torch.dtype = torch.float32,
         progress: Callable[[int, int], None] | None = None,
     ) -> SeparationResult:
@@ -300,8 +300,10 @@ class SeparationPipeline:
             :class:`~rectiflow_audio.waveform.Masking`.
         consistent : bool
             Correct the estimates so that they sum to the mixture.
-        channels : {"each", "mid"}
-            Separate every channel, or their mean, whose mask is then applied to each.
+        channels : {"image", "each", "mid"}
+            Separate every channel and give each sound one place between them for each window, or
+            leave its level to each channel; or separate the mean, whose mask is then applied to
+            each.
         dtype : torch.dtype
             ``bfloat16`` runs the networks under autocast.
         progress : callable, optional
@@ -398,7 +400,7 @@ class SeparationPipeline:
         posterior_sample: bool | None = None,
         waveform: Waveform | None = None,
         consistent: bool = False,
-        channels: Channels = "each",
+        channels: Channels = "image",
     ) -> Request:
         """Check the arguments of a separation whose queries are encoded already.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 SHORTEST = 0.1
 """Seconds; shorter sounds are refused."""
 
-Channels = Literal["each", "mid"]
-"""Separate every channel, or their mean, whose mask is then applied to each."""
+Channels = Literal["image", "each", "mid"]
+"""Separate every channel and give each sound one place between them, or leave it where each
+channel has it; or separate the mean, whose mask is then applied to each channel."""
 
 
 @dataclass(frozen=True)
@@ -94,5 +95,5 @@ def check_numbers(steps: int, candidates: int, guidance: float, channels: str) -
         )
     if not guidance >= 0:
         raise ValueError(f"guidance must be at least 0, got {guidance}; expected 1 for none.")
-    if channels not in ("each", "mid"):
-        raise ValueError(f"channels must be 'each' or 'mid', got {channels!r}.")
+    if channels not in get_args(Channels):
+        raise ValueError(f"channels must be 'image', 'each' or 'mid', got {channels!r}.")

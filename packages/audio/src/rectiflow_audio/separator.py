@@ -20,6 +20,8 @@ from rectiflow_audio.masking import apply_mask, mel_ratio_mask, mixture_consiste
 from rectiflow_audio.waveform import Generated
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from rectiflow_audio.networks.unet import SeparationUNet
     from rectiflow_audio.networks.vae import SpectrogramVae
     from rectiflow_audio.networks.vocoder import BigVgan
@@ -31,6 +33,9 @@ SILENCE = 1e-5
 
 ROWS = {"cpu": 8, "cuda": 64}
 """Latents in one call of the network, by device."""
+
+TINY = 1e-20
+"""Below every magnitude."""
 
 QUIETEST_SHARE = 1e-8
 """Of the power, below which a residual is silence."""
@@ -102,7 +107,10 @@ class Separator:
                 )
                 level = Level(mean, gain)
                 normal = (resample(flat, self.sample_rate, SAMPLE_RATE) - mean) * gain
-            found = self._render(normal, target, mixture).transpose(0, 1)
+            picked = self._picked(normal, target, mixture)
+            if request.channels == "image":
+                picked = one_place(picked, level.gain.to(picked), channels)
+            found = self._render(normal, picked, mixture).transpose(0, 1)
             found = level.restore(found).transpose(0, 1) * loud[:, None, None]
             found = resample(found, SAMPLE_RATE, self.sample_rate)[..., :samples]
         if request.consistent:
@@ -185,16 +193,23 @@ class Separator:
         generator = counter_generator(purpose, self.request.seed, index)
         return torch.randn(like.shape[1:], generator=generator).to(like)
 
+    def _picked(self, waves: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
+        """Make one log-mel of the candidates for each query, (b, k, frames, mels)."""
+        if targets.shape[2] == 1:
+            return targets[:, :, 0]
+        rows = []
+        for wave, target, mixture in zip(waves.to(self.device), targets, mixtures, strict=True):
+            render = self._renderer(wave, mixture)
+            queries = zip(target, self.request.queries, strict=True)
+            rows.append(torch.stack([self.request.pick(mels, q, render) for mels, q in queries]))
+        return torch.stack(rows)
+
     def _render(self, waves: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
         """Make the waves (b, k, n) of generated spectrograms."""
         rendered = []
         for wave, target, mixture in zip(waves.to(self.device), targets, mixtures, strict=True):
             render = self._renderer(wave, mixture)
-            mels = [
-                found[0] if len(found) == 1 else self.request.pick(found, query, render)
-                for found, query in zip(target, self.request.queries, strict=True)
-            ]
-            rendered.append(torch.stack([render(mel) for mel in mels]))
+            rendered.append(torch.stack([render(mel) for mel in target]))
         return torch.stack(rendered).cpu()
 
     def _renderer(self, wave: Tensor, mixture: Tensor) -> Callable[[Tensor], Tensor]:
@@ -218,3 +233,28 @@ class Separator:
         share = (log_mel(found.sum(1)) - heard).exp().clamp(max=1)
         rest = heard + (1 - share.square()).clamp(min=QUIETEST_SHARE).sqrt().log()
         return apply_mask(mixture, mel_ratio_mask(rest, heard, log_mel, 1.0), log_mel)[:, None]
+
+
+def one_place(
+    mels: Float[Tensor, "b k frames mels"], gain: Float[Tensor, "b 1"], channels: int
+) -> Float[Tensor, "b k frames mels"]:
+    """Give each sound one place between the channels, for as long as a window lasts.
+
+    Every channel was separated by itself, with errors of its own, and the sound would wander with
+    them. Levels between channels become those of the whole window; where it is louder counts more.
+
+    Parameters
+    ----------
+    mels : Tensor
+        Log-mels of the sounds, channels of a window beside each other.
+    gain : Tensor
+        What each channel was multiplied by before.
+    channels : int
+        Of a window.
+    """
+    offset = gain.log()[:, None, :, None]
+    size = (mels - offset).exp().unflatten(0, (-1, channels))  # w channels k frames mels
+    level = size.square().sum((-2, -1), keepdim=True).sqrt()
+    place = level / level.square().sum(1, keepdim=True).sqrt().clamp_min(TINY)
+    placed = place * (place * size).sum(1, keepdim=True)
+    return placed.clamp_min(TINY).log().flatten(0, 1) + offset

@@ -66,9 +66,10 @@ def _parser() -> Parser:
     add("--consistent", action="store_true", help="make the estimates sum to the mixture")
     add(
         "--channels",
-        choices=("each", "mid"),
-        default="each",
-        help="separate every channel, or their mean, whose mask is applied to each",
+        choices=("image", "each", "mid"),
+        default="image",
+        help="separate every channel and keep each sound in one place between them, or leave its "
+        "level to each channel, or separate their mean, whose mask is applied to each",
     )
     add("--format", choices=("wav", "flac", "ogg"), default="wav", help="of files in a folder")
     parser.add_shard()

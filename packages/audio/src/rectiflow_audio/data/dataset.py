@@ -229,6 +229,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             "caption": caption,
         }
 
+    def partner(self, row: int, draw: int = 0) -> int:
+        """Return which clip row ``row`` is mixed with, where rows are not drawn by label."""
+        return self._interferer(row, counter_generator("mixture", self.seed, draw, row))
+
     def _window(self, row: int, generator: torch.Generator) -> Tensor:
         wave = self.clips.waves[row]
         if self.augment is not None:
@@ -247,9 +251,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         rows = self._of_label[int(torch.randint(len(self._of_label), (), generator=generator))]
         return rows[int(torch.randint(len(rows), (), generator=generator))]
 
-    def _interferer(
-        self, row: int, generator: torch.Generator, beside: int | None = None
-    ) -> int:
+    def _interferer(self, row: int, generator: torch.Generator, beside: int | None = None) -> int:
         """Draw a clip that goes with one, or with two of which there may be no third."""
         rows = [row] if beside is None else [row, beside]
         for _ in range(_TRIES):

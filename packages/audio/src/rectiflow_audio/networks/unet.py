@@ -53,7 +53,9 @@ class UNetConfig:
     has_sentence: bool = False  # the mean of the query's states joins the time, in every block
     bands: int | None = None  # columns of the picture that have a bias of their own
     is_relative: bool = False  # velocities are told as shares of the mixture's latents
-    start_noise: float | None = None  # the flow starts at the mixture with so much noise, or at noise
+    start_noise: float | None = (
+        None  # the flow starts at the mixture with so much noise, or at noise
+    )
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
