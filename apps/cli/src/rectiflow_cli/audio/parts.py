@@ -30,22 +30,20 @@ def pretrained_network(weights: str) -> SeparationUNet:
     return _pipeline(weights).unet.train()
 
 
-def network_after(weights: str | None, sizes: UNetConfig) -> SeparationUNet:
+def network_after(start: str, sizes: UNetConfig) -> SeparationUNet:
     """Make a network that starts from another's weights wherever name and shape agree.
 
     Parameters
     ----------
-    weights : str, optional
-        As for :func:`pretrained_network`; a fresh network if absent.
+    start : str
+        As for :func:`pretrained_network`.
     sizes : UNetConfig
         Of the new network.
     """
     from rectiflow_audio.networks import SeparationUNet
 
     network = SeparationUNet(sizes)
-    if weights is None:
-        return network
-    own, known = network.state_dict(), _pipeline(weights).unet.state_dict()
+    own, known = network.state_dict(), _pipeline(start).unet.state_dict()
     network.load_state_dict(
         {
             name: known[name] if name in known and known[name].shape == value.shape else value
