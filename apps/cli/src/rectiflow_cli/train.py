@@ -264,7 +264,7 @@ def _card(
         "step": step,
         "weights": average,
         **recipe.told(cfg),
-        "started_from": str(cfg.weights) if "weights" in cfg.network else None,
+        "started_from": str(cfg.weights) if {"weights", "start"} & set(cfg.network) else None,
         "data": OmegaConf.to_container(cfg.data, resolve=True),
         "metrics": metrics,
         "version": json.loads(run.version.read_text(encoding="utf-8")),
