@@ -149,7 +149,7 @@ def test_target_or_interferer_may_be_missing():
             assert label_heard(item["mixture"]) == "dog"
     assert 15 < kinds["absent"] < 45
     assert 15 < kinds["alone"] < 45
-    with pytest.raises(ValueError, match=r"loop, absent and alone are probabilities"):
+    with pytest.raises(ValueError, match=r"loop, absent, alone and crowd are probabilities"):
         MixtureDataset(clips(), Lengths(), WINDOW, absent=0.6, alone=0.6)
 
 
