@@ -29,6 +29,7 @@ from rectiflow_audio.examples import KICK_DRUM, RAIN
 from rectiflow_audio.io import AudioFileError, read_audio, sound_info, write_audio
 from rectiflow_audio.metrics import si_sdr
 from rectiflow_audio.result import file_names
+from rectiflow_audio.separator import one_place
 from rectiflow_audio.windows import Windows
 
 RATE = 16_000
@@ -137,6 +138,26 @@ def test_the_mean_channels_mask_serves_every_channel(pipe, mixture):
     np.testing.assert_allclose(one[0], one[1], atol=1e-7)
     each = pipe(mixture[:1], RATE, "rain").estimates[0].samples
     np.testing.assert_allclose(one[0], each[0], atol=1e-5)
+
+
+def test_one_place_keeps_levels_between_channels(pipe, mixture):
+    panned = np.concatenate([mixture[:1], 0.25 * mixture[:1]])
+    left, right = pipe(panned, RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(right, 0.25 * left, atol=1e-5)
+    alone = pipe(mixture[:1], RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(left, alone[0], atol=1e-5)
+
+
+def test_one_place_follows_the_louder_channel():
+    steady = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].log()  # frames, one band
+    wild = torch.tensor([0.4, 0.1, 0.2, 0.3])[:, None].log()
+    gain = torch.tensor([[1.0], [2.0]])
+    mels = torch.stack([steady, wild + gain[1].log()])[:, None]
+    placed = (one_place(mels, gain, 2) - gain.log()[:, None, :, None])[:, 0, :, 0]
+    difference = (placed[1] - placed[0]).exp()
+    torch.testing.assert_close(difference, difference[:1].expand(4))
+    torch.testing.assert_close(difference[0], (0.3 / 30.0) ** torch.tensor(0.5))
+    torch.testing.assert_close(placed[0].exp(), steady[:, 0].exp(), rtol=0.05, atol=0)
 
 
 def test_results_are_a_function_of_the_seed(pipe, mixture):
@@ -292,7 +313,7 @@ def test_saved_pipelines_come_back(pipe, mixture, tmp_path, dtype):
         ({"steps": 0}, "at least 1"),
         ({"n_candidates": 0}, "at least 1"),
         ({"guidance": -1.0}, "guidance must be at least 0"),
-        ({"channels": "left"}, "'each' or 'mid'"),
+        ({"channels": "left"}, "'image', 'each' or 'mid'"),
         ({"waveform": Vocoding()}, "no vocoder"),
         ({"waveform": GriffinLim(), "consistent": True}, "sum to the mixture"),
         ({"waveform": GriffinLim(), "channels": "mid"}, "makes no mask"),

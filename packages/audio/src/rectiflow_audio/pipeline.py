@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
 from rectiflow.costs import Load
-from rectiflow.pipeline import Pipeline
-from rectiflow.storage.pretrained import Pretrained
+from rectiflow.pipeline import Kinds, Pipeline
 from torch import Tensor, nn
 
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.networks.patches import PatchCodec
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
@@ -49,7 +49,7 @@ class SeparationPipeline(Pipeline):
     ----------
     unet : SeparationUNet
         The flow's network.
-    vae : SpectrogramVae
+    vae : SpectrogramVae or PatchCodec
         Of its latents.
     vocoder : BigVgan, optional
         Makes waves of spectrograms.
@@ -80,7 +80,7 @@ class SeparationPipeline(Pipeline):
     def __init__(
         self,
         unet: SeparationUNet,
-        vae: SpectrogramVae,
+        vae: SpectrogramVae | PatchCodec,
         vocoder: BigVgan | None = None,
         text: TextEncoder | None = None,
         settings: SeparationSettings | None = None,
@@ -96,11 +96,12 @@ class SeparationPipeline(Pipeline):
             self.text = text
 
     @classmethod
-    def kinds(cls) -> dict[str, type[Pretrained]]:
-        """Return the classes of flow, autoencoder and vocoder."""
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the classes of flow, codec and vocoder."""
         from rectiflow_audio.networks.vocoder import BigVgan
 
-        return {"unet": SeparationUNet, "vae": SpectrogramVae, "vocoder": BigVgan}
+        codecs = (SpectrogramVae, PatchCodec)
+        return {"unet": SeparationUNet, "vae": codecs, "vocoder": BigVgan}
 
     @classmethod
     def load_official(cls, path: Path, **options: Any) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,8 +31,9 @@ CANCELLED = 1e-3
 SHORTEST = 0.1
 """Seconds; shorter sounds are refused."""
 
-Channels = Literal["each", "mid"]
-"""Separate every channel, or their mean, whose mask is applied to each."""
+Channels = Literal["image", "each", "mid"]
+"""Separate every channel and give each sound one place between them, or leave it where each
+channel has it; or separate the mean, whose mask is then applied to each channel."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ class Options:
     consistent : bool
         Correct the estimates so that they sum to the mixture; with a residual they do so together
         with it anyway.
-    channels : {"each", "mid"}
-        Separate every channel, or their mean, whose mask is then applied to each.
+    channels : {"image", "each", "mid"}
+        Separate every channel and give each sound one place between them for each window, or leave
+        its level to each channel; or separate the mean, whose mask is then applied to each.
     """
 
     residual: bool = False
@@ -80,7 +82,7 @@ class Options:
     posterior_sample: bool | None = None
     waveform: Waveform | None = None
     consistent: bool = False
-    channels: Channels = "each"
+    channels: Channels = "image"
 
     def resolved(
         self,
@@ -109,7 +111,8 @@ class Options:
         unwanted : str, optional
             The negative query.
         """
-        default = Vocoding() if settings.has_vocoder else Masking()
+        masking = Masking(headroom=settings.mask_headroom)
+        default = Vocoding() if settings.has_vocoder else masking
         own = settings.posterior_sample
         request = Request(
             list(queries),
@@ -305,5 +308,5 @@ def check_numbers(steps: int, candidates: int, guidance: float, channels: str) -
         )
     if not guidance >= 0:
         raise ValueError(f"guidance must be at least 0, got {guidance}; expected 1 for none.")
-    if channels not in ("each", "mid"):
-        raise ValueError(f"channels must be 'each' or 'mid', got {channels!r}.")
+    if channels not in get_args(Channels):
+        raise ValueError(f"channels must be 'image', 'each' or 'mid', got {channels!r}.")

@@ -71,9 +71,10 @@ class Separate(commands.Make):
         add("--consistent", action="store_true", help="Make the estimates sum to the mixture.")
         add(
             "--channels",
-            choices=("each", "mid"),
-            default="each",
-            help="Separate every channel, or their mean, whose mask is applied to each.",
+            choices=("image", "each", "mid"),
+            default="image",
+            help="Separate every channel and keep each sound in one place between them, or leave "
+            "its level to each channel, or separate their mean, whose mask is applied to each.",
         )
         add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
         add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
