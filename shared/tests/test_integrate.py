@@ -11,7 +11,7 @@ from rectiflow.fields import bind, counted
 from rectiflow.grids import log_snr, uniform
 from rectiflow.guidance import cfg, guided
 from rectiflow.integrate import integrate, plan, reverse
-from rectiflow.randomness import Noise
+from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import (
     BDIA,
     DDIM,
@@ -398,7 +398,7 @@ def test_a_hook_may_change_the_state_between_regions(graphs, network):
 )
 def test_what_cannot_be_compiled_is_named(solver, size, message):
     with pytest.raises(ValueError, match=message):
-        integrate(decay, X, plan(uniform(4), solver), compile=size, noise=Noise(0, range(8)))
+        integrate(decay, X, plan(uniform(4), solver), compile=size, noise=KeyedNoise(0, range(8)))
 
 
 TRACEABLE = [

@@ -37,7 +37,7 @@ from rectiflow.paths import (
 )
 from rectiflow.plans import Plan
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
-from rectiflow.randomness import Noise
+from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import (
     BDIA,
     DDIM,
@@ -110,6 +110,7 @@ __all__ = [
     "Hutchinson",
     "Independent",
     "InterpolantSDE",
+    "KeyedNoise",
     "Linear",
     "LinearVP",
     "LogitNormal",
@@ -122,7 +123,6 @@ __all__ = [
     "Mode",
     "Move",
     "Moved",
-    "Noise",
     "Normal",
     "Paired",
     "Path",

@@ -15,7 +15,7 @@ from rectiflow.states import State, leaves
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
-    from rectiflow.randomness import Noise
+    from rectiflow.randomness import KeyedNoise
     from rectiflow.solvers.base import Move
 
 __all__ = ["Hook", "Moved", "integrate", "plan", "reverse"]
@@ -59,7 +59,7 @@ def integrate(
     plan: Plan,
     *,
     space: Space = _FLAT,
-    noise: Noise | None = None,
+    noise: KeyedNoise | None = None,
     memory: Memory | None = None,
     hook: Hook | None = None,
     compile: int = 0,
@@ -78,8 +78,8 @@ def integrate(
         The moves to make; see :func:`plan`.
     space : Space
         How points move.
-    noise : Noise, optional
-        What stochastic solvers draw; see :class:`~rectiflow.randomness.Noise`.
+    noise : KeyedNoise, optional
+        What stochastic solvers draw; see :class:`~rectiflow.randomness.KeyedNoise`.
     memory : Memory, optional
         What an earlier run handed out, to go on from where it stopped, or to undo it exactly
         (:class:`~rectiflow.solvers.BDIA`).

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from rectiflow.states import State, leaves
 
@@ -42,7 +41,7 @@ def counter_generator(*counters: int | str, device: torch.device | str = "cpu") 
 
 
 @dataclass(frozen=True)
-class Noise:
+class KeyedNoise:
     """Normal numbers keyed by (seed, sample, step): what a stochastic solver draws.
 
     The same key gives the same numbers whatever the batch, the shard and the device: each sample
@@ -61,8 +60,8 @@ class Noise:
     Examples
     --------
     >>> import torch
-    >>> whole = Noise(0, range(4)).like(torch.zeros(4, 2))
-    >>> part = Noise(0, [2, 3]).like(torch.zeros(2, 2))
+    >>> whole = KeyedNoise(0, range(4)).like(torch.zeros(4, 2))
+    >>> part = KeyedNoise(0, [2, 3]).like(torch.zeros(2, 2))
     >>> bool((whole[2:] == part).all())
     True
     """
@@ -75,7 +74,7 @@ class Noise:
         if not isinstance(self.samples, tuple):
             object.__setattr__(self, "samples", tuple(map(int, self.samples)))
 
-    def later(self, moves: int) -> Noise:
+    def later(self, moves: int) -> KeyedNoise:
         """Return the noise after so many more moves."""
         return replace(self, step=self.step + moves)
 
@@ -91,15 +90,16 @@ class Noise:
         if rows != len(self.samples):
             raise ValueError(
                 f"noise needs one sample number per row, got {len(self.samples)} for {rows} rows; "
-                "expected Noise(seed, samples) with as many samples as the batch has rows"
+                "expected KeyedNoise(seed, samples) with as many samples as the batch has rows"
             )
-        makers = [counter_generator("noise", self.seed, i, self.step, stage) for i in self.samples]
-
-        def draw(part: Tensor) -> Tensor:
-            dtype = part.dtype if part.dtype == torch.float64 else torch.float32
-            drawn = [torch.randn(part.shape[1:], generator=g, dtype=dtype) for g in makers]
-            return torch.stack(drawn).to(part, non_blocking=True)
-
-        if not isinstance(x, dict):
-            return draw(x)
-        return {name: draw(x[name]) for name in sorted(x)}
+        names = sorted(x) if isinstance(x, dict) else [""]
+        parts = [x[name] for name in names] if isinstance(x, dict) else [x]
+        generator = torch.Generator()
+        drawn: list[list[torch.Tensor]] = [[] for _ in parts]
+        for sample in self.samples:
+            generator.manual_seed(counter_seed("noise", self.seed, sample, self.step, stage))
+            for part, rows_of in zip(parts, drawn, strict=True):
+                dtype = part.dtype if part.dtype == torch.float64 else torch.float32
+                rows_of.append(torch.randn(part.shape[1:], generator=generator, dtype=dtype))
+        noise = [torch.stack(n).to(p, non_blocking=True) for n, p in zip(drawn, parts, strict=True)]
+        return dict(zip(names, noise, strict=True)) if isinstance(x, dict) else noise[0]

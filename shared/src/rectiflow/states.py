@@ -33,7 +33,10 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
         When the states do not have the same parts.
     """
     first = states[0]
-    if not isinstance(first, dict) and not any(isinstance(other, dict) for other in states):
+    for other in states:
+        if isinstance(other, dict):
+            break
+    else:
         return fn(*states)
     for other in states:
         if _parts(other) != _parts(first):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from torch.compiler import is_compiling
-
-from rectiflow.solvers.base import Move, Solver, by_length, combine
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
 from rectiflow.solvers.context import Context, Memory, Time, has
 from rectiflow.solvers.runge_kutta import RK4
 from rectiflow.states import State, select
@@ -87,13 +84,12 @@ class _Family(Solver):
         if enough is False and self.start is not None:
             return self.start.step(field, x, start, stop, context)
         begin, v = context.begin(field, x, start)
-        h = stop - start
-        nodes = [0.0, *((t - start) / h for t, _ in velocities)]
-        known = [has(t) for t, _ in velocities]
         weights, states, averages = self._direction(
-            [v, *(value for _, value in velocities)], nodes, known, past.get("average")
+            [v, *(value for _, value in velocities)],
+            (start, stop, *(t for t, _ in velocities)),
+            past.get("average"),
         )
-        moved = combine((1.0, *(h * w for w in weights)), (begin, *states))
+        moved = combine((1.0, *weights), (begin, *states))
         memory = context.remember(start, stop, velocity=v)
         if enough is not True and self.start is not None:
             moved = select(enough, moved, self.start.step(field, x, start, stop, context)[0])
@@ -110,14 +106,13 @@ class _Family(Solver):
     def _direction(
         self,
         velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
+        times: tuple[Time, ...],
         averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        """Return weights and states whose sum is the direction, and the averages to remember.
+    ) -> tuple[Sequence[Time], list[State], list[State]]:
+        """Return weights and states whose sum is the way to go, and the averages to remember.
 
-        ``velocities`` are newest first, at ``nodes`` in units of the step (0, -1, ...); ``known``
-        tells which rows have the second, the third, ...
+        ``velocities`` are newest first; ``times`` are start and stop of the move, and those of the
+        velocities after the first.
         """
 
 
@@ -163,12 +158,10 @@ class Adams(_Family):
     def _direction(
         self,
         velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
+        times: tuple[Time, ...],
         averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        weights = by_length(known, lambda count: adams_weights(nodes[: count + 1]))
-        return weights, velocities, []
+    ) -> tuple[Sequence[Time], list[State], list[State]]:
+        return _steps(*times), velocities, []
 
 
 @dataclass(frozen=True)
@@ -221,11 +214,11 @@ class GHVB(_Family):
     def _direction(
         self,
         velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
+        times: tuple[Time, ...],
         averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        past = [u for _, u in averages]
+    ) -> tuple[Sequence[Time], list[State], list[State]]:
+        past, known = [u for _, u in averages], [has(t) for t in times[2:]]
+        h = times[1] - times[0]
         going = has(averages[0][0]) if averages else False
         if going is not False:
             newest = combine((1 - self.beta, self.beta), (past[0], velocities[0]))
@@ -246,7 +239,8 @@ class GHVB(_Family):
             denominator, numerators = _AVERAGED[count + 1]
             return [(p + q * self.beta) / (denominator * self.beta) for p, q in numerators]
 
-        return by_length(lengths[: len(chain) - 1], weights), chain, chain
+        taken = by_length(lengths[: len(chain) - 1], weights)
+        return [h * w for w in taken], chain, chain
 
     def _settled(self, age: int, known: list[bool | Tensor], velocities: list[State]) -> State:
         weights = by_length(known, lambda count: _settled_weights(count + 1, age, self.beta))
@@ -295,29 +289,31 @@ class HB(_Family):
     def _direction(
         self,
         velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
+        times: tuple[Time, ...],
         averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        weights = by_length(known, lambda count: adams_weights(nodes[: count + 1]))
-        average = raw = combine(weights, velocities)
+    ) -> tuple[Sequence[Time], list[State], list[State]]:
+        average = raw = combine(_weights(*times), velocities)
         if averages and (going := has(averages[0][0])) is not False:
             mixed = combine((1 - self.beta, self.beta), (averages[0][1], raw))
             average = select(going, mixed, raw)
-        return [1.0], [average], [average]
+        return [times[1] - times[0]], [average], [average]
 
 
-def adams_weights(nodes: Sequence[Time]) -> Sequence[Time]:
+@of_times
+def _weights(start: Time, stop: Time, *past: Time) -> list[Time]:
+    """Weights of the velocities at ``start`` and at past times, in units of the step."""
+    nodes = [0.0, *((t - start) / (stop - start) for t in past)]
+    return by_length([has(t) for t in past], lambda count: adams_weights(nodes[: count + 1]))
+
+
+@of_times
+def _steps(start: Time, stop: Time, *past: Time) -> list[Time]:
+    return [(stop - start) * weight for weight in _weights(start, stop, *past)]
+
+
+def adams_weights(nodes: Sequence[Time]) -> list[Time]:
     """Integrate the polynomial through values at ``nodes`` over ``[0, 1]``; one weight per node."""
-    numbers = all(isinstance(node, float) for node in nodes) and not is_compiling()
-    return (_cached_weights if numbers else _integrated)(tuple(nodes))
-
-
-def _integrated(nodes: tuple[Time, ...]) -> list[Time]:
     return _apply(nodes, [1.0 / (power + 1) for power in range(len(nodes))])
-
-
-_cached_weights = functools.lru_cache(maxsize=4096)(_integrated)  # a run repeats its grid
 
 
 def _settled_weights(count: int, age: int, beta: float) -> list[Time]:

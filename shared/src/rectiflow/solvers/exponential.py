@@ -19,7 +19,7 @@ import torch
 from rectiflow.grids import log_snr
 from rectiflow.paths import Linear, Path
 from rectiflow.plans import Plan, plan
-from rectiflow.solvers.base import Move, Solver, by_length, combine
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
 from rectiflow.solvers.context import Context, Memory, Time
 from rectiflow.states import State, select, settle
 
@@ -73,8 +73,7 @@ class _LogSNR(Solver):
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One at the ends."""
-        inside = _is_finite(self.path.lam(start)) and _is_finite(self.path.lam(stop))
-        return self.nfe if inside else 1
+        return self.nfe if _is_inside(self.path, start, stop) else 1
 
     def step(
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
@@ -85,7 +84,7 @@ class _LogSNR(Solver):
         data = path.data(v, x, start) if "data" in self.leaves else None
         kept = {} if data is None else {"data": data}
         left = context.remember(start, stop, state=x, velocity=v, **kept)
-        inside = settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
+        inside = _is_inside(path, start, stop)
         if inside is False:
             return _first_order(path, x, v, data, start, stop), left
         if inside is True:
@@ -143,11 +142,9 @@ class DPMSolver2(_LogSNR):
         context: Context,
     ) -> State:
         path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        middle = path.t_of_lam(lam + h / 2)
-        u = _noise_step(path, x, path.noise(v, x, start), start, middle, h / 2)
-        return _noise_step(path, x, path.noise(field(u, middle), u, middle), start, stop, h)
+        middle, half, whole = _two_stages_of_noise(path, start, stop)
+        u = combine(half, (x, path.noise(v, x, start)))
+        return combine(whole, (x, path.noise(field(u, middle), u, middle)))
 
 
 @dataclass(frozen=True)
@@ -182,20 +179,11 @@ class DPMSolver3(_LogSNR):
         context: Context,
     ) -> State:
         path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
+        s1, s2, first, second, whole = _three_stages_of_noise(path, start, stop)
         noise = path.noise(v, x, start)
-        s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
-
-        def point(t: Time, span: Time, noise1: State, weight: Time) -> State:
-            """Return x at ``t``, ``span`` further in lambda, bent by a change of the noise."""
-            b = path.coeffs(t).b
-            straight = _noise_step(path, x, noise, start, t, span)
-            return combine((1.0, -b * weight, b * weight), (straight, noise1, noise))
-
-        u1 = _noise_step(path, x, noise, start, s1, h / 3)
-        u2 = point(s2, 2 * h / 3, path.noise(field(u1, s1), u1, s1), 2 * _phi2(2 * h / 3))
-        return point(stop, h, path.noise(field(u2, s2), u2, s2), 1.5 * _phi2(h))
+        u1 = combine(first, (x, noise))
+        u2 = combine(second, (x, noise, path.noise(field(u1, s1), u1, s1)))
+        return combine(whole, (x, noise, path.noise(field(u2, s2), u2, s2)))
 
 
 @dataclass(frozen=True)
@@ -231,17 +219,11 @@ class DPMSolverPP2S(_LogSNR):
         stop: Time,
         context: Context,
     ) -> State:
-        path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        middle = path.t_of_lam(lam + h / 2)
-        b_start = path.coeffs(start).b
-        a_middle, b_middle, *_ = path.coeffs(middle)
-        a, b, *_ = path.coeffs(stop)
         assert data is not None
-        u = combine((b_middle / b_start, -a_middle * _expm1(-h / 2)), (x, data))
-        later = path.data(field(u, middle), u, middle)
-        return combine((b / b_start, -a * _expm1(-h)), (x, later))
+        path = self.path
+        middle, half, whole = _two_stages_of_data(path, start, stop)
+        u = combine(half, (x, data))
+        return combine(whole, (x, path.data(field(u, middle), u, middle)))
 
 
 class _Multistep(_LogSNR):
@@ -278,33 +260,11 @@ class _Multistep(_LogSNR):
         stop: Time,
         context: Context,
     ) -> State:
-        path = self.path
-        past = context.past(start, stop).get("data")[: self.terms - 1]
-        lams = [path.lam(start), *(path.lam(t) for t, _ in past)]
-        h = path.lam(stop) - lams[0]
-        steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
-        a, b, *_ = path.coeffs(stop)
-        known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
-        weights = by_length(known, lambda count: self._weights(h, steps[:count]))
         assert data is not None
-        states = (x, data, *(value for _, value in past))
-        return combine((b / path.coeffs(start).b, *(a * w for w in weights)), states)
-
-    def _weights(self, h: Time, steps: list[Time]) -> tuple[Time, ...]:
-        """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
-        p1 = _expm1(-h)
-        if not steps:
-            return (-p1,)
-        r0 = steps[0]
-        if len(steps) == 1:
-            return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
-        r1 = steps[1]
-        p2 = p1 / h + 1
-        p3 = p2 / h - 0.5
-        # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
-        bend = (p2 * r0 - self.curvature_weight * p3) / (r0 + r1)
-        new, old = (p2 + bend) / r0, -bend / r1
-        return (-p1 + new, old - new, -old)
+        past = context.past(start, stop).get("data")[: self.terms - 1]
+        times = (start, stop, *(t for t, _ in past))
+        weights = _past_data(self.path, self.curvature_weight, *times)
+        return combine(weights, (x, data, *(value for _, value in past)))
 
 
 @dataclass(frozen=True)
@@ -420,10 +380,82 @@ def _first_order(
     return combine((a, b), (data, path.noise(v, x, start)))
 
 
-def _noise_step(path: Path, x: State, noise: State, start: Time, stop: Time, h: Time) -> State:
-    """Advance by ``h`` in lambda with a constant noise prediction."""
+@of_times
+def _is_inside(path: Path, start: Time, stop: Time) -> bool | Tensor:
+    return settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
+
+
+@of_times
+def _two_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_noise(path, start, middle, h / 2), _of_noise(path, start, stop, h)
+
+
+@of_times
+def _three_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
+
+    def bent(t: Time, span: Time, weight: Time) -> tuple[Time, ...]:
+        """Weights of x, of the noise and of a later noise, the change of which bends the step."""
+        of_x, of_noise = _of_noise(path, start, t, span)
+        bend = path.coeffs(t).b * weight
+        return of_x, of_noise + bend, -bend
+
+    second = bent(s2, 2 * h / 3, 2 * _phi2(2 * h / 3))
+    return s1, s2, _of_noise(path, start, s1, h / 3), second, bent(stop, h, 1.5 * _phi2(h))
+
+
+@of_times
+def _two_stages_of_data(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_data(path, start, middle, h / 2), _of_data(path, start, stop, h)
+
+
+@of_times
+def _past_data(path: Path, curvature: float, start: Time, stop: Time, *past: Time) -> list[Time]:
+    """Weights of x, of the data prediction and of past ones, newest first."""
+    lams = [path.lam(t) for t in (start, *past)]
+    h = path.lam(stop) - lams[0]
+    steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
+    known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
     a, b, *_ = path.coeffs(stop)
-    return combine((a / path.coeffs(start).a, -b * _expm1(h)), (x, noise))
+    weights = by_length(known, lambda count: _expansion(h, steps[:count], curvature))
+    return [b / path.coeffs(start).b, *(a * w for w in weights)]
+
+
+def _expansion(h: Time, steps: list[Time], curvature: float) -> tuple[Time, ...]:
+    """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
+    p1 = _expm1(-h)
+    if not steps:
+        return (-p1,)
+    r0 = steps[0]
+    if len(steps) == 1:
+        return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
+    r1 = steps[1]
+    p2 = p1 / h + 1
+    p3 = p2 / h - 0.5
+    # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
+    bend = (p2 * r0 - curvature * p3) / (r0 + r1)
+    new, old = (p2 + bend) / r0, -bend / r1
+    return (-p1 + new, old - new, -old)
+
+
+def _of_noise(path: Path, start: Time, stop: Time, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant noise prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return a / path.coeffs(start).a, -b * _expm1(h)
+
+
+def _of_data(path: Path, start: Time, stop: Time, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant data prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return b / path.coeffs(start).b, -a * _expm1(-h)
 
 
 def _phi2(h: Time) -> Time:
