@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
 from rectiflow.solvers.context import Context, Memory, Time, has
@@ -32,6 +32,10 @@ _AVERAGED: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
 }
 
 
+_Chain: TypeAlias = tuple[tuple[Time, State], ...]
+_Sum: TypeAlias = tuple[Sequence[Time], list[State], list[State]]
+
+
 class _Family(Solver):
     """What the Adams methods share: which velocities are known, and how a run starts."""
 
@@ -48,10 +52,7 @@ class _Family(Solver):
         if not 0.0 < beta <= 1.0:
             raise ValueError(f"beta must be in (0, 1], got {beta}; expected 0.5 to 1 in practice")
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocities of the last moves."""
-        return {"velocity": self.terms - 1}
+    reads = property(lambda self: {"velocity": self.terms - 1})
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One, or that of the start where velocities are missing."""
@@ -59,9 +60,7 @@ class _Family(Solver):
         starts = self.start is not None and self.order > 2 and short
         return self.start.cost(start, stop, known) if starts else 1  # type: ignore[union-attr]
 
-    @property
-    def _has_start(self) -> bool:
-        return self.start is not None and self.order > 2
+    _has_start = property(lambda self: self.start is not None and self.order > 2)
 
     def moves(self, times: Sequence[float]) -> list[Move]:
         """Lay out the moves; a few are better spent without a start."""
@@ -103,12 +102,7 @@ class _Family(Solver):
         return moved, memory
 
     @abstractmethod
-    def _direction(
-        self,
-        velocities: list[State],
-        times: tuple[Time, ...],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[Sequence[Time], list[State], list[State]]:
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
         """Return weights and states whose sum is the way to go, and the averages to remember.
 
         ``velocities`` are newest first; ``times`` are start and stop of the move, and those of the
@@ -150,17 +144,9 @@ class Adams(_Family):
     start: Solver | None = _RK4
     fewest: int = 8
 
-    @property
-    def terms(self) -> int:  # type: ignore[override]
-        """The order."""
-        return self.order
+    terms = property(lambda self: self.order)
 
-    def _direction(
-        self,
-        velocities: list[State],
-        times: tuple[Time, ...],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[Sequence[Time], list[State], list[State]]:
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
         return _steps(*times), velocities, []
 
 
@@ -201,28 +187,17 @@ class GHVB(_Family):
     start: Solver | None = _RK4
     fewest: int = 8
 
-    @property
-    def terms(self) -> int:  # type: ignore[override]
-        """The order."""
-        return self.order
+    terms = property(lambda self: self.order)
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The averages of the last moves, and the velocities to make the first ones from."""
-        return {"velocity": self.order - 1, "average": max(self.order - 1, 1)}
+    reads = property(lambda self: {"velocity": self.order - 1, "average": max(self.order - 1, 1)})
 
-    def _direction(
-        self,
-        velocities: list[State],
-        times: tuple[Time, ...],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[Sequence[Time], list[State], list[State]]:
-        past, known = [u for _, u in averages], [has(t) for t in times[2:]]
-        h = times[1] - times[0]
-        going = has(averages[0][0]) if averages else False
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        h, known = times[1] - times[0], [has(t) for t in times[2:]]
+        going = has(past[0][0]) if past else False
         if going is not False:
-            newest = combine((1 - self.beta, self.beta), (past[0], velocities[0]))
-            chain, lengths = [newest, *past][: self.order], [has(t) for t, _ in averages]
+            newest = combine((1 - self.beta, self.beta), (past[0][1], velocities[0]))
+            chain = [newest, *(u for _, u in past)][: self.order]
+            lengths = [has(t) for t, _ in past]
         if going is not True:
             settled = [self._settled(age, known, velocities) for age in range(len(velocities))]
             if going is False:
@@ -276,25 +251,13 @@ class HB(_Family):
     beta: float
     start = None
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """One unless ``beta`` is 1: the average lags behind."""
-        return self.terms if self.beta == 1.0 else 1
+    order = property(lambda self: self.terms if self.beta == 1.0 else 1)  # the average lags
+    reads = property(lambda self: {"velocity": self.terms - 1, "average": 1})
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocities of the last moves, and the last average."""
-        return {"velocity": self.terms - 1, "average": 1}
-
-    def _direction(
-        self,
-        velocities: list[State],
-        times: tuple[Time, ...],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[Sequence[Time], list[State], list[State]]:
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
         average = raw = combine(_weights(*times), velocities)
-        if averages and (going := has(averages[0][0])) is not False:
-            mixed = combine((1 - self.beta, self.beta), (averages[0][1], raw))
+        if past and (going := has(past[0][0])) is not False:
+            mixed = combine((1 - self.beta, self.beta), (past[0][1], raw))
             average = select(going, mixed, raw)
         return [times[1] - times[0]], [average], [average]
 

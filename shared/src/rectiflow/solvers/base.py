@@ -6,7 +6,8 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,13 +52,9 @@ class Solver(ABC):
     order: int
     nfe: int
     flat_only: bool = True
-    traceable: ClassVar[bool] = True
-    leaves: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """Nothing, unless a method says otherwise."""
-        return {}
+    traceable: bool = True
+    reads: Mapping[str, int] = MappingProxyType({})
+    leaves: tuple[str, ...] = ()
 
     @abstractmethod
     def step(

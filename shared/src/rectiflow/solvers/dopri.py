@@ -70,12 +70,8 @@ class Dopri5(Solver):
     order = 5
     nfe = 6
     traceable = False
+    reads = {"next": 1}  # noqa: RUF012
     leaves = ("state", "velocity", "next")
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocity at the end of the last move."""
-        return {"next": 1}
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """Of a move of one step."""

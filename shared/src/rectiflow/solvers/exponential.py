@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -60,16 +60,25 @@ class DDIM(Solver):
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         x, v = context.begin(field, x, start)
-        data = self.path.data(v, x, start)
-        left = context.remember(start, stop, state=x, velocity=v, data=data)
-        return _first_order(self.path, x, v, data, start, stop), left
+        at = _Begun(x, v, self.path.data(v, x, start), ())
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        return _first_order(self.path, at, start, stop), left
+
+
+class _Begun(NamedTuple):
+    """What is known at the start of a move: past data predictions too, newest first."""
+
+    x: State
+    v: State
+    data: State
+    past: tuple[tuple[Time, State], ...]
 
 
 class _LogSNR(Solver):
     """A method in the half log-SNR; moves that touch t = 0 or 1, where it is infinite, are DDIM."""
 
     path: Path
-    leaves = ("state", "velocity")
+    leaves = ("state", "velocity", "data")
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One at the ends."""
@@ -79,33 +88,22 @@ class _LogSNR(Solver):
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
-        path = self.path
         x, v = context.begin(field, x, start)
-        data = path.data(v, x, start) if "data" in self.leaves else None
-        kept = {} if data is None else {"data": data}
-        left = context.remember(start, stop, state=x, velocity=v, **kept)
-        inside = _is_inside(path, start, stop)
+        at = _Begun(x, v, self.path.data(v, x, start), context.past(start, stop).get("data"))
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        inside = _is_inside(self.path, start, stop)
         if inside is False:
-            return _first_order(path, x, v, data, start, stop), left
+            return _first_order(self.path, at, start, stop), left
         if inside is True:
-            return self._inside(field, x, v, data, start, stop, context), left
+            return self._inside(field, at, start, stop), left
         # Rows at the ends take part at made-up times, and are replaced.
         safe = select(inside, start, 0.25), select(inside, stop, 0.75)
-        made_up = None if data is None else path.data(v, x, safe[0])
-        moved = self._inside(field, x, v, made_up, *safe, context)
-        return select(inside, moved, _first_order(path, x, v, data, start, stop)), left
+        made_up = at._replace(data=self.path.data(v, x, safe[0]))
+        moved = self._inside(field, made_up, *safe)
+        return select(inside, moved, _first_order(self.path, at, start, stop)), left
 
     @abstractmethod
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
         """Take a step between two times of finite log-SNR."""
 
 
@@ -131,20 +129,10 @@ class DPMSolver2(_LogSNR):
     order = 2
     nfe = 2
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        middle, half, whole = _two_stages_of_noise(path, start, stop)
-        u = combine(half, (x, path.noise(v, x, start)))
-        return combine(whole, (x, path.noise(field(u, middle), u, middle)))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_noise(self.path, start, stop)
+        u = combine(half, (at.x, self.path.noise(at.v, at.x, start)))
+        return combine(whole, (at.x, self.path.noise(field(u, middle), u, middle)))
 
 
 @dataclass(frozen=True)
@@ -168,22 +156,12 @@ class DPMSolver3(_LogSNR):
     order = 3
     nfe = 3
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        s1, s2, first, second, whole = _three_stages_of_noise(path, start, stop)
-        noise = path.noise(v, x, start)
-        u1 = combine(first, (x, noise))
-        u2 = combine(second, (x, noise, path.noise(field(u1, s1), u1, s1)))
-        return combine(whole, (x, noise, path.noise(field(u2, s2), u2, s2)))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        s1, s2, first, second, whole = _three_stages_of_noise(self.path, start, stop)
+        known = at.x, self.path.noise(at.v, at.x, start)
+        u1 = combine(first, known)
+        u2 = combine(second, (*known, self.path.noise(field(u1, s1), u1, s1)))
+        return combine(whole, (*known, self.path.noise(field(u2, s2), u2, s2)))
 
 
 @dataclass(frozen=True)
@@ -207,23 +185,11 @@ class DPMSolverPP2S(_LogSNR):
     path: Path = _LINEAR
     order = 2
     nfe = 2
-    leaves = ("state", "velocity", "data")
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        assert data is not None
-        path = self.path
-        middle, half, whole = _two_stages_of_data(path, start, stop)
-        u = combine(half, (x, data))
-        return combine(whole, (x, path.data(field(u, middle), u, middle)))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_data(self.path, start, stop)
+        u = combine(half, (at.x, at.data))
+        return combine(whole, (at.x, self.path.data(field(u, middle), u, middle)))
 
 
 class _Multistep(_LogSNR):
@@ -233,12 +199,8 @@ class _Multistep(_LogSNR):
     curvature_weight = 2.0
     terms: int
     nfe = 1
-    leaves = ("state", "velocity", "data")
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The data predictions of the last moves."""
-        return {"data": self.terms - 1}
+    reads = property(lambda self: {"data": self.terms - 1})
 
     def moves(self, times: Sequence[float]) -> list[Move]:
         """Lay out the steps, the last ones of lower order when there are few."""
@@ -250,21 +212,11 @@ class _Multistep(_LogSNR):
                 moves[-left] = moves[-left]._replace(solver=solver)
         return moves
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        assert data is not None
-        past = context.past(start, stop).get("data")[: self.terms - 1]
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        past = at.past[: self.terms - 1]
         times = (start, stop, *(t for t, _ in past))
         weights = _past_data(self.path, self.curvature_weight, *times)
-        return combine(weights, (x, data, *(value for _, value in past)))
+        return combine(weights, (at.x, at.data, *(value for _, value in past)))
 
 
 @dataclass(frozen=True)
@@ -330,10 +282,7 @@ class DPMSolverPP3M(_Multistep):
     curvature_weight: float = 2.0
     terms = 3
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """Three with the weight of the Taylor expansion."""
-        return 3 if self.curvature_weight == 2.0 else 2
+    order = property(lambda self: 3 if self.curvature_weight == 2.0 else 2)  # Taylor's
 
 
 def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR) -> Plan:
@@ -372,12 +321,9 @@ def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR
     return sum(others, start=first)
 
 
-def _first_order(
-    path: Path, x: State, v: State, data: State | None, start: Time, stop: Time
-) -> State:
+def _first_order(path: Path, at: _Begun, start: Time, stop: Time) -> State:
     a, b, *_ = path.coeffs(stop)
-    data = path.data(v, x, start) if data is None else data
-    return combine((a, b), (data, path.noise(v, x, start)))
+    return combine((a, b), (at.data, path.noise(at.v, at.x, start)))
 
 
 @of_times
