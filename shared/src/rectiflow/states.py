@@ -44,7 +44,7 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
                 f"states must have the same parts, got {_parts(first)} and {_parts(other)}; "
                 "expected one tensor per name in each"
             )
-    return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index, union-attr]
+    return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index]
 
 
 def _parts(x: State) -> list[str] | str:

@@ -192,7 +192,7 @@ class GHVB(_Family):
     reads = property(lambda self: {"velocity": self.order - 1, "average": max(self.order - 1, 1)})
 
     def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
-        h, known = times[1] - times[0], [has(t) for t in times[2:]]
+        known = [has(t) for t in times[2:]]
         going = has(past[0][0]) if past else False
         if going is not False:
             newest = combine((1 - self.beta, self.beta), (past[0][1], velocities[0]))
@@ -210,12 +210,8 @@ class GHVB(_Family):
                 masks = zip_longest(lengths, known, fillvalue=False)
                 lengths = [(going & a) | (~going & b) for a, b in masks]
 
-        def weights(count: int) -> list[float]:
-            denominator, numerators = _AVERAGED[count + 1]
-            return [(p + q * self.beta) / (denominator * self.beta) for p, q in numerators]
-
-        taken = by_length(lengths[: len(chain) - 1], weights)
-        return [h * w for w in taken], chain, chain
+        weights = _averaged_steps(times[0], times[1], self.beta, *lengths[: len(chain) - 1])
+        return weights, chain, chain
 
     def _settled(self, age: int, known: list[bool | Tensor], velocities: list[State]) -> State:
         weights = by_length(known, lambda count: _settled_weights(count + 1, age, self.beta))
@@ -255,10 +251,11 @@ class HB(_Family):
     reads = property(lambda self: {"velocity": self.terms - 1, "average": 1})
 
     def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
-        average = raw = combine(_weights(*times), velocities)
-        if past and (going := has(past[0][0])) is not False:
-            mixed = combine((1 - self.beta, self.beta), (past[0][1], raw))
-            average = select(going, mixed, raw)
+        weights, going = _weights(*times), has(past[0][0]) if past else False
+        average = combine(weights, velocities) if going is not True else None
+        if going is not False:
+            mixed = (1 - self.beta, *(self.beta * w for w in weights))
+            average = select(going, combine(mixed, (past[0][1], *velocities)), average)
         return [times[1] - times[0]], [average], [average]
 
 
@@ -272,6 +269,15 @@ def _weights(start: Time, stop: Time, *past: Time) -> list[Time]:
 @of_times
 def _steps(start: Time, stop: Time, *past: Time) -> list[Time]:
     return [(stop - start) * weight for weight in _weights(start, stop, *past)]
+
+
+@of_times
+def _averaged_steps(start: Time, stop: Time, beta: float, *known: bool | Tensor) -> list[Time]:
+    def weights(count: int) -> list[float]:
+        denominator, numerators = _AVERAGED[count + 1]
+        return [(p + q * beta) / (denominator * beta) for p, q in numerators]
+
+    return [(stop - start) * weight for weight in by_length(known, weights)]
 
 
 def adams_weights(nodes: Sequence[Time]) -> list[Time]:

@@ -97,8 +97,8 @@ def combine(weights: Sequence[Time], states: Sequence[State]) -> State:
         out = None
         for weight, part in zip(weights, parts, strict=True):
             if isinstance(weight, Tensor):
-                weight = expand_time(weight, part)
-                out = weight * part if out is None else torch.addcmul(out, weight, part)
+                scaled: Any = expand_time(weight, part)
+                out = scaled * part if out is None else torch.addcmul(out, scaled, part)
             elif weight != 0.0:
                 if out is not None:
                     out = torch.add(out, part, alpha=weight)

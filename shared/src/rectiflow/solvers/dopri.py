@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -121,7 +121,7 @@ class Dopri5(Solver):
         )
 
     def _first_step(
-        self, rate: VelocityField, x: State, v: State, t: Tensor, end: Tensor, by_row: bool
+        self, rate: Callable[..., State], x: State, v: State, t: Tensor, end: Tensor, by_row: bool
     ) -> Tensor:
         """Return the size of a first step, by comparing two velocities."""
         size = map_state(torch.abs, x)

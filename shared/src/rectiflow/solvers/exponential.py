@@ -327,12 +327,12 @@ def _first_order(path: Path, at: _Begun, start: Time, stop: Time) -> State:
 
 
 @of_times
-def _is_inside(path: Path, start: Time, stop: Time) -> bool | Tensor:
+def _is_inside(path: Path, start: Any, stop: Any) -> bool | Tensor:
     return settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
 
 
 @of_times
-def _two_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+def _two_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
     lam = path.lam(start)
     h = path.lam(stop) - lam
     middle = path.t_of_lam(lam + h / 2)
@@ -340,7 +340,7 @@ def _two_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ...]
 
 
 @of_times
-def _three_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+def _three_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
     lam = path.lam(start)
     h = path.lam(stop) - lam
     s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
@@ -356,7 +356,7 @@ def _three_stages_of_noise(path: Path, start: Time, stop: Time) -> tuple[Any, ..
 
 
 @of_times
-def _two_stages_of_data(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
+def _two_stages_of_data(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
     lam = path.lam(start)
     h = path.lam(stop) - lam
     middle = path.t_of_lam(lam + h / 2)
@@ -364,7 +364,7 @@ def _two_stages_of_data(path: Path, start: Time, stop: Time) -> tuple[Any, ...]:
 
 
 @of_times
-def _past_data(path: Path, curvature: float, start: Time, stop: Time, *past: Time) -> list[Time]:
+def _past_data(path: Path, curvature: float, start: Any, stop: Any, *past: Any) -> list[Time]:
     """Weights of x, of the data prediction and of past ones, newest first."""
     lams = [path.lam(t) for t in (start, *past)]
     h = path.lam(stop) - lams[0]
@@ -392,13 +392,13 @@ def _expansion(h: Time, steps: list[Time], curvature: float) -> tuple[Time, ...]
     return (-p1 + new, old - new, -old)
 
 
-def _of_noise(path: Path, start: Time, stop: Time, h: Time) -> tuple[Time, Time]:
+def _of_noise(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
     """Weights of x and of a constant noise prediction, ``h`` further in lambda."""
     a, b, *_ = path.coeffs(stop)
     return a / path.coeffs(start).a, -b * _expm1(h)
 
 
-def _of_data(path: Path, start: Time, stop: Time, h: Time) -> tuple[Time, Time]:
+def _of_data(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
     """Weights of x and of a constant data prediction, ``h`` further in lambda."""
     a, b, *_ = path.coeffs(stop)
     return b / path.coeffs(start).b, -a * _expm1(-h)

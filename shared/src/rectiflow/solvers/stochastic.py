@@ -41,7 +41,7 @@ class _FreshNoise(Solver):
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
-        self._check(start, stop)
+        start, stop = self._checked(start, stop)
         path = self.path
         x, v = context.begin(field, x, start)
         left = context.remember(start, stop, state=x, velocity=v)
@@ -54,7 +54,7 @@ class _FreshNoise(Solver):
         weights = (1.0, (1.0 - kept) * b * path.coeffs(start).b, b * math.sqrt(1.0 - kept**2))
         return combine(weights, (step, path.score(v, x, start), self._fresh(x, context))), left
 
-    def _check(self, start: Time, stop: Time) -> None:
+    def _checked(self, start: Time, stop: Time) -> tuple[float, float]:
         if not isinstance(start, float) or not isinstance(stop, float):
             raise ValueError(
                 f"{self} draws noise for whole batches, got times per row; expected numbers"
@@ -64,6 +64,7 @@ class _FreshNoise(Solver):
                 f"{self} samples towards the data, got a move from {start} to {stop}; expected "
                 "stop > start. Invert with a deterministic solver"
             )
+        return start, stop
 
     def _fresh(self, x: State, context: Context) -> State:
         if context.noise is None:
@@ -156,7 +157,7 @@ class InterpolantSDE(_FreshNoise):
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         if self.score is None:
             return super().step(field, x, start, stop, context)
-        self._check(start, stop)
+        start, stop = self._checked(start, stop)
         x, v = context.begin(field, x, start)
         amount = self._integral(start, stop, lambda t: 1.0)
         states = (x, v, self.score(x, start), self._fresh(x, context))
