@@ -129,7 +129,6 @@ __all__ = [
     "Mode",
     "Move",
     "Moved",
-    "Noise",
     "Normal",
     "Paired",
     "Path",
