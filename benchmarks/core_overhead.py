@@ -341,7 +341,7 @@ def main() -> None:
     solvers = measure_solvers(64, args)
     print(table(solvers))
     results = {
-        "environment": environment(args.device) | {"torchdiffeq": torchdiffeq.__version__},
+        "environment": environment() | {"torchdiffeq": torchdiffeq.__version__},
         "clock": clock_for(args.device, args.threads).__name__,
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "targets": TARGETS,

@@ -322,7 +322,7 @@ def main() -> None:
     device = torch.device(args.device)
     rates = {str(d)[6:]: matrix_rate(d, device) for d in (torch.float32, torch.bfloat16)}
     results = {
-        "environment": environment(args.device),
+        "environment": environment(),
         "settings": {k: v for k, v in vars(args).items() if k not in ("out", "child")},
         "aims": AIMS,
     }

@@ -16,6 +16,7 @@ from rectiflow.time_density import (
     Edm,
     LogitNormal,
     Mode,
+    PiecewiseUniform,
     Shifted,
     TimeDensity,
     Uniform,
@@ -30,6 +31,8 @@ GOLDEN = np.load(Path(__file__).resolve().parents[2] / "tests" / "golden" / "cor
 DENSITIES = [
     Uniform(),
     Uniform(0.1, 0.7),
+    PiecewiseUniform((0.01, 0.6, 0.99), (3, 7)),
+    PiecewiseUniform((0.0, 0.2, 0.5, 1.0), (0.1, 0.6, 0.3)),
     LogitNormal(),
     LogitNormal(1.0, 0.6),
     Mode(1.29),
@@ -217,6 +220,10 @@ def test_golden_diffusers_schedule(steps: int, shift: int) -> None:
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: Uniform(0.5, 0.5), "0 <= low < high <= 1"),
     (lambda: Uniform(-0.1), "got low=-0.1"),
+    (lambda: PiecewiseUniform((0, 0.5), (1, 1)), "a positive mass between"),
+    (lambda: PiecewiseUniform((0.5, 0.5, 1), (1, 1)), "increasing edges"),
+    (lambda: PiecewiseUniform((0, 0.5, 1.5), (1, 1)), "increasing edges"),
+    (lambda: PiecewiseUniform((0, 0.5, 1), (1, 0)), "a positive mass"),
     (lambda: LogitNormal(0, 0), "must be positive, got 0"),
     (lambda: Mode(1.8), r"from -1 to 1\.7519, got 1\.8"),
     (lambda: Mode(-1.1), r"got -1\.1"),

@@ -80,7 +80,7 @@ def test_training_learns_and_logs(tmp_path):
     assert logged(folder, "train/samples_per_s")[150] > 0
     assert logged(folder, "train/skipped")[150] == 0
     assert folder.config.read_text() == "seed: 3\n"
-    assert json.loads(folder.version.read_text())["torch"] == torch.__version__
+    assert json.loads(folder.version.read_text())["libraries"]["torch"] == torch.__version__
     assert list(folder.tensorboard.glob("events.*"))
     assert training.batches_seen == 300
 

@@ -85,7 +85,7 @@ def test_convert(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.csv"])
 def test_train(tmp_path: Path, name: str) -> None:
     path = foreign(tmp_path / "run" / name)
-    words = ("protein", "train", "experiment=debug", f"run_dir={path.parent}")
+    words = ("protein", "train", "debug=tiny", f"run_dir={path.parent}")
     assert command(*words, folder=tmp_path).refuses(name)
     assert path.read_text() == MINE
 

@@ -71,7 +71,7 @@ def test_an_error_with_stderr_closed_keeps_its_code() -> None:
 def test_queries_in_bytes_that_are_no_text(tmp_path: Path) -> None:
     from argparse import ArgumentTypeError
 
-    from rectiflow_cli.options import words
+    from rectiflow.commands import words
 
     assert words("собака лает") == "собака лает"
     assert words("собака".encode().decode("ascii", "surrogateescape")) == "собака"

@@ -119,7 +119,7 @@ def test_it_is_found_and_shown(ran):
 def test_points_are_prepared_and_bad_files_told(ran):
     told = document(ran, "prepare")
     assert (told["inputs"], told["accepted"], told["rejected"]) == (2, 60, 1)
-    assert "no numbers" in (ran[1] / "shards" / "rejected.csv").read_text()
+    assert "could not convert" in (ran[1] / "shards" / "rejected.csv").read_text()
 
 
 def test_a_resumed_training_is_that_of_one_that_went_on(ran):

@@ -110,7 +110,7 @@ def test_version(capsys):
 def test_info_json_names_versions_devices_and_domains(capsys):
     assert main.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["libraries"]["torch"] == importlib.metadata.version("torch")
+    assert found["libraries"]["torch"] == torch.__version__
     assert found["devices"][0]["name"] == "cpu"
     assert found["domains"]["protein"]["version"] == importlib.metadata.version("rectiflow-protein")
 

@@ -58,7 +58,7 @@ def test_structures_are_poly_alanine_that_others_read(sample, tmp_path):
     listed = json.loads((tmp_path / "s" / "result.json").read_text())
     assert listed["samples"] == told["samples"]
     assert listed["command"][:2] == ["protein", "sample"]
-    assert not list((tmp_path / "s").glob(".*"))
+    assert [path.name for path in (tmp_path / "s").glob(".*")] == [".rectiflow"]
 
 
 def test_text_has_a_table_and_says_what_comes_next(weights, tmp_path, capsys):

@@ -148,7 +148,7 @@ def test_target_or_interferer_may_be_missing():
             assert label_heard(item["mixture"]) == "dog"
     assert 15 < kinds["absent"] < 45
     assert 15 < kinds["alone"] < 45
-    with pytest.raises(ValueError, match=r"loop, absent and alone are probabilities"):
+    with pytest.raises(ValueError, match=r"loop, absent, alone and crowd are probabilities"):
         MixtureDataset(clips(), Lengths(), WINDOW, absent=0.6, alone=0.6)
 
 
@@ -219,3 +219,28 @@ def test_a_mixture_is_made_by_the_public_rule():
     expected = mix(a - a.mean(), b - b.mean(), float(item["snr"]))
     assert torch.allclose(item["target"], expected.target, atol=1e-6)
     assert torch.allclose(item["mixture"], expected.mixture, atol=1e-6)
+
+
+def test_both_sounds_of_a_mixture_are_told():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, ask_both=True)
+    for row in range(9):
+        item = data[row]
+        assert data.clips.labels[data.partner(row)] == label_heard(item["other"])
+        torch.testing.assert_close(
+            item["target"] + item["other"], item["mixture"], atol=1e-5, rtol=0
+        )
+        told = len("a ") + len(label_heard(item["other"]))
+        assert float(item["other_context"][0, 0]) == told
+
+
+def test_a_crowd_holds_a_third_sound_that_nobody_asks_for():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, crowd=1.0, ask_both=True)
+    for row in range(9):
+        item = data[row]
+        third = item["mixture"] - item["target"] - item["other"]
+        heard = [label_heard(wave) for wave in (item["target"], item["other"], third)]
+        assert sorted(heard) == sorted(LABELS)
+    lone = MixtureDataset(clips(), Lengths(), WINDOW, crowd=1.0, absent=1.0, ask_both=True)[4]
+    assert not lone["target"].any()
+    assert float(lone["mixture"].abs().max()) == pytest.approx(0.5, rel=1e-4)
+    assert lone["other"].any()

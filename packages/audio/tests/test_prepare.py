@@ -20,6 +20,7 @@ import torch
 from rectiflow.storage.preparation import split_of
 from rectiflow.storage.shards import ShardError
 from rectiflow_audio.data import (
+    MixtureDataset,
     PreparedSounds,
     TextTable,
     Wordings,
@@ -396,7 +397,7 @@ def test_damaged_folders_are_told(prepared, tmp_path):
     with pytest.raises(ValueError, match="has 60 rows for 61 records"):
         PreparedSounds(out)
     (out / "metadata.csv").write_text(text + "x,y\n")
-    with pytest.raises(ValueError, match=r"line \d+ has 2 cells"):
+    with pytest.raises(ValueError, match="line 63 has 2 cells; expected 8"):
         PreparedSounds(out)
     (out / "metadata.csv").write_text("name\nx\n")
     with pytest.raises(ValueError, match="lacks the columns source, label"):
@@ -471,3 +472,33 @@ def test_one_odd_file_does_not_end_a_preparation(tmp_path, monkeypatch):
     report = prepare(tmp_path / "in", tmp_path / "out")
     assert report.accepted == 1
     assert refusals(tmp_path / "out") == [("a.wav", "unforeseen RuntimeError: odd")]
+
+
+def test_every_caption_of_a_file_is_kept_and_drawn(tmp_path):
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    rows = []
+    for name in ("dog", "rain"):
+        soundfile.write(inputs / f"{name}.wav", noise(len(name)), RATE)
+        rows += [{"file": f"{name}.wav", "caption": f"{name} {k}", "label": name} for k in range(5)]
+    shutil.copy(inputs / "dog.wav", inputs / "copy.wav")
+    rows.append({"file": "copy.wav", "caption": "a copy", "label": "dog"})
+    rows.append({"file": "dog.wav", "caption": "dog 0", "label": "dog"})
+    rows.append({"file": "dog.wav", "caption": "a cat", "label": "cat"})
+    write_list(inputs, rows)
+    report = prepare(inputs, tmp_path / "out", fractions={"train": 1, "valid": 0, "test": 0})
+    assert (report.accepted, report.rejected) == (
+        2,
+        3,
+    )  # by name, words or label
+    sounds = PreparedSounds(tmp_path / "out")
+    sounds.encode(LetterEncoder())
+    clips = sounds.clips("train")
+    assert sorted(clips.texts) == sorted(
+        f"{name} {k}" for name in ("dog", "rain") for k in range(5)
+    )
+    generator = torch.Generator().manual_seed(0)
+    drawn = {clips.draw_caption(0, generator) for _ in range(100)}
+    assert drawn == {f"dog {k}" for k in range(5)}
+    dataset = MixtureDataset(clips, sounds.texts, 0.2)
+    assert {dataset[(1, draw)]["caption"] for draw in range(60)} == {f"rain {k}" for k in range(5)}

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from rectiflow.integrate import integrate, plan
+from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import Midpoint
 from rectiflow.spaces import Rotations, rotation_angle
 from rectiflow_protein.flow import (
@@ -10,12 +11,13 @@ from rectiflow_protein.flow import (
     ClampedExponentialSchedule,
     ExactExponentialSchedule,
     ExponentialSchedule,
+    FrameAncestral,
     FrameEuler,
     LinearSchedule,
     backbone_flow,
 )
-from rectiflow_protein.frames import FRAME_SPACE
-from rectiflow_protein.losses import BackboneLoss
+from rectiflow_protein.frames import FRAME_SPACE, backbone_from_frames
+from rectiflow_protein.losses import BackboneLoss, LocalDistances
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
 
@@ -110,6 +112,64 @@ def test_exact_schedule_does_not_depend_on_the_steps():
     assert errors[0] > 1.8 * errors[1] > 3.2 * errors[2]
 
 
+@pytest.mark.parametrize("schedule", [LinearSchedule(), ExponentialSchedule(8.0)])
+def test_at_temperature_zero_ancestral_sampling_is_the_flow(schedule):
+    x0, x1 = chains(seed=1), chains()
+    grid = [0.01, 0.1, 0.4, 0.7, 1.0]
+    ends = [
+        integrate(
+            lambda x, t: FRAME_PATH.from_data(x1, x, t),
+            x0,
+            plan(grid, solver),
+            space=FRAME_SPACE,
+            noise=KeyedNoise(5, range(3)),
+        )
+        for solver in (FrameEuler(schedule), FrameAncestral(0.0, schedule))
+    ]
+    for name in ("trans", "rot"):
+        torch.testing.assert_close(*(end[name] for end in ends), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0])
+def test_fresh_noise_leaves_the_law_of_the_states(temperature):
+    # One chain is all there is, so the prediction is exact: x_t = t x1 + (1 - t) noise.
+    b, n = 300, 8
+    x1 = {name: part.expand(b, *part.shape[1:]) for name, part in chains(b=1, n=n).items()}
+    g = torch.Generator().manual_seed(2)
+    x0 = {
+        "trans": 10 * torch.randn(b, n, 3, generator=g),
+        "rot": Rotations().prior((b, n), generator=g),
+    }
+    solver = FrameAncestral(temperature, LinearSchedule())
+    grid = [0.01, 0.1, 0.25, 0.4, 0.6, 0.8]
+    end = integrate(
+        lambda x, t: FRAME_PATH.from_data(x1, x, t),
+        x0,
+        plan(grid, solver),
+        space=FRAME_SPACE,
+        noise=KeyedNoise(5, range(b)),
+    )
+    left = end["trans"] - 0.8 * x1["trans"]
+    assert left.std().item() == pytest.approx(2.0, rel=0.03)
+    assert left.mean(0).abs().max() < 0.5
+    turn = FRAME_SPACE.parts["rot"].log(end["rot"], x1["rot"])
+    assert turn.square().mean().sqrt().item() == pytest.approx(0.2 * 1.3, rel=0.25)
+    correlation = (left * x0["trans"]).mean() / (2.0 * 10.0)
+    assert correlation < 0.95 if temperature < 1 else correlation < 0.3
+
+
+def test_temperatures_have_a_range_and_need_noise():
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        FrameAncestral(1.5)
+    with pytest.raises(ValueError, match="draws noise, got none"):
+        integrate(
+            lambda x, t: FRAME_PATH.from_data(chains(), x, t),
+            chains(seed=1),
+            plan([0.1, 0.5], FrameAncestral(0.5)),
+            space=FRAME_SPACE,
+        )
+
+
 def test_core_solvers_run_on_frames():
     x0, target = chains(), chains(seed=2)
     moves = plan([0.01, 0.3, 0.6, 0.9], Midpoint())
@@ -159,6 +219,36 @@ def test_auxiliary_loss_starts_late_and_clamped_samples_are_counted():
     terms = BackboneLoss(auxiliary_from=0.5)(guess, x1, xt, t, ones())
     assert terms["auxiliary"].tolist() == [0.0, 5.0, 5.0]
     assert terms["clamped"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_local_distances_are_those_of_near_residues():
+    x1, guess, t = chains(), chains(seed=2), torch.tensor([0.2, 0.5, 0.95])
+    mask = ones()
+    mask[1, 7:] = 0
+    xt = corrupt(x1, chains(seed=3), t, mask)
+    plain = BackboneLoss()(guess, x1, xt, t, mask)
+    local = BackboneLoss(further=[LocalDistances(weight=3.0, reach=2, after=0.3)])
+    found = local(guess, x1, xt, t, mask)
+    torch.testing.assert_close(found["loss"], plain["loss"] + found["local_distances"])
+    for b, (length, scale) in enumerate([(10, 0.8), (7, 0.5), (10, 0.1)]):
+        wanted, got = (backbone_from_frames(x)[b].double() / 10 for x in (x1, guess))
+        errors = [
+            (wanted[i, p] - wanted[j, q]).norm() - (got[i, p] - got[j, q]).norm()
+            for i in range(length)
+            for j in range(i + 1, min(i + 3, length))
+            for p in range(3)
+            for q in range(3)
+        ]
+        mean = 3.0 * torch.stack(errors).square().mean() / scale**2
+        expected = 0.0 if b == 0 else mean.item()
+        assert found["local_distances"][b].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_local_distances_of_a_chain_shorter_than_their_reach():
+    x1, t = chains(n=2), torch.full((3,), 0.5)
+    term = LocalDistances(reach=3)
+    atoms = backbone_from_frames(x1)
+    assert term(atoms, atoms, t, 1 - t, torch.ones(3, 2)).eq(0).all()
 
 
 def test_an_empty_sample_is_refused():

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 import torch
 from rectiflow.solvers import Euler, Midpoint
-from rectiflow_protein.flow import ExactExponentialSchedule, FrameEuler, LinearSchedule
+from rectiflow_protein.flow import (
+    ExactExponentialSchedule,
+    FrameAncestral,
+    FrameEuler,
+    LinearSchedule,
+)
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.sampling import batches, draw_noise
@@ -83,6 +88,16 @@ def test_the_last_call_can_be_given_another_time(pipe):
 )
 def test_other_solvers(pipe, solver):
     assert np.isfinite(pipe([10], steps=4, solver=solver).samples[0].atoms).all()
+
+
+def test_fresh_noise_belongs_to_the_sample(pipe):
+    solver = FrameAncestral(0.6)
+    together = pipe([20, 19, 20], steps=5, seed=3, solver=solver).samples
+    (alone,) = pipe([19], steps=5, seed=3, indices=[1], solver=solver).samples
+    np.testing.assert_allclose(together[1].atoms, alone.atoms, atol=5e-3)
+    (plain,) = pipe([19], steps=5, seed=3, indices=[1]).samples
+    assert np.abs(plain.atoms - alone.atoms).max() > 0.1
+    assert "temperature=0.6" in pipe([9], steps=2, solver=solver).settings["solver"]
 
 
 def test_trajectories_start_at_the_noise(pipe):

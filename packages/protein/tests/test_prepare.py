@@ -78,7 +78,7 @@ def test_every_file_is_used_or_refused_with_a_reason(folder, tmp_path):
     told = refusals(out)
     assert told["short.pdb"] == "4 residues, outside 5 to 512"
     assert told["empty.pdb"].startswith("it is empty")
-    assert told["noise.cif"].startswith("it cannot be read as cif")
+    assert told["noise.cif"].startswith("it holds no atom")
     assert told["README.md"].startswith("its suffix is '.md'")
     prepared = PreparedBackbones(out, verify=True)
     assert len(prepared) == 66

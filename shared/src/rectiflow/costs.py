@@ -16,7 +16,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,7 +150,10 @@ def fit_costs(
     clock : callable
         Seconds.
     """
-    memory = [peak_memory(lambda load=load: run(load), device) for load in trials]
+    # What a call leaves behind lives beside the next: the peak is that of several calls.
+    most = max(load.calls for load in trials)
+    several = [load for load in trials if load.calls == most]
+    memory = [peak_memory(lambda load=load: run(load), device) for load in several]
     seconds = []
     for load in trials:
         taken = []
@@ -163,7 +166,8 @@ def fit_costs(
     terms = np.stack([load.terms() for load in trials])
     calls = np.array([load.calls for load in trials])[:, None]
     timed = _fitted(np.concatenate([terms, calls * terms], 1), seconds)
-    return CostModel(timed[:3], timed[3:], _fitted(terms, memory), resting)
+    sizes = np.stack([load.terms() for load in several])
+    return CostModel(timed[:3], timed[3:], _fitted(sizes, memory), resting)
 
 
 def _fitted(terms: np.ndarray, values: Sequence[float]) -> list[float]:
@@ -276,32 +280,6 @@ def _key(pipe: Pipeline) -> str:
         version_of("rectiflow"),
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
-
-
-def free_memory(device: torch.device) -> float:
-    """Return the bytes that a device has left, those that this process could give back included."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return float(
-            free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        )
-    limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    found = [limit - used] if limit else []
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
-    if found:
-        return float(min(found))
-    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-
-
-def _lines(path: str) -> Iterable[str]:
-    return Path(path).read_text(encoding="utf-8").splitlines() if Path(path).is_file() else ()
-
-
-def _number(path: str) -> int:
-    text = next(iter(_lines(path)), "")
-    return int(text) if text.isdecimal() else 0
 
 
 def _wait(device: torch.device) -> None:

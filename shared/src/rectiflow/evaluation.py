@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ class Evaluation:
         One per sample, or per sample and system, with a ``name``.
     summary : dict
         Means, and what only a set has.
+    failures : dict
+        By name, why a sample could not be measured in full; its row has NaN there.
     """
 
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
+    failures: dict[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path | str) -> list[Path]:
         """Write ``metrics.csv`` and ``summary.json``."""

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def describe_machine() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "libraries": {name: version_of(name) for name in LIBRARIES},
+        # What was built for which CUDA is in torch's own version only.
+        "libraries": {name: version_of(name) for name in LIBRARIES}
+        | {"torch": str(torch.__version__)},
         "commit": commit(),
         "devices": devices(),
     }
@@ -80,6 +83,7 @@ def device_model(device: torch.device | str) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
 
 
+@cache
 def commit() -> str | None:
     """Return the commit of the checkout this file lies in, ``+changes`` if it was edited."""
     git = ["git", "-C", str(Path(__file__).parent)]

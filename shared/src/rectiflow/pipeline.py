@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
 
 import torch
 from torch import nn
 
 from rectiflow.results import plain
+from rectiflow.storage.faults import FileError
 from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import claim
 from rectiflow.storage.pretrained import (
@@ -22,12 +23,17 @@ from rectiflow.storage.pretrained import (
     CheckpointError,
     Pretrained,
     find_pretrained,
+    read_config,
     weights_hash,
 )
 from rectiflow.storage.reading import read_json
 
 if TYPE_CHECKING:
     from rectiflow.costs import Load
+
+
+Kinds: TypeAlias = type[Pretrained] | tuple[type[Pretrained], ...]
+"""A class of networks, or several that can take each other's place."""
 
 
 class Pipeline(ABC):
@@ -70,8 +76,11 @@ class Pipeline(ABC):
 
     @classmethod
     @abstractmethod
-    def kinds(cls) -> dict[str, type[Pretrained]]:
-        """Return the class of each part by name, the flow's network first."""
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the class of each part by name, the flow's network first.
+
+        Several where a part may be of one class or another; its folder tells which.
+        """
 
     @classmethod
     def load_official(cls, path: Path) -> Self:
@@ -124,18 +133,21 @@ class Pipeline(ABC):
 
     @classmethod
     def _from_folder(cls, folder: Path, dtype: torch.dtype, options: dict[str, Any]) -> Self:
-        told = read_json(folder / CONFIG)
+        try:
+            told = read_json(folder / CONFIG)
+        except FileError as error:
+            raise CheckpointError(folder / CONFIG, f"is damaged, {error.found}") from error
         kinds = cls.kinds()
         [first, *others] = kinds
-        if told.get("class") == kinds[first].__name__ and not others:
-            parts: dict[str, Any] = {first: kinds[first].from_pretrained(folder)}
+        if not others and (kind := _kind(kinds[first], told)) is not None:
+            parts: dict[str, Any] = {first: kind.from_pretrained(folder)}
             hashes = {first: told["weights_hash"]}
         elif told.get("class") == cls.__name__:
             # Checkpoints may share a part: it lies in one folder, named relative to the other.
             shared = told.get("shared", {})
             where = {name: folder / shared.get(name, name) for name in kinds}
             there = {name: path for name, path in where.items() if (path / CONFIG).is_file()}
-            parts = {name: kinds[name].from_pretrained(path) for name, path in there.items()}
+            parts = {name: _loaded(kinds[name], path) for name, path in there.items()}
             hashes = {
                 name: read_json(path / CONFIG)["weights_hash"] for name, path in there.items()
             }
@@ -145,7 +157,9 @@ class Pipeline(ABC):
             try:
                 options = options | {"settings": cls.settings_kind(**told["settings"])}
             except (TypeError, ValueError, KeyError, AttributeError) as error:
-                raise CheckpointError(folder, f"has unusable settings ({error})") from error
+                raise CheckpointError(
+                    folder / CONFIG, f"is damaged, or of another version ({error})"
+                ) from error
         made = cls(**parts, dtype=dtype, **options)
         made.weights_hash = _joined(hashes)
         return made
@@ -206,8 +220,9 @@ class Pipeline(ABC):
         name = part or next(iter(kinds))
         path = find_pretrained(weights, cls.shipped)
         config = path / CONFIG
-        if config.is_file() and read_json(config).get("class") == kinds[name].__name__:
-            found: Any = kinds[name].from_pretrained(path)
+        kind = _kind(kinds[name], read_json(config)) if config.is_file() else None
+        if kind is not None:
+            found: Any = kind.from_pretrained(path)
         elif path.is_file() and len(kinds) > 1:
             found = cls.load_official_part(path, name)
         else:
@@ -263,6 +278,20 @@ class Pipeline(ABC):
             "device": str(self.device),
             "compile": self.is_compiled,
         }
+
+
+def _kind(kinds: Kinds, told: Mapping[str, Any]) -> type[Pretrained] | None:
+    """Return the class that a configuration is of, if it is one of these."""
+    known = kinds if isinstance(kinds, tuple) else (kinds,)
+    return next((kind for kind in known if kind.__name__ == told.get("class")), None)
+
+
+def _loaded(kinds: Kinds, folder: Path) -> Pretrained:
+    told = read_config(folder)
+    kind = _kind(kinds, told)
+    if kind is None:
+        raise CheckpointError(folder, f"holds a {told['class']}, expected another network")
+    return kind.from_pretrained(folder)
 
 
 def _joined(hashes: Mapping[str, str]) -> str:

@@ -51,7 +51,7 @@ class Result(ABC):
         relative to the folder. ``suffix`` chooses a format; empty, it is the domain's own.
         """
 
-    def save(self, folder: Path | str, *, suffix: str = "") -> list[Path]:
+    def save(self, folder: Path | str, *, suffix: str = "", **options: Any) -> list[Path]:
         """Write the files and ``result.json``.
 
         Parameters
@@ -60,6 +60,8 @@ class Result(ABC):
             Made if absent.
         suffix : str
             Format of the files, such as ``".cif"``; the domain's own if empty.
+        **options
+            What else the domain's :meth:`write` takes.
 
         Returns
         -------
@@ -68,7 +70,7 @@ class Result(ABC):
         """
         target = Path(folder)
         with claim(target, "results", [RESULT]) as own, staging(target) as staged:
-            rows = self.write(staged, suffix)
+            rows = self.write(staged, suffix, **options)
             files = [name for row in rows for name in row["files"]]
             own.add(files)
             for name in files:

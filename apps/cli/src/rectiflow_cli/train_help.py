@@ -10,6 +10,9 @@ from rectiflow_cli.config_root import config_root
 if TYPE_CHECKING:
     from rectiflow_cli.domains import Domain
 
+NO_GROUPS = ("experiment", "hydra", "shared")
+"""Folders that are shown by themselves, or hold what groups are made of."""
+
 ABOUT = {
     "train": "Train on prepared data.",
     "reflow": "Train a rectified flow, or a student of few steps, on pairs of a teacher.",
@@ -22,7 +25,7 @@ def train_help(domain: Domain, config: str) -> str:
     assert domain.configs is not None
     roots = (domain.configs, config_root() / "common")
     found = sorted({p.name for root in roots for p in root.iterdir() if p.is_dir()})
-    groups = {name: _options(roots, name) for name in found if name != "experiment"}
+    groups = {name: _options(roots, name) for name in found if name not in NO_GROUPS}
     experiments = {
         path.stem: _first_comment(path)
         for path in sorted((domain.configs / "experiment").glob("*.yaml"))

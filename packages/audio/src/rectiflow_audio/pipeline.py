@@ -13,22 +13,23 @@ import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
 from rectiflow.costs import Load
-from rectiflow.pipeline import Pipeline
-from rectiflow.storage.pretrained import Pretrained
+from rectiflow.pipeline import Kinds, Pipeline
 from torch import Tensor, nn
 
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.networks.patches import PatchCodec
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
     Options,
     Request,
-    SeparationSettings,
+    check_channels,
     check_mixture,
     check_queries,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, Tally
 from rectiflow_audio.separator import Separator, rows_of
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class SeparationPipeline(Pipeline):
     ----------
     unet : SeparationUNet
         The flow's network.
-    vae : SpectrogramVae
+    vae : SpectrogramVae or PatchCodec
         Of its latents.
     vocoder : BigVgan, optional
         Makes waves of spectrograms.
@@ -79,7 +80,7 @@ class SeparationPipeline(Pipeline):
     def __init__(
         self,
         unet: SeparationUNet,
-        vae: SpectrogramVae,
+        vae: SpectrogramVae | PatchCodec,
         vocoder: BigVgan | None = None,
         text: TextEncoder | None = None,
         settings: SeparationSettings | None = None,
@@ -95,11 +96,12 @@ class SeparationPipeline(Pipeline):
             self.text = text
 
     @classmethod
-    def kinds(cls) -> dict[str, type[Pretrained]]:
-        """Return the classes of flow, autoencoder and vocoder."""
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the classes of flow, codec and vocoder."""
         from rectiflow_audio.networks.vocoder import BigVgan
 
-        return {"unet": SeparationUNet, "vae": SpectrogramVae, "vocoder": BigVgan}
+        codecs = (SpectrogramVae, PatchCodec)
+        return {"unet": SeparationUNet, "vae": codecs, "vocoder": BigVgan}
 
     @classmethod
     def load_official(cls, path: Path, **options: Any) -> Self:
@@ -182,10 +184,13 @@ class SeparationPipeline(Pipeline):
             When the mixture is too short or not finite, a query is empty or too long, or a number
             is out of range.
         """
-        wave = torch.as_tensor(mixture, dtype=torch.float32)
+        wave = torch.as_tensor(mixture)
         wave = wave[None] if wave.ndim == 1 else wave
         check_mixture(wave, sample_rate)
+        wave = wave.float()
         request = self.request(queries, negative=negative, **options)
+        if request.channels == "mid":
+            check_channels([wave.numpy()])
         started, tally = time.perf_counter(), Tally()
         pieces = list(self._pieces([wave], sample_rate, wave.shape[-1], request, tally, progress))
         found = torch.cat(pieces, dim=-1).numpy()
@@ -204,6 +209,7 @@ class SeparationPipeline(Pipeline):
         request: Request,
         out: Sequence[Path | str],
         *,
+        depth: str | None = None,
         progress: Progress | None = None,
     ) -> dict[str, Any]:
         """Separate a file of any length, read and written piece by piece.
@@ -216,6 +222,8 @@ class SeparationPipeline(Pipeline):
             From :meth:`request`.
         out : sequence of Path
             A file for each query, and for the residual if it is asked for.
+        depth : str, optional
+            Of the files, as libsndfile names it ("PCM_24"); the recording's if absent.
         progress : callable, optional
             Called with windows done and in all.
 
@@ -231,9 +239,11 @@ class SeparationPipeline(Pipeline):
         ValueError
             As for a call.
         """
-        from rectiflow_audio.io import AudioWriter, sound_info, stream_blocks
+        from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
 
         info = sound_info(path)
+        if request.channels == "mid":  # told before hours of work
+            check_channels(stream_blocks(path), path)
         wanted = len(request.queries) + request.residual
         if len(out) != wanted:
             raise ValueError(
@@ -243,9 +253,11 @@ class SeparationPipeline(Pipeline):
         blocks = map(torch.from_numpy, stream_blocks(path))
         started, tally = time.perf_counter(), Tally()
         with ExitStack() as stack:
+            shape = info.sample_rate, info.channels
+            depths = [depth or depth_like(info.subtype, target) for target in out]
             writers = [
-                stack.enter_context(AudioWriter(target, info.sample_rate, info.channels))
-                for target in out
+                stack.enter_context(AudioWriter(target, *shape, subtype=subtype))
+                for target, subtype in zip(out, depths, strict=True)
             ]
             for piece in self._pieces(
                 blocks, info.sample_rate, info.samples, request, tally, progress

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING
 from rectiflow.figures import new_figure
 from torch import Tensor
 
-from rectiflow_audio.frontend import LogMel, MelConfig, mel_edges
+from rectiflow_audio.frontend import LogMel, MelConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 RANGE = 9.0  # natural logarithms shown below the loudest, 78 dB
-TICKS = (250, 1000, 2000, 4000)  # Hz
 
 
 def log_mel_picture(
@@ -97,23 +96,22 @@ def separation_figure(
     return figure
 
 
-def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float) -> AxesImage:
+def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float) -> QuadMesh:
     """Draw one spectrogram, low bands below."""
-    frames, bands = log_mel.shape
-    half = 0.5 * config.hop / config.sample_rate  # a frame is centred on its time
-    image = axes.imshow(
+    from librosa.display import specshow
+
+    image = specshow(
         log_mel.detach().float().cpu().numpy().T,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
+        x_axis="time",
+        y_axis="mel",
+        sr=config.sample_rate,
+        hop_length=config.hop,
+        fmin=config.fmin,
+        fmax=config.fmax,
+        ax=axes,
         cmap="magma",
         vmin=loudest - RANGE,
         vmax=loudest,
-        extent=(-half, (2 * frames - 1) * half, -0.5, bands - 0.5),
     )
-    centres = mel_edges(config)[1:-1]
-    shown = [hertz for hertz in TICKS if centres[0] <= hertz <= centres[-1]]
-    axes.set_yticks([float(abs(centres - hertz).argmin()) for hertz in shown])
-    axes.set_yticklabels([f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in shown])
-    axes.set_ylabel("Hz")
+    axes.set(xlabel="", ylabel="Hz")
     return image

@@ -71,7 +71,7 @@ def pair_sampler(
             _, cond, null = _encoded(pipe, examples, indices, seed)
             shape = cond["mixture"].shape[1:]
             noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-            x0 = torch.stack(noise).to(pipe.device)
+            x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
             x1 = integrate(guided_field(pipe.unet, cond, null, weight), x0, moves)
         return _pairs(indices, x0, x1, cond)
 

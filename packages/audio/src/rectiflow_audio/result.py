@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +15,12 @@ from rectiflow.results import Result
 from torch import Tensor
 
 WAV = ".wav"
+
 RESIDUAL = "residual"
+"""File of everything but the estimates."""
+
+_LONGEST = 120  # bytes of a name made of a query
+_NUMBER = 6  # of them, for a number
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Estimate:
 
     @property
     def name(self) -> str:
-        """Return the query as a file name."""
+        """Return the query as a file name, letters of any script."""
         return file_stem(self.query)
 
 
@@ -57,8 +64,13 @@ class SeparationResult(Result):
     residual: np.ndarray | None
     sample_rate: int
 
-    def write(self, folder: Path, suffix: str = "") -> list[dict[str, Any]]:
-        """Write a sound for each query, and ``residual`` if there is one."""
+    def write(
+        self, folder: Path, suffix: str = "", depth: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Write a sound for each query, and ``residual`` if there is one.
+
+        ``depth`` is that of :func:`~rectiflow_audio.io.write_audio`.
+        """
         from rectiflow_audio.io import write_audio
 
         queries = [e.query for e in self.estimates]
@@ -66,7 +78,7 @@ class SeparationResult(Result):
         sounds = [e.samples for e in self.estimates]
         sounds += [] if self.residual is None else [self.residual]
         for name, samples in zip(files, sounds, strict=True):
-            write_audio(folder / name, samples, self.sample_rate)
+            write_audio(folder / name, samples, self.sample_rate, subtype=depth)
         energies = {e.query: round(e.energy, 6) for e in self.estimates}
         told = {"name": "mixture", "files": files, "queries": queries, "energy": energies}
         return [told | {"sample_rate": self.sample_rate}]
@@ -98,13 +110,25 @@ class Tally:
         return [energy / (self.power or 1.0) for energy in self.energy]
 
 
-def file_stem(query: str) -> str:
-    """Return a query as a file name."""
-    return re.sub(r"[^a-z0-9]+", "_", query.lower()).strip("_")[:60] or "estimate"
-
-
 def file_names(queries: Sequence[str], suffix: str = "", *, residual: bool = False) -> list[str]:
-    """Return a name for each query, numbered where they are the same, and for the residual."""
-    stems = [file_stem(query) for query in queries]
-    names = [n if stems.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(stems)]
+    """Return a file for each query, no two alike and none that of the residual, then that.
+
+    Examples
+    --------
+    >>> file_names(["Rain!", "rain", "residual", "шум дождя"])
+    ['rain.wav', 'rain_2.wav', 'residual_2.wav', 'шум_дождя.wav']
+    """
+    names: list[str] = []
+    for query in queries:
+        name, number = file_stem(query), 1
+        while (numbered := name if number == 1 else f"{name}_{number}") in (RESIDUAL, *names):
+            number += 1
+        names.append(numbered)
     return [f"{name}{suffix or WAV}" for name in (*names, *([RESIDUAL] if residual else ()))]
+
+
+def file_stem(query: str) -> str:
+    """Return a query as the name of a file."""
+    words = re.sub(r"\W+", "_", unicodedata.normalize("NFC", query).lower()).strip("_")
+    name = words.encode()[: _LONGEST - _NUMBER].decode(errors="ignore").strip("_") or "estimate"
+    return os.fsdecode(name.encode())  # whatever the locale takes names of files to be

@@ -18,13 +18,14 @@ from rectiflow.training.recipe import Recipe
 from rectiflow_audio.networks import SeparationUNet
 from rectiflow_audio.networks.vocoder import BigVgan
 from rectiflow_audio.pipeline import SeparationPipeline
-from rectiflow_audio.request import SeparationSettings
+from rectiflow_audio.settings import SeparationSettings
 
 if TYPE_CHECKING:
     from rectiflow.training import FlowData, FlowTraining
     from rectiflow.training.recipe import Build, Config
     from rectiflow.training.validation import Evaluate
 
+    from rectiflow_audio.networks import UNetConfig
     from rectiflow_audio.objective import SeparationObjective
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 _SCALE_FROM = 64  # training examples that tell the spread of an autoencoder's latents
 
 _AFTER = {
-    "SpectrogramVae": "train data.dir={data} vae.weights={folder} experiment=small",
+    "SpectrogramVae": "train data.dir={data} vae.weights={folder} experiment=small_latent",
     "BigVgan": "train data.dir={data} vocoder.weights={folder} vae.weights=CODEC",
     "SeparationUNet": 'separate MIX.wav --query "a dog barks" --weights {folder} -o dog.wav',
 }
@@ -145,6 +146,28 @@ def settings_of(cfg: Config, data: FlowData | None = None) -> SeparationSettings
         )
     told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
     return replace(settings, **told)
+
+
+def network_after(start: str, sizes: UNetConfig) -> SeparationUNet:
+    """Make a network that starts from another's weights wherever name and shape agree.
+
+    Parameters
+    ----------
+    start : str
+        As for :meth:`SeparationPipeline.pretrained_part`.
+    sizes : UNetConfig
+        Of the new network.
+    """
+    network = SeparationUNet(sizes)
+    before: Any = SeparationPipeline.pretrained_part(start)
+    own, known = network.state_dict(), before.state_dict()
+    network.load_state_dict(
+        {
+            name: known[name] if name in known and known[name].shape == value.shape else value
+            for name, value in own.items()
+        }
+    )
+    return network
 
 
 def scale_latents(objective: SeparationObjective, data: FlowData) -> None:

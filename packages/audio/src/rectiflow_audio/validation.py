@@ -14,7 +14,7 @@ from rectiflow_audio.metrics.distances import mel_log_spectral_distance, si_sdr
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.pipeline import SeparationPipeline
-from rectiflow_audio.request import SeparationSettings
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.waveform import Masking, Waveform
 
 
@@ -39,7 +39,7 @@ class SeparationValidation:
     mixtures : Mixtures
         With ``target``, ``mixture``, ``context``, ``context_mask``, ``null_context``, ``caption``.
     num : int
-        How many, from the first on.
+        How many, evenly spaced among all.
     steps : int
         Of Euler's method.
     pictures : int
@@ -70,7 +70,9 @@ class SeparationValidation:
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return mean ``si_sdr_improvement`` and ``mel_lsd``, and write the files."""
         assert isinstance(network, SeparationUNet)
-        items = [self.mixtures[i] for i in range(min(self.num, len(self.mixtures)))]
+        # Evenly spaced: clips of one class stand together.
+        num, total = min(self.num, len(self.mixtures)), len(self.mixtures)
+        items = [self.mixtures[i * total // num] for i in range(num)]
         seconds = len(items[0]["mixture"]) / SAMPLE_RATE
         settings = SeparationSettings(
             window_seconds=seconds, posterior_sample=False, has_vocoder=False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rectiflow.couplings import Coupling
@@ -101,6 +101,10 @@ class RotationSchedule(Protocol):
         """Return the part of the remaining geodesic to the predicted rotation to cover."""
         ...
 
+    def remaining(self, t: float) -> float:
+        """Return the part of a whole geodesic that is left at time t."""
+        ...
+
 
 @dataclass(frozen=True)
 class LinearSchedule:
@@ -109,6 +113,10 @@ class LinearSchedule:
     def fraction(self, start: float, stop: float) -> float:
         """Return ``h / (1 - start)``."""
         return (stop - start) / (1 - start)
+
+    def remaining(self, t: float) -> float:
+        """Return ``1 - t``."""
+        return 1 - t
 
 
 @dataclass(frozen=True)
@@ -125,12 +133,14 @@ class ExponentialSchedule:
         """Return ``rate · h``."""
         return self.rate * (stop - start)
 
+    def remaining(self, t: float) -> float:
+        """Return ``exp(-rate t)``."""
+        return math.exp(-self.rate * t)
+
 
 @dataclass(frozen=True)
-class ClampedExponentialSchedule:
+class ClampedExponentialSchedule(ExponentialSchedule):
     """The exponential schedule's Euler step, never past the prediction."""
-
-    rate: float = 10.0
 
     def fraction(self, start: float, stop: float) -> float:
         """Return ``min(rate · h, 1)``."""
@@ -138,10 +148,8 @@ class ClampedExponentialSchedule:
 
 
 @dataclass(frozen=True)
-class ExactExponentialSchedule:
+class ExactExponentialSchedule(ExponentialSchedule):
     """The exponential schedule integrated exactly for a prediction held over the step."""
-
-    rate: float = 10.0
 
     def fraction(self, start: float, stop: float) -> float:
         """Return ``1 - exp(-rate h)``."""
@@ -171,3 +179,84 @@ class FrameEuler(Solver):
         scale = self.schedule.fraction(start, stop) * (1 - start) / h
         moved = context.space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
         return moved, context.remember(start, stop, state=x, velocity=v)
+
+
+@dataclass(frozen=True)
+class FrameAncestral(Solver):
+    r"""Ancestral sampling on frames: each step draws part of the noise that is left afresh.
+
+    With the predicted chain D, what is left of the noise is ``E = (x - t D) / (1 - t)`` of the
+    translations, and the rotation vector ``r`` from the predicted to the present rotation:
+
+    .. math::
+        x' = t' D + (1 - t') \left(\rho E + \sqrt{1 - \rho^2}\, \sigma_x z\right), \quad
+        q' = D \otimes \exp\left((1 - f) \rho\, r + \sqrt{1 - \rho^2}\, k(t') \sigma_r z\right)
+
+    with f the part of the way that the schedule covers, k what it leaves, and normal z. The kept
+    part is ``rho² = 1 - temperature² (1 - (t (1 - t') / (t' (1 - t)))²)``, DDIM's: temperature 0
+    is :class:`FrameEuler`, 1 is DDPM on translations. On rotations it treats the noise as normal in
+    the tangent space, which near the prediction it is.
+
+    Parameters
+    ----------
+    temperature : float
+        In [0, 1].
+    schedule : RotationSchedule
+        As in :class:`FrameEuler`.
+    translation_sigma, rotation_sigma : float
+        Å and radians per axis, of the noise in training.
+
+    References
+    ----------
+    Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), Eq. (16).
+    """
+
+    temperature: float = 0.5
+    schedule: RotationSchedule = field(default_factory=ExponentialSchedule)
+    translation_sigma: float = PRIOR_SCALE
+    rotation_sigma: float = 1.5
+    order = 1
+    nfe = 1
+    flat_only = False
+    traceable = False
+    leaves = ("state", "velocity")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(
+                f"temperature must lie in [0, 1], got {self.temperature}; 0 is the flow itself, "
+                "1 the most noise that the steps can take in."
+            )
+
+    def step(
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Go for the predicted chain, with noise in part fresh."""
+        if context.noise is None:
+            raise ValueError(
+                "ancestral sampling draws noise, got none; expected integrate(..., "
+                "noise=KeyedNoise(seed, samples))."
+            )
+        space = context.space
+        x, v = context.begin(field, x, start)
+        z = context.noise.like(v)
+        data = space.move(x, v, 1 - start)
+        left: Any = space.log(data, x)
+        assert isinstance(data, dict)
+        assert isinstance(z, dict)
+        kept, fresh = self._parts(start, stop)
+        turned = kept * (1 - self.schedule.fraction(start, stop)) * left["rot"]
+        rest = {
+            "trans": (1 - stop) * fresh * self.translation_sigma * z["trans"]
+            + kept * (1 - stop) / (1 - start) * left["trans"]
+            - (1 - kept) * (1 - stop) * data["trans"],
+            "rot": turned + fresh * self.schedule.remaining(stop) * self.rotation_sigma * z["rot"],
+        }
+        moved = space.move(data, rest, 1.0)
+        return moved, context.remember(start, stop, state=x, velocity=v)
+
+    def _parts(self, start: float, stop: float) -> tuple[float, float]:
+        """Return how much of the noise is kept and how much is drawn; their squares sum to 1."""
+        lost = 1 - (start * (1 - stop) / (stop * (1 - start))) ** 2
+        fresh = self.temperature * math.sqrt(lost)
+        return math.sqrt(1 - fresh**2), fresh

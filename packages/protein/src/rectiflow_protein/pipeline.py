@@ -5,20 +5,25 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from rectiflow.costs import Load
 from rectiflow.memory import require_memory
 from rectiflow.pipeline import Pipeline
+from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.storage.pretrained import Pretrained
+from torch import Tensor
 
 from rectiflow_protein.flow import FrameEuler
+from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
-from rectiflow_protein.result import BackboneResult, BackboneSample
-from rectiflow_protein.sampling import SampleBatch, batches, draw_noise
+from rectiflow_protein.result import NO_CB, BackboneResult, BackboneSample
+from rectiflow_protein.sampling import Correction, SampleBatch, batches, draw_noise
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +125,8 @@ class BackbonePipeline(Pipeline):
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
+        corrections: Sequence[Correction] = (),
+        motif: Motif | None = None,
         max_pairs: int | None = None,
         trajectory: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -144,6 +151,11 @@ class BackbonePipeline(Pipeline):
         last_time : float, optional
             Time given to the last call. The authors repeat the time of the call before it, which
             is the default.
+        corrections : sequence of Correction
+            Applied to each prediction in turn, such as
+            :class:`~rectiflow_protein.repulsion.Repulsion`.
+        motif : Motif, optional
+            Residues that stand in every sample as they are given; where, is drawn for each sample.
         max_pairs : int, optional
             Largest batch times squared length; chosen by device if absent.
         trajectory : bool
@@ -178,19 +190,36 @@ class BackbonePipeline(Pipeline):
         samples: dict[int, BackboneSample] = {}
         for rows in groups:
             noise = [draw_noise(lengths[r], seed, indices[r]) for r in rows]
-            batch = SampleBatch(self.network, noise, last_time, trajectory, tick)
+            changes, places = list(corrections), []
+            if motif is not None:
+                generators = [counter_generator("motif", seed, indices[r]) for r in rows]
+                places = [motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)]
+                own = [lengths[r] for r in rows]
+                changes.append(MotifFrames(motif, places, own, self.device))
+            batch = SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
-                rows, batch.run(steps, solver, [indices[r] for r in rows]), strict=True
+                rows, batch.run(steps, solver, seed, [indices[r] for r in rows]), strict=True
             ):
                 samples[r] = made
+            if motif is not None:
+                for r, place in zip(rows, places, strict=True):
+                    samples[r] = _with_motif(samples[r], motif, place)
         seconds = time.perf_counter() - started
-        settings = self.describe() | self.sampling(steps, solver, seed, last_time)
+        settings = self.describe() | self.sampling(
+            steps, solver, seed, last_time, corrections, motif
+        )
         return BackboneResult(
             [samples[r] for r in range(len(lengths))], settings=settings, seconds=seconds
         )
 
     def sampling(
-        self, steps: int, solver: Solver | None, seed: int, last_time: float | None
+        self,
+        steps: int,
+        solver: Solver | None,
+        seed: int,
+        last_time: float | None,
+        corrections: Sequence[Correction] = (),
+        motif: Motif | None = None,
     ) -> dict[str, Any]:
         """Return what shapes a sample beside the pipeline, its number and its length."""
         solver = FrameEuler() if solver is None else solver
@@ -200,7 +229,18 @@ class BackbonePipeline(Pipeline):
             "nfe": (steps - 1) * solver.nfe + 1,
             "solver": repr(solver),
             "last_time": last_time,
+            "corrections": [repr(change) for change in corrections],
+            "motif": None if motif is None else str(motif),
         }
+
+
+def _with_motif(sample: BackboneSample, motif: Motif, rows: Tensor) -> BackboneSample:
+    """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
+    atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
+    atoms[np.ix_(rows.numpy(), NO_CB)] = motif_atoms(motif, sample.frames, rows).numpy()
+    for row, letter in zip(rows.tolist(), motif.sequence, strict=True):
+        letters[row] = letter
+    return replace(sample, atoms=atoms, sequence="".join(letters), motif=tuple(rows.tolist()))
 
 
 def _check(lengths: Sequence[int], steps: int, indices: Sequence[int]) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.pipeline import BackbonePipeline
+    from rectiflow_protein.sampling import Correction
 
 Keep = Callable[[Pair], Verdict]
 
@@ -37,6 +38,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    corrections: Sequence[Correction] = (),
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
@@ -49,7 +51,7 @@ def pair_sampler(
         The teacher.
     lengths : sequence of int
         Lengths to go round.
-    steps, seed, solver
+    steps, seed, solver, corrections
         As for the pipeline.
     """
 
@@ -59,6 +61,7 @@ def pair_sampler(
             steps=steps,
             seed=seed,
             solver=solver,
+            corrections=corrections,
             indices=indices,
         )
         return [Pair(index=s.index, x0=dict(s.noise), x1=dict(s.frames)) for s in result.samples]
@@ -218,10 +221,7 @@ def pair_example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     n = len(record["x1.trans"])
     return {
-        "x0.trans": record["x0.trans"],
-        "x0.rot": record["x0.rot"],
-        "x1.trans": record["x1.trans"],
-        "x1.rot": record["x1.rot"],
+        **{name: record[name] for name in ("x0.trans", "x0.rot", "x1.trans", "x1.rot")},
         "res_mask": torch.ones(n),
         "diffuse_mask": torch.ones(n),
         "res_idx": torch.arange(1, n + 1),

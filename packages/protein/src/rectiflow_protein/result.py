@@ -37,6 +37,10 @@ class BackboneSample:
         Atoms of the states, noise first.
     predictions : ndarray, shape (steps, n, 5, 3), optional
         Atoms of the clean chain as predicted at each step.
+    sequence : str, optional
+        One-letter; alanine except for residues of a motif. All alanine if absent.
+    motif : tuple of int
+        Rows of a motif's residues, in its order.
     """
 
     index: int
@@ -45,6 +49,8 @@ class BackboneSample:
     noise: dict[str, Tensor]
     trajectory: np.ndarray | None = None
     predictions: np.ndarray | None = None
+    sequence: str | None = None
+    motif: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,11 +69,13 @@ class BackboneSample:
         return {name: round(float(value), 4) for name, value in found.items()}
 
     def backbone(self, atoms: np.ndarray | None = None) -> Backbone:
-        """Return a poly-alanine chain, of other atoms than the final ones if given."""
+        """Return the chain, of other atoms than the final ones if given."""
         from rectiflow_protein.io import Backbone
 
         return Backbone.from_coords(
-            (self.atoms if atoms is None else atoms)[:, NO_CB], name=self.name
+            (self.atoms if atoms is None else atoms)[:, NO_CB],
+            name=self.name,
+            sequence=self.sequence,
         )
 
 
@@ -95,7 +103,8 @@ class BackboneResult(Result):
                 write_structure(folder / f"{sample.name}_{name}{suffix or PDB}", models)
             write_structure(folder / files[0], sample.backbone())
             told = {"name": sample.name, "index": sample.index, "length": len(sample.atoms)}
-            rows.append({**told, "files": files, **sample.metrics()})
+            motif = {"motif": [row + 1 for row in sample.motif]} if sample.motif else {}
+            rows.append({**told, "files": files, **motif, **sample.metrics()})
         return rows
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
-from rectiflow.randomness import counter_generator
+from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.solvers import Solver
 from rectiflow.states import State
 from torch import Tensor
@@ -37,6 +38,39 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
 
 
+class Correction(Protocol):
+    """Changes what the network predicts, before it is followed and shown to the next call."""
+
+    def __call__(
+        self, frames: dict[str, Tensor], t: float, mask: Float[Tensor, "b n"] | None = None
+    ) -> dict[str, Tensor]:
+        """Return the clean frames to go for, given those predicted at time t."""
+        ...
+
+
+@dataclass(frozen=True)
+class ChainNoise(KeyedNoise):
+    """Draws of chains of several lengths: padding changes no sample's; translations are centred."""
+
+    lengths: Sequence[int] = ()
+
+    def like(self, x: State, stage: int = 0) -> State:
+        """Draw ``trans`` and ``rot``, each of shape (b, n, 3)."""
+        assert isinstance(x, dict)
+        trans, rot = [], []
+        for index, length in zip(self.samples, self.lengths, strict=True):
+            generator = counter_generator("fresh", self.seed, index, self.step)
+            z = torch.randn(2, length, 3, generator=generator)
+            trans.append(centre(z[0]))
+            rot.append(z[1])
+        longest, zero = x["trans"].shape[1], [0.0, 0.0, 0.0]
+        device = x["trans"].device
+        return {
+            "trans": _stack(trans, longest, zero).to(device),
+            "rot": _stack(rot, longest, zero).to(device),
+        }
+
+
 class SampleBatch:
     """One batch on its way; lives for one call."""
 
@@ -45,12 +79,13 @@ class SampleBatch:
         network: ReQFlowNetwork,
         noise: list[dict[str, Tensor]],
         last_time: float | None,
+        corrections: Sequence[Correction],
         trajectory: bool,
         tick: Callable[[], None],
     ) -> None:
         device = next(network.parameters()).device
         self.network, self.noise, self.tick = network, noise, tick
-        self.last_time, self.keep = last_time, trajectory
+        self.last_time, self.corrections, self.keep = last_time, corrections, trajectory
         lengths = [len(x["trans"]) for x in noise]
         longest = max(lengths)
         self.mask = None
@@ -72,13 +107,16 @@ class SampleBatch:
         # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
         previous = None if self.prediction is None else self.prediction["trans"].clone()
         times = torch.full((len(self.noise),), t, device=self.res_idx.device)
-        self.prediction = self.network(
+        prediction = self.network(
             x, times, res_idx=self.res_idx, res_mask=self.mask, trans_sc=previous
         )
+        for correct in self.corrections:
+            prediction = correct(prediction, t, self.mask)
+        self.prediction = prediction
         self.tick()
         if self.keep:
-            self.predictions.append({k: v.clone() for k, v in self.prediction.items()})
-        return self.prediction
+            self.predictions.append({k: v.clone() for k, v in prediction.items()})
+        return prediction
 
     def velocity(self, x: State, t: float | Tensor) -> State:
         """Head for the prediction; padding stays where it is."""
@@ -95,14 +133,24 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(self, steps: int, solver: Solver, indices: list[int]) -> Iterator[BackboneSample]:
+    def run(
+        self, steps: int, solver: Solver, seed: int, indices: list[int]
+    ) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
         grid = np.linspace(START_TIME, 1.0, steps).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
         if steps > 1:
-            x = integrate(self.velocity, x, plan(grid, solver), space=FRAME_SPACE, hook=self.record)
+            noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
+            x = integrate(
+                self.velocity,
+                x,
+                plan(grid, solver),
+                space=FRAME_SPACE,
+                noise=noise,
+                hook=self.record,
+            )
         last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rectiflow.figures import save_figure
 from torch import Tensor, nn
 
 from rectiflow_protein.metrics import backbone_metrics
@@ -25,8 +24,10 @@ log = logging.getLogger(__name__)
 LOGGED = (
     "ca_ca_valid",
     "ca_ca_strict",
+    "ca_ca_bonded",
     "clashes",
     "close_contacts",
+    "contacts",
     "peptide_valid",
     "ramachandran",
     "radius_of_gyration",
@@ -101,7 +102,12 @@ class SampleValidation:
 
 
 def _draw(chains: list[Tensor], folder: Path, step: int) -> None:
-    from rectiflow_protein.plots import ca_ca_histogram, distance_matrix, ramachandran
+    from rectiflow_protein.plots import (
+        ca_ca_histogram,
+        distance_matrix,
+        ramachandran,
+        save_figure,
+    )
 
     first = f"CA distances of {len(chains[0])} residues, step {step}"
     save_figure(ramachandran(chains, title=f"Step {step}"), folder / "ramachandran.png")

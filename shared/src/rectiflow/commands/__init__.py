@@ -6,7 +6,7 @@ What is wrong with the user's input is raised as a ValueError of one sentence.
 
 from rectiflow.commands.answers import answer, table
 from rectiflow.commands.convert import Convert
-from rectiflow.commands.evaluate import Evaluate
+from rectiflow.commands.evaluate import Evaluate, Measured
 from rectiflow.commands.make import Job, Make
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
@@ -27,6 +27,7 @@ __all__ = [
     "Evaluate",
     "Job",
     "Make",
+    "Measured",
     "Pairs",
     "Parser",
     "Prepare",

@@ -15,7 +15,8 @@ from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
-from rectiflow.costs import MARGIN, Load, costs_of, free_memory
+from rectiflow.costs import MARGIN, Load, costs_of
+from rectiflow.memory import free_memory
 from rectiflow.results import ResultFolder, shard_name
 from rectiflow.storage.faults import FileError
 from rectiflow.storage.folders import claim, claim_file

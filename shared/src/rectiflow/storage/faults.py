@@ -52,6 +52,11 @@ class FileError(ValueError):
         super().__init__(f"{path}: {found}; expected {expected}. {hint}")
         self.path, self.found, self.expected, self.hint = Path(path), found, expected, hint
 
+    @property
+    def reason(self) -> str:
+        """What was found and what was expected, without the path: a cell of a table."""
+        return f"{self.found}; expected {self.expected}"
+
     def __reduce__(self) -> tuple[type[FileError], tuple[Path, str, str, str]]:
         return type(self), (self.path, self.found, self.expected, self.hint)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from rectiflow.storage.files import write_json
-from rectiflow.storage.folders import claim
+from rectiflow.storage.folders import Claim, claim
 from rectiflow.storage.reading import read_json
 from rectiflow.storage.shards import MAKER, MANIFEST, ShardError, ShardReader, ShardWriter
 from rectiflow.storage.table import write_rows
@@ -259,7 +259,8 @@ class Report:
     unit : str
         What one record is, such as ``"chain"``.
     inputs, accepted, rejected : int
-        Inputs seen, records made of them, and lines of ``rejected.csv``, each with its reason.
+        Inputs seen, records made of them, and lines of ``rejected.csv``: what was refused or left
+        out, each with its reason.
     splits : dict
         Records in train, valid and test.
     counts : dict
@@ -279,16 +280,21 @@ class Report:
         told += [f"{count} {split}" for split, count in self.splits.items()]
         return (
             f"accepted {self.accepted} {self.unit}s of {self.inputs} inputs ({', '.join(told)}); "
-            f"rejected {self.rejected}, each with its reason in {self.folder / REJECTED}"
+            f"rejected or left out {self.rejected}, each with its reason in "
+            f"{self.folder / REJECTED}"
         )
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Which rows of an extraction stay, and what is counted of them."""
+    """Which rows of an extraction stay, what is counted of them, and further tables by file name.
+
+    A table is its columns and its rows.
+    """
 
     rows: Sequence[int]
     counts: dict[str, float] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Iterable[str], Sequence[Row]]] = field(default_factory=dict)
 
 
 def split_rows(
@@ -365,15 +371,20 @@ class Preparation(Generic[Input]):
             )
         is_begun = (out / MANIFEST).is_file() and not overwrite  # it says whose it is itself
         names = () if is_begun else (MANIFEST, METADATA, REJECTED, REPORT)
-        with claim(out, MAKER, names, overwrite=overwrite):
+        with claim(out, MAKER, names, overwrite=overwrite) as own:
             if overwrite:
                 shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-            report = self._run(inputs, out, workers, progress)
+            report = self._run(inputs, out, own, workers, progress)
             shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         return report
 
     def _run(
-        self, inputs: Sequence[Input], out: Path, workers: int, progress: Progress | None
+        self,
+        inputs: Sequence[Input],
+        out: Path,
+        own: Claim,
+        workers: int,
+        progress: Progress | None,
     ) -> Report:
         with ShardWriter(out, self.settings) as writer:
             complete = read_report(out)
@@ -388,6 +399,9 @@ class Preparation(Generic[Input]):
             table = [{key: row[key] for key in columns} for row in rows]
             write_rows(out / METADATA, columns, table)
             write_rows(out / REJECTED, self.refusal, found.rejected)
+            own.add(kept.tables)
+            for name, (names, further) in kept.tables.items():
+                write_rows(out / name, names, further)
             splits = Counter(row["split"] for row in rows)
             report = Report(
                 folder=out,

@@ -38,8 +38,9 @@ def read_table(path: str | Path, columns: Columns) -> dict[str, np.ndarray]:
 
     Raises
     ------
-    FileError
-        If a column is missing, a row has too few or too many cells, or a value is not of its type.
+    StorageError, FileError
+        As :func:`~rectiflow.storage.reading.read_rows`, and FileError when a value is not of its
+        column's type.
     """
     hint = "Prepare the folder again."
     rows = []

@@ -136,7 +136,7 @@ def export_run(
             "step": step,
             "weights": average,
             **recipe.told(cfg),
-            "started_from": str(cfg.weights) if "weights" in cfg.network else None,
+            "started_from": str(cfg.weights) if {"weights", "start"} & set(cfg.network) else None,
             "data": told,
             "metrics": last_metrics(run, step),
             "version": read_json(run.version),

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Parser
-from rectiflow.storage.reading import read_json
 
 from rectiflow_cli.errors import UsageError
 
@@ -43,8 +42,10 @@ class Convert(commands.Convert):
 
     def official(self, path: Path, args: Any) -> Any:
         """Load flow, autoencoder and vocoder together, or one network."""
+        from rectiflow_audio.weights import read_vocoder_config
+
         told = args.vocoder_config
-        vocoder = None if told is None else read_json(told)
+        vocoder = None if told is None else read_vocoder_config(told)
         if args.part is not None:
             config = vocoder if args.part == "vocoder" else args.config
             return self.kind().load_official_part(path, args.part, config=config)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Parser, pick_device, positive
+from rectiflow.commands import Measured, Parser, pick_device, positive
 from rectiflow.storage.preparation import SPLITS
 
 from rectiflow_cli.audio.flags import add_separation, separation
@@ -19,7 +19,6 @@ from rectiflow_cli.errors import UsageError
 if TYPE_CHECKING:
     import argparse
 
-    from rectiflow.evaluation import Evaluation
     from rectiflow_audio.evaluation import Example
     from rectiflow_audio.pipeline import SeparationPipeline
     from torch import Tensor
@@ -83,7 +82,7 @@ class Eval(commands.Evaluate):
         add("--fad", metavar="VGGISH", help="Fréchet audio distance, by VGGish weights.")
         add_separation(parser)
 
-    def measure(self, args: Any, progress: Any) -> tuple[Evaluation, dict[str, Any]]:
+    def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files against references, or a model."""
         from rectiflow_audio.evaluation import evaluate
 
@@ -99,7 +98,7 @@ class Eval(commands.Evaluate):
                 progress=lambda done: progress(done, len(examples)),
                 **nets,
             )
-            return found, {"source": args.paths}
+            return Measured(found, {"source": args.paths})
         if len(args.paths) > 1 or args.reference or args.mixture:
             raise UsageError(
                 f"--weights takes one prepared folder or list, got {' '.join(args.paths)}"
@@ -117,7 +116,7 @@ class Eval(commands.Evaluate):
             progress=lambda done: progress(done, total),
             **nets,
         )
-        return found, {"source": args.source}
+        return Measured(found, {"source": args.source})
 
     def tell(self, found: Any) -> str:
         """Return a table of means."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Parser, pick_device, positive
@@ -9,8 +10,6 @@ from rectiflow.commands import Parser, pick_device, positive
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from rectiflow.solvers import Solver
     from rectiflow_audio.candidates import Pick
     from rectiflow_audio.waveform import Waveform

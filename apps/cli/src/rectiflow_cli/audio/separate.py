@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
-_OTHER_FORMATS = (".m4a", ".aac", ".opus", ".wma", ".aif", ".aiff", ".mp4", ".caf", ".au")
+DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
+"""Of ``--depth``, as libsndfile names them."""
 
 
 class Separate(commands.Make):
@@ -69,11 +71,13 @@ class Separate(commands.Make):
         add("--consistent", action="store_true", help="Make the estimates sum to the mixture.")
         add(
             "--channels",
-            choices=("each", "mid"),
-            default="each",
-            help="Separate every channel, or their mean, whose mask is applied to each.",
+            choices=("image", "each", "mid"),
+            default="image",
+            help="Separate every channel and keep each sound in one place between them, or leave "
+            "its level to each channel, or separate their mean, whose mask is applied to each.",
         )
         add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
+        add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
         add_separation(parser)
 
     def jobs(self, args: Any) -> list[Job]:
@@ -128,7 +132,7 @@ class Separate(commands.Make):
     def settings(self, args: Any, pipe: SeparationPipeline) -> dict[str, Any]:
         """Return the request as it is resolved."""
         args.request = self._request(args, pipe)
-        return args.request.describe()
+        return args.request.describe() | {"depth": args.depth}
 
     def loads(self, args: Any, pipe: SeparationPipeline, jobs: list[Job]) -> list[Load]:
         """Return the latents of all windows, channels, queries and candidates."""
@@ -154,7 +158,8 @@ class Separate(commands.Make):
         """Separate one recording."""
         [job] = jobs
         targets = [folder / name for name in job.files]
-        told = pipe.separate_file(job.asked, args.request, targets, progress=progress)
+        depth = DEPTHS.get(args.depth)
+        told = pipe.separate_file(job.asked, args.request, targets, depth=depth, progress=progress)
         seconds = told.pop("seconds")
         return [{"name": job.name, "files": list(job.files), **told, **job.expected}], seconds
 
@@ -187,27 +192,30 @@ def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Jo
 
 def _is_sound(out: Path) -> bool:
     """Tell a sound file from a folder; refuse names of formats that are not written."""
-    from rectiflow_audio.io import FORMATS
+    from rectiflow_audio.io import FORMATS, SUFFIXES
 
-    if out.suffix.lower() in _OTHER_FORMATS and not out.is_dir():
+    is_folder = os.path.isdir(out)  # False also for a name that is too long
+    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not is_folder:
         raise UsageError(
-            f"-o {out} names a format that is not written, expected one of {', '.join(FORMATS)}, "
-            "or a folder. Convert the result afterwards."
+            f"{out.suffix} cannot be written, got -o {out}; expected a folder, or a file that ends "
+            f"in {', '.join(FORMATS)}."
         )
-    return out.suffix.lower() in FORMATS and not out.is_dir()
+    return out.suffix.lower() in FORMATS and not is_folder
 
 
 def _recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
     """Yield files, and whether each was named itself or lies in a folder that was."""
-    from rectiflow_audio.io import FORMATS
+    from rectiflow_audio.io import SUFFIXES
 
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path, True
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and p.is_file())
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not inside:
-            raise UsageError(f"{path} holds no sound file; expected some of {', '.join(FORMATS)}.")
+            raise UsageError(
+                f"{path} holds no sound file; expected some such as .wav, .flac, .ogg or .mp3."
+            )
         yield from ((p, False) for p in inside)
 
 

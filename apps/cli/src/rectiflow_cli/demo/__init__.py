@@ -68,7 +68,7 @@ def _reader(path: Path, modules: dict[str, ModuleType]) -> str:
 
 
 def _settings(argv: list[str]) -> dict[str, Any]:
-    names = [domain.package for domain in DOMAINS if domain.folder()]
+    names = [domain.package.replace("_", "-") for domain in DOMAINS if domain.folder()]
     versions = {name: version_of(name) for name in ("rectiflow", *names, "torch", "numpy")}
     return {
         "command": shlex.join(["rectiflow", "demo", *argv]),

@@ -37,16 +37,17 @@ STEPS = 50
 SHORTEST, LONGEST = 60, 120  # residues, within what the shipped checkpoint was trained on
 COMPACT = (2.2, 0.38)  # Å and exponent: Rg of globular chains (Skolnick et al., JMB 1997)
 
+_EXAMPLE = "a natural domain of known structure (PDB entry 1PGA, coordinates CC0)"
 _SCRIPTS = ("3Dmol-min.js", "3Dmol-min.js.LICENSE.txt")
 
 
 METRICS = (
     Metric(
         "ca_ca_strict",
-        "Valid CA–CA bonds",
+        "Valid CA–CA distances",
         "{:.1%}",
-        "Share of neighbouring alpha carbons whose distance is within 0.1 Å of 3.80 Å. "
-        "Natural chains: nearly all.",
+        "Share of neighbouring alpha carbons whose distance is within 0.1 Å of 3.80 Å, or that of "
+        "a cis bond before proline. Natural chains: nearly all.",
     ),
     Metric(
         "close_contacts",
@@ -113,7 +114,8 @@ def card(request: Request) -> Card:
         num=len(samples),
         lengths=_span([len(s.chain) for s in samples]),
         steps=request.steps or STEPS,
-        reference=html.escape(reference.label),
+        weights=_weights(request.weights),
+        reference_source="a file of yours" if request.input else _EXAMPLE,
         options="\n".join(
             f'<option value="{i}">{html.escape(s.label)}</option>' for i, s in enumerate(structures)
         ),
@@ -145,6 +147,18 @@ def card(request: Request) -> Card:
         ],
     }
     return Card("Protein backbones", page, files | plot_files | matrix_files, result)
+
+
+def _weights(name: str) -> str:
+    """Say whose weights drew the backbones."""
+    import rectiflow_protein
+
+    if (Path(rectiflow_protein.__file__).parent / "pretrained" / name).is_dir():
+        return (
+            f"the checkpoint <strong>{html.escape(name)}</strong>, which this project trained and "
+            "ships. It is not the ReQFlow that was released with the paper"
+        )
+    return f"the weights <strong>{html.escape(name)}</strong>"
 
 
 def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
@@ -190,14 +204,14 @@ def _again(request: Request, samples: Sequence[Structure]) -> str:
 
 
 def _reference(path: Path | None) -> Structure:
-    """Read the longest chain of a file, by default the hairpin that ships."""
-    from rectiflow_protein.examples import HELICAL_HAIRPIN
+    """Read the longest chain of a file, by default the natural one that ships."""
+    from rectiflow_protein.examples import PROTEIN_G
     from rectiflow_protein.io import read_structure
 
-    whole = read_structure(path or HELICAL_HAIRPIN)
+    whole = read_structure(path or PROTEIN_G)
     chain = max(whole.chains().values(), key=len)
     several = len(whole.chains()) > 1
-    name = "ideal helical hairpin" if path is None else whole.name
+    name = "protein G, domain B1 (PDB 1PGA)" if path is None else whole.name
     label = f"Reference: {name}{f', chain {chain.chain_ids[0]}' if several else ''}"
     label += f", {len(chain)} residues"
     chain = replace(chain, chain_ids=np.full(len(chain), "A"))  # PDB has one column for it
@@ -207,7 +221,9 @@ def _reference(path: Path | None) -> Structure:
 def _measure(chain: Backbone) -> dict[str, float]:
     from rectiflow_protein.metrics import backbone_metrics
 
-    measured = backbone_metrics(torch.from_numpy(chain.coords))
+    measured = backbone_metrics(
+        torch.from_numpy(chain.coords), aatype=torch.from_numpy(chain.aatype)
+    )
     return {m.key: round(float(measured[m.key]), 4) for m in METRICS if m.key in measured}
 
 
@@ -246,7 +262,7 @@ def _breaks(chain: Backbone) -> str:
     if not count:
         return ""
     breaks = "a chain break" if count == 1 else f"{count} chain breaks"
-    return f"<p>The reference has {breaks}, counted among the invalid bonds.</p>"
+    return f"<p>The reference has {breaks}, counted among the invalid distances.</p>"
 
 
 def _plots(
@@ -261,20 +277,22 @@ def _plots(
             picture(
                 "ramachandran_samples",
                 lambda: plots.ramachandran(made, title="Torsions of the samples"),
-                alt="Scatter of phi against psi of the samples over the usual regions",
-                caption="Each dot is a residue. Shaded: where natural residues lie.",
+                alt="Scatter of phi against psi of the samples over the favoured regions",
+                caption="Each dot is a residue. Shaded: where 98 % of natural residues lie, "
+                "glycine left out.",
             ),
             picture(
                 "ramachandran_reference",
                 lambda: plots.ramachandran(real, title="Torsions of the reference"),
-                alt="Scatter of phi against psi of the reference over the usual regions",
-                caption="The same for the reference.",
+                alt="Scatter of phi against psi of the reference over the favoured regions",
+                caption="The same for the reference; its glycines may lie elsewhere.",
             ),
             picture(
                 "ca_ca_distances",
                 lambda: _inked(plots.ca_ca_histogram(made, title="Neighbouring alpha carbons")),
                 alt="Histogram of the distances of consecutive CA of the samples",
-                caption="Distances along the samples' chains; the line is the ideal 3.80 Å.",
+                caption="Distances along the samples' chains; the line is 3.80 Å (trans). The "
+                "outer bars hold all that is shorter or longer.",
             ),
             picture(
                 "radius_of_gyration",
@@ -289,11 +307,13 @@ def _plots(
 def _matrices(structures: Sequence[Structure], quiet: bool) -> tuple[list[str], dict[str, bytes]]:
     from rectiflow_protein import plots
 
+    top = plots.largest_distance([torch.from_numpy(s.chain.coords)[:, 1] for s in structures])
+
     def draw(structure: Structure) -> tuple[str, dict[str, bytes]]:
         ca = torch.from_numpy(structure.chain.coords)[:, 1]
         return picture(
             f"distances_{structure.key}",
-            lambda: plots.distance_matrix(ca, title=structure.title),
+            lambda: plots.distance_matrix(ca, title=structure.title, top=top),
             alt=f"Distances between all alpha carbons of {structure.label}",
             caption=structure.label,
         )

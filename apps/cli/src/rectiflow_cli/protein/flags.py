@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Parser, pick_device, positive
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rectiflow.solvers import Solver
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.flow import RotationSchedule
+    from rectiflow_protein.sampling import Correction
 
 ROTATIONS = ("exponential", "clamped", "exact", "linear")
 DEFAULT_RATE = 10.0
@@ -31,6 +32,32 @@ def add_solver(parser: Parser, *, steps: int) -> None:
         "solvers than euler.",
     )
     add("--rate", type=float, help=f"Of the exponential schedules; {DEFAULT_RATE:g} if absent.")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="Share of the noise drawn afresh in each step, 0 (the flow itself) to 1.",
+    )
+    add(
+        "--repulsion",
+        action="store_true",
+        help="Push apart predicted CA that come too close, as small networks let them.",
+    )
+
+
+def add_bound(add: Callable[..., Any]) -> None:
+    """Add the flag that raises the bound of reading."""
+    add(
+        "--max-megabytes",
+        type=positive,
+        metavar="MB",
+        help="The largest structure file to read, uncompressed; 128 if absent.",
+    )
+
+
+def max_bytes_of(args: argparse.Namespace) -> dict[str, int]:
+    """Return the bound of reading as an argument, none where the flag was not given."""
+    return {} if args.max_megabytes is None else {"max_bytes": args.max_megabytes * 2**20}
 
 
 def add_tools(parser: Parser) -> None:
@@ -80,9 +107,14 @@ def lengths_of(text: str) -> list[int]:
 def make_solver(args: argparse.Namespace) -> Solver:
     """Return the integrator that the flags describe."""
     solver, rotation, rate = args.solver, args.rotation, args.rate
+    temperature = args.temperature
     from rectiflow.solvers import Midpoint
     from rectiflow_protein import flow
 
+    if temperature and solver != "euler":
+        raise UsageError(
+            f"--temperature needs --solver euler, got {solver}; leave one of them out."
+        )
     if solver != "euler":
         if rotation not in (None, "linear") or rate is not None:
             raise UsageError(
@@ -94,7 +126,7 @@ def make_solver(args: argparse.Namespace) -> Solver:
     if rotation == "linear":
         if rate is not None:
             raise UsageError(f"--rotation linear has no rate, got --rate {rate:g}; leave it out.")
-        return flow.FrameEuler(flow.LinearSchedule())
+        return _frame_solver(flow.LinearSchedule(), temperature)
     schedules: dict[str, Callable[[float], RotationSchedule]] = {
         "exponential": flow.ExponentialSchedule,
         "clamped": flow.ClampedExponentialSchedule,
@@ -103,7 +135,20 @@ def make_solver(args: argparse.Namespace) -> Solver:
     rate = DEFAULT_RATE if rate is None else rate
     if not rate > 0:
         raise UsageError(f"--rate must be positive, got {rate:g}; 10 is published.")
-    return flow.FrameEuler(schedules[rotation or "exponential"](rate))
+    return _frame_solver(schedules[rotation or "exponential"](rate), temperature)
+
+
+def _frame_solver(schedule: RotationSchedule, temperature: float) -> Solver:
+    from rectiflow_protein.flow import FrameAncestral, FrameEuler
+
+    return FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
+
+
+def make_corrections(args: argparse.Namespace) -> list[Correction]:
+    """Return what the flags do to predictions."""
+    from rectiflow_protein.repulsion import Repulsion
+
+    return [Repulsion()] if args.repulsion else []
 
 
 def make_tools(

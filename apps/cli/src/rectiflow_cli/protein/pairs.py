@@ -9,7 +9,14 @@ from rectiflow import commands
 from rectiflow.commands import Candidates, Parser
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.protein.flags import add_solver, add_tools, lengths_of, make_solver, make_tools
+from rectiflow_cli.protein.flags import (
+    add_solver,
+    add_tools,
+    lengths_of,
+    make_corrections,
+    make_solver,
+    make_tools,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,18 +75,32 @@ class Pairs(commands.Pairs):
         told: dict[str, Any] = {"steps": args.steps, "seed": args.seed}
         if args.real:
             assert chains is not None
-            if args.solver != "euler" or args.rotation not in (None, "linear") or args.rate:
+            changed = args.solver != "euler" or args.rotation not in (None, "linear") or args.rate
+            if changed or args.temperature or args.repulsion:
                 raise UsageError(
                     "--real inverts by Euler's method with the linear schedule, got another "
-                    "--solver, --rotation or --rate; leave them out."
+                    "--solver, --rotation, --rate, --temperature or --repulsion; leave them out."
                 )
             num = min(args.num or len(chains), len(chains))
             told |= {"chains": len(chains), "shards": args.shards}
             return Candidates(inverted_pair_sampler(pipe, chains, steps=args.steps), num, told=told)
         lengths = args.lengths or [len(chain["res_idx"]) for chain in chains]  # type: ignore[union-attr]
         keep, condition = self._filter(args)
-        sample = pair_sampler(pipe, lengths, steps=args.steps, seed=args.seed, solver=solver)
-        told |= {"lengths": lengths, "solver": repr(solver), "filter": condition}
+        corrections = make_corrections(args)
+        sample = pair_sampler(
+            pipe,
+            lengths,
+            steps=args.steps,
+            seed=args.seed,
+            solver=solver,
+            corrections=corrections,
+        )
+        told |= {
+            "lengths": lengths,
+            "solver": repr(solver),
+            "corrections": [repr(change) for change in corrections],
+            "filter": condition,
+        }
         return Candidates(sample, args.num, keep, told)
 
     def _filter(self, args: Any) -> tuple[Callable[[Pair], Verdict] | None, dict[str, Any]]:

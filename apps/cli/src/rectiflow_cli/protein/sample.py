@@ -10,7 +10,12 @@ from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive, table
 from rectiflow.costs import Load
 
-from rectiflow_cli.protein.flags import add_solver, lengths_of, make_solver
+from rectiflow_cli.protein.flags import (
+    add_solver,
+    lengths_of,
+    make_corrections,
+    make_solver,
+)
 
 if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackbonePipeline
@@ -55,6 +60,12 @@ class Sample(commands.Make):
         )
         add = group.add_argument
         add("--num", type=positive, default=1, help="Samples of each length.")
+        add(
+            "--motif",
+            metavar="FILE:A10-30,B5",
+            help="Residues of a structure that stand in every sample as they are, in this order; "
+            "the rest is built around them.",
+        )
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=("pdb", "cif"), default="pdb", help="Of the structures.")
@@ -78,6 +89,11 @@ class Sample(commands.Make):
         """Return a job for each sample; its number fixes the noise."""
         from rectiflow_protein.result import file_names, sample_name
 
+        if args.motif is not None:
+            from rectiflow_protein.motif import read_motif
+
+            args.motif = read_motif(args.motif)
+            args.motif.check(min(args.lengths))
         lengths = [n for n in args.lengths for _ in range(args.num)]
         suffix = f".{args.format}"
         return [
@@ -88,7 +104,14 @@ class Sample(commands.Make):
 
     def settings(self, args: Any, pipe: BackbonePipeline) -> dict[str, Any]:
         """Return what decides a sample beside its number and length."""
-        return pipe.sampling(args.steps, make_solver(args), args.seed, args.last_time)
+        return pipe.sampling(
+            args.steps,
+            make_solver(args),
+            args.seed,
+            args.last_time,
+            make_corrections(args),
+            args.motif,
+        )
 
     def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
         """Cut the samples, longest first, into calls of a few batches each."""
@@ -133,6 +156,8 @@ class Sample(commands.Make):
             seed=args.seed,
             indices=[job.asked[0] for job in jobs],
             last_time=args.last_time,
+            corrections=make_corrections(args),
+            motif=args.motif,
             max_pairs=args.max_pairs,
             trajectory=args.trajectory,
             progress=progress,

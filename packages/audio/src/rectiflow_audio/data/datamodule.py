@@ -38,7 +38,7 @@ class SeparationData(FlowData):
         Further captions per label, or their CSV file; embedded by the preparation.
     augment : Augmentation, optional
         Of the train split.
-    loop, absent, alone : float
+    loop, absent, alone, crowd, ask_both
         As for :class:`MixtureDataset`; of the train split.
     balanced : bool, default False
         Draw labels evenly.
@@ -73,6 +73,8 @@ class SeparationData(FlowData):
         loop: float = 0.25,
         absent: float = 0.0,
         alone: float = 0.0,
+        crowd: float = 0.0,
+        ask_both: bool = False,
         balanced: bool = False,
         validation_snr_db: float = 0.0,
         validation_seed: int = 0,
@@ -95,6 +97,8 @@ class SeparationData(FlowData):
             loop=loop,
             absent=absent,
             alone=alone,
+            crowd=crowd,
+            ask_both=ask_both,
             balanced=balanced,
             seed=seed,
         )

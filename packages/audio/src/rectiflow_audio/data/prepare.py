@@ -25,15 +25,15 @@ from rectiflow.storage.preparation import (
 
 from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
 from rectiflow_audio.data.extract import Channel, clip_of
-from rectiflow_audio.data.prepared import COLUMNS, PreparedSounds
+from rectiflow_audio.data.prepared import CAPTIONS, COLUMNS, PreparedSounds
+from rectiflow_audio.data.tables import find_file
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.io import SUFFIXES
 
 if TYPE_CHECKING:
     from rectiflow.conditioning import TextEncoder
 
 log = logging.getLogger(__name__)
-
-_FILE_SUFFIXES = {".wav", ".flac", ".ogg", ".mp3", ".aif", ".aiff"}
 
 
 def prepare(
@@ -53,16 +53,19 @@ def prepare(
     """Turn sound files and their captions into shards to train on: mono, 16 kHz, 16 bit.
 
     Every row of the list is either used or has a line in ``rejected.csv``; the input is only
-    read. A preparation that was killed continues when it is started again with the same
-    arguments, and a finished one returns its report.
+    read. A file that is listed several times has several captions, of which training draws.
+
+    A preparation that was killed continues when it is started again with the same arguments, and
+    a finished one returns its report.
 
     Parameters
     ----------
     folder : str or Path
         Files are named relative to it.
     out : str or Path
-        Receives the shards with ``manifest.json``, ``metadata.csv``, ``rejected.csv``,
-        ``report.json`` and, with ``encode``, the folder ``texts``. Not inside ``folder``.
+        Receives the shards with ``manifest.json``, ``metadata.csv``, ``captions.csv``,
+        ``rejected.csv``, ``report.json`` and, with ``encode``, the folder ``texts``. Not inside
+        ``folder``.
     captions : str or Path, optional
         The list, see :func:`read_captions`; by default one that ``folder`` holds under a usual
         name.
@@ -136,7 +139,7 @@ def _finish(
     root: Path,
 ) -> Kept:
     """Leave duplicates out, and split what the list does not."""
-    kept = _without_duplicates(found)
+    kept, further = _without_duplicates(found)
     rows = [found.rows[i] for i in kept]
     number_repeated_names(rows)
     for row in rows:
@@ -152,25 +155,35 @@ def _finish(
         log.warning(
             "%d sound files are not in the list and were not used", _unlisted(entries, root)
         )
-    return Kept(kept, counts)
+    others = [{"source": source, "caption": text} for source in further for text in further[source]]
+    return Kept(kept, counts, {CAPTIONS: (("source", "caption"), others)})
 
 
-def _without_duplicates(found: Extracted) -> list[int]:
-    """Return the rows whose samples no earlier row has, and refuse the others."""
+def _without_duplicates(found: Extracted) -> tuple[list[int], dict[str, list[str]]]:
+    """Return the rows whose samples no earlier row has, and further captions of their files.
+
+    A file that is listed again with other words keeps them; other repetitions are refused.
+    """
     kept: list[int] = []
     first: dict[str, dict[str, Any]] = {}
+    further: dict[str, list[str]] = {}
     for index, row in enumerate(found.rows):
         original = first.setdefault(row["samples"], row)
         if original is row:
             kept.append(index)
             continue
+        same = all(original[key] == row[key] for key in ("source", "label", "split"))
+        captions = further.setdefault(row["source"], [])
+        if same and row["caption"] not in (original["caption"], *captions):
+            captions.append(row["caption"])
+            continue
         reason = f"the same samples as {original['source']} in line {original['line']}"
         found.rejected.append({"file": row["source"], "line": row["line"], "reason": reason})
-    return kept
+    return kept, {source: captions for source, captions in further.items() if captions}
 
 
 def _unlisted(entries: Sequence[Entry], root: Path) -> int:
     """Sound files below the root that no row names."""
-    listed = {(root / entry.file).resolve() for entry in entries}
-    below = (path for path in root.rglob("*") if path.suffix.lower() in _FILE_SUFFIXES)
+    listed = {find_file(root, entry.file).resolve() for entry in entries if entry.file}
+    below = (path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES)
     return sum(path.is_file() and path.resolve() not in listed for path in below)

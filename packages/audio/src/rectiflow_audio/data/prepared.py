@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.storage.prepared import Prepared
+from rectiflow.storage.reading import read_rows
 from rectiflow.storage.shards import MANIFEST, ShardReader
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from rectiflow_audio.data.texts import TextTable, encode_texts
 if TYPE_CHECKING:
     from jaxtyping import Float
     from rectiflow.conditioning import TextEncoder
+
+CAPTIONS = "captions.csv"
+"""Further captions of files, beside those of ``metadata.csv``."""
 
 TEXTS = "texts"
 """Folder of the embedded captions."""
@@ -59,7 +64,17 @@ class PreparedSounds(Prepared):
             StoredWaves(self.records, rows.tolist()),
             self.table["caption"][rows].tolist(),
             self.table["label"][rows].tolist(),
+            [self.further.get(source, ()) for source in self.table["source"][rows].tolist()],
         )
+
+    @cached_property
+    def further(self) -> dict[str, list[str]]:
+        """Captions of files beside their first, by source; prepared folders of old have none."""
+        found: dict[str, list[str]] = {}
+        if (self.folder / CAPTIONS).is_file():
+            for _, row in read_rows(self.folder / CAPTIONS, ("source", "caption")):
+                found.setdefault(row["source"], []).append(row["caption"])
+        return found
 
     @property
     def texts(self) -> TextTable:
@@ -80,6 +95,7 @@ class PreparedSounds(Prepared):
     def encode(self, encoder: TextEncoder, wordings: Wordings | None = None) -> TextTable:
         """Embed all captions and wordings that training may draw, and store them in the folder."""
         captions = self.table["caption"].tolist()
+        captions += [text for texts in self.further.values() for text in texts]
         further = wordings.texts if wordings is not None else []
         return encode_texts([*captions, *further, *NOTHING_PHRASES], encoder, self.folder / TEXTS)
 

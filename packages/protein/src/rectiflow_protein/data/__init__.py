@@ -5,6 +5,7 @@ from __future__ import annotations
 from rectiflow_protein.data.archive import Archive, read_archive
 from rectiflow_protein.data.batching import Batches, LengthBatches, PaddedBatches, collate
 from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters
+from rectiflow_protein.data.crops import Crop, CropBatches
 from rectiflow_protein.data.dataset import BackboneDataset, example, renumber
 from rectiflow_protein.data.filters import (
     Filter,
@@ -20,6 +21,8 @@ __all__ = [
     "Archive",
     "BackboneDataset",
     "Batches",
+    "Crop",
+    "CropBatches",
     "Filter",
     "LengthBatches",
     "LengthFilter",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rectiflow_protein.data.crops import Crop
 from rectiflow_protein.frames import frames_from_backbone
 
 if TYPE_CHECKING:
@@ -51,8 +52,11 @@ class BackboneDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Return the example of one chain; see :func:`example`."""
+    def __getitem__(self, i: int | Crop) -> dict[str, Tensor]:
+        """Return the example of one chain or of a piece of it; see :func:`example`."""
+        if isinstance(i, Crop):
+            record = self.records[self.rows[i.row]]
+            return example({name: part[i.start : i.stop] for name, part in record.items()})
         return example(self.records[self.rows[i]])
 
 

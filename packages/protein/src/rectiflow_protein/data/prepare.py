@@ -33,7 +33,7 @@ from rectiflow_protein.data.filters import (
     RadiusOfGyrationFilter,
 )
 from rectiflow_protein.data.prepared import COLUMNS
-from rectiflow_protein.io import decode_sequence
+from rectiflow_protein.io import MAX_BYTES, decode_sequence
 
 PUBLISHED_FILTERS: dict[str, Any] = {
     "min_length": 60,
@@ -60,6 +60,7 @@ def prepare(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     workers: int = 1,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -96,6 +97,8 @@ def prepare(
         Of the split.
     workers : int, default 1
         Processes. The result does not depend on it.
+    max_bytes : int, default 128 MiB
+        Largest structure file, uncompressed; larger ones are refused.
     progress : callable, optional
         ``progress(done, total)`` after every few files.
     overwrite : bool, default False
@@ -125,13 +128,14 @@ def prepare(
         "clusters": None if cluster_of is None else digest_of(sorted(cluster_of.items())),
         "fractions": dict(fractions),
         "seed": seed,
+        "max_bytes": max_bytes,
         "inputs": digest_of([path.relative_to(root).as_posix() for path in files]),
     }
     preparation = Preparation(
         unit="chain",
         columns=COLUMNS,
         refusal=("file", "chain", "reason"),
-        judge=partial(chains_of, root=root, filters=single),
+        judge=partial(chains_of, root=root, filters=single, max_bytes=max_bytes),
         finish=partial(
             _finish, population=population, cluster_of=cluster_of, fractions=fractions, seed=seed
         ),
