@@ -129,6 +129,7 @@ __all__ = [
     "Mode",
     "Move",
     "Moved",
+    "Noise",
     "Normal",
     "Paired",
     "Path",
