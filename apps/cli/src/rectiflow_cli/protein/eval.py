@@ -60,9 +60,7 @@ def main(argv: list[str]) -> int:
     """
     args = _parser().parse_args(argv)
     designer, predictor = make_tools(args, pick_device(args.device))
-    chains, left_out, refused = _read(
-        args.paths, quiet=args.json, **max_bytes_of(args.max_megabytes)
-    )
+    chains, left_out, refused = _read(args.paths, max_bytes_of(args.max_megabytes), quiet=args.json)
     from rectiflow_protein.evaluation import evaluate
 
     with counter("measuring", unit="chain", quiet=args.json) as show:
@@ -99,7 +97,7 @@ class Chain:
 
 
 def _read(
-    paths: list[str], *, quiet: bool, **bound: int
+    paths: list[str], max_bytes: int, *, quiet: bool
 ) -> tuple[list[Chain], dict[str, list[str]], dict[str, str]]:
     """Read every chain, and say what was left out of files and which were passed over.
 
@@ -112,7 +110,7 @@ def _read(
     named = {Path(path) for path in paths}
     for path in progress(_files(paths), "reading", quiet=quiet):
         try:
-            structures[path] = read_structure(path, **bound)
+            structures[path] = read_structure(path, max_bytes=max_bytes)
         except StructureError as error:
             if path in named:
                 raise

@@ -96,9 +96,11 @@ def lengths_of(text: str) -> list[int]:
     return found
 
 
-def max_bytes_of(megabytes: int | None) -> dict[str, int]:
-    """Return the bound of reading as an argument, none where the flag was not given."""
-    return {} if megabytes is None else {"max_bytes": megabytes * 2**20}
+def max_bytes_of(megabytes: int | None) -> int:
+    """Return the bound of reading, the library's where the flag was not given."""
+    from rectiflow_protein.io import MAX_BYTES
+
+    return MAX_BYTES if megabytes is None else megabytes * 2**20
 
 
 def make_solver(solver: str, rotation: str | None, rate: float | None) -> Solver:

@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     as_json = options.pop("json")
     folder, out = options.pop("folder"), options.pop("out")
     published = options.pop("published")
-    options |= max_bytes_of(options.pop("max_megabytes"))
+    options["max_bytes"] = max_bytes_of(options.pop("max_megabytes"))
     from rectiflow_protein.data import PUBLISHED_FILTERS, prepare
 
     # That no chain was accepted is said below, in one line.
