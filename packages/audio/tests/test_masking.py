@@ -7,6 +7,7 @@ import itertools
 import math
 from pathlib import Path
 
+import librosa
 import pytest
 import soundfile
 import torch
