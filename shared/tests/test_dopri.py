@@ -100,7 +100,7 @@ def test_fifth_order_of_its_steps():
 
 def test_moves_hand_on_the_last_velocity():
     field = counted(lambda x, t: -x)
-    moves = plan(uniform(4), Dopri5(1e-3, 1e-3))
+    moves = plan(uniform(4), Dopri5(1.0, 1.0))
     integrate(field, torch.ones(1, 1, dtype=torch.float64), moves)
     assert field.calls == moves.nfe == 2 + 3 + 4 * 6  # one step a move
 
@@ -150,7 +150,5 @@ def test_gradients():
     ids=["too many", "nan", "singular"],
 )
 def test_a_run_that_gets_nowhere_says_how_far_it_got(solver, field):
-    with pytest.raises(
-        RuntimeError, match=r"could not reach the end of its move, got as far as t="
-    ):
+    with pytest.raises(RuntimeError, match=r"could not reach the end of its move, got as far as"):
         integrate(field, torch.ones(1, 1, dtype=torch.float64), plan([0.0, 1.0], solver))

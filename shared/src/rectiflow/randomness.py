@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from rectiflow.states import State, leaves
 
@@ -93,13 +92,14 @@ class KeyedNoise:
                 f"noise needs one sample number per row, got {len(self.samples)} for {rows} rows; "
                 "expected KeyedNoise(seed, samples) with as many samples as the batch has rows"
             )
-        makers = [counter_generator("noise", self.seed, i, self.step, stage) for i in self.samples]
-
-        def draw(part: Tensor) -> Tensor:
-            dtype = part.dtype if part.dtype == torch.float64 else torch.float32
-            drawn = [torch.randn(part.shape[1:], generator=g, dtype=dtype) for g in makers]
-            return torch.stack(drawn).to(part, non_blocking=True)
-
-        if not isinstance(x, dict):
-            return draw(x)
-        return {name: draw(x[name]) for name in sorted(x)}
+        names = sorted(x) if isinstance(x, dict) else [""]
+        parts = [x[name] for name in names] if isinstance(x, dict) else [x]
+        generator = torch.Generator()
+        drawn: list[list[torch.Tensor]] = [[] for _ in parts]
+        for sample in self.samples:
+            generator.manual_seed(counter_seed("noise", self.seed, sample, self.step, stage))
+            for part, rows_of in zip(parts, drawn, strict=True):
+                dtype = part.dtype if part.dtype == torch.float64 else torch.float32
+                rows_of.append(torch.randn(part.shape[1:], generator=generator, dtype=dtype))
+        noise = [torch.stack(n).to(p, non_blocking=True) for n, p in zip(drawn, parts, strict=True)]
+        return dict(zip(names, noise, strict=True)) if isinstance(x, dict) else noise[0]

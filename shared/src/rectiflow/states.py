@@ -33,7 +33,10 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
         When the states do not have the same parts.
     """
     first = states[0]
-    if not isinstance(first, dict) and not any(isinstance(other, dict) for other in states):
+    for other in states:
+        if isinstance(other, dict):
+            break
+    else:
         return fn(*states)
     for other in states:
         if _parts(other) != _parts(first):
@@ -41,7 +44,7 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
                 f"states must have the same parts, got {_parts(first)} and {_parts(other)}; "
                 "expected one tensor per name in each"
             )
-    return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index, union-attr]
+    return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index]
 
 
 def _parts(x: State) -> list[str] | str:

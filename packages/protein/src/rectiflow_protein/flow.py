@@ -169,7 +169,7 @@ class FrameEuler(Solver):
     flat_only = False
     leaves = ("state", "velocity")
 
-    def step(
+    def step(  # type: ignore[override]  # schedules have one clock for all chains
         self, field: VelocityField, x: State, start: float, stop: float, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance translations by ``h v`` and rotations by the schedule's part of the way."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch.compiler import is_compiling
-
-from rectiflow.solvers.base import Move, Solver, by_length, combine
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
 from rectiflow.solvers.context import Context, Memory, Time, has
 from rectiflow.solvers.runge_kutta import RK4
 from rectiflow.states import State, select
@@ -35,6 +32,10 @@ _AVERAGED: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
 }
 
 
+_Chain: TypeAlias = tuple[tuple[Time, State], ...]
+_Sum: TypeAlias = tuple[Sequence[Time], list[State], list[State]]
+
+
 class _Family(Solver):
     """What the Adams methods share: which velocities are known, and how a run starts."""
 
@@ -51,10 +52,7 @@ class _Family(Solver):
         if not 0.0 < beta <= 1.0:
             raise ValueError(f"beta must be in (0, 1], got {beta}; expected 0.5 to 1 in practice")
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocities of the last moves."""
-        return {"velocity": self.terms - 1}
+    reads = property(lambda self: {"velocity": self.terms - 1})
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One, or that of the start where velocities are missing."""
@@ -62,9 +60,7 @@ class _Family(Solver):
         starts = self.start is not None and self.order > 2 and short
         return self.start.cost(start, stop, known) if starts else 1  # type: ignore[union-attr]
 
-    @property
-    def _has_start(self) -> bool:
-        return self.start is not None and self.order > 2
+    _has_start = property(lambda self: self.start is not None and self.order > 2)
 
     def moves(self, times: Sequence[float]) -> list[Move]:
         """Lay out the moves; a few are better spent without a start."""
@@ -87,13 +83,12 @@ class _Family(Solver):
         if enough is False and self.start is not None:
             return self.start.step(field, x, start, stop, context)
         begin, v = context.begin(field, x, start)
-        h = stop - start
-        nodes = [0.0, *((t - start) / h for t, _ in velocities)]
-        known = [has(t) for t, _ in velocities]
         weights, states, averages = self._direction(
-            [v, *(value for _, value in velocities)], nodes, known, past.get("average")
+            [v, *(value for _, value in velocities)],
+            (start, stop, *(t for t, _ in velocities)),
+            past.get("average"),
         )
-        moved = combine((1.0, *(h * w for w in weights)), (begin, *states))
+        moved = combine((1.0, *weights), (begin, *states))
         memory = context.remember(start, stop, velocity=v)
         if enough is not True and self.start is not None:
             moved = select(enough, moved, self.start.step(field, x, start, stop, context)[0])
@@ -107,17 +102,11 @@ class _Family(Solver):
         return moved, memory
 
     @abstractmethod
-    def _direction(
-        self,
-        velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        """Return weights and states whose sum is the direction, and the averages to remember.
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        """Return weights and states whose sum is the way to go, and the averages to remember.
 
-        ``velocities`` are newest first, at ``nodes`` in units of the step (0, -1, ...); ``known``
-        tells which rows have the second, the third, ...
+        ``velocities`` are newest first; ``times`` are start and stop of the move, and those of the
+        velocities after the first.
         """
 
 
@@ -155,20 +144,10 @@ class Adams(_Family):
     start: Solver | None = _RK4
     fewest: int = 8
 
-    @property
-    def terms(self) -> int:  # type: ignore[override]
-        """The order."""
-        return self.order
+    terms = property(lambda self: self.order)
 
-    def _direction(
-        self,
-        velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        weights = by_length(known, lambda count: adams_weights(nodes[: count + 1]))
-        return weights, velocities, []
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        return _steps(*times), velocities, []
 
 
 @dataclass(frozen=True)
@@ -208,28 +187,17 @@ class GHVB(_Family):
     start: Solver | None = _RK4
     fewest: int = 8
 
-    @property
-    def terms(self) -> int:  # type: ignore[override]
-        """The order."""
-        return self.order
+    terms = property(lambda self: self.order)
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The averages of the last moves, and the velocities to make the first ones from."""
-        return {"velocity": self.order - 1, "average": max(self.order - 1, 1)}
+    reads = property(lambda self: {"velocity": self.order - 1, "average": max(self.order - 1, 1)})
 
-    def _direction(
-        self,
-        velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        past = [u for _, u in averages]
-        going = has(averages[0][0]) if averages else False
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        known = [has(t) for t in times[2:]]
+        going = has(past[0][0]) if past else False
         if going is not False:
-            newest = combine((1 - self.beta, self.beta), (past[0], velocities[0]))
-            chain, lengths = [newest, *past][: self.order], [has(t) for t, _ in averages]
+            newest = combine((1 - self.beta, self.beta), (past[0][1], velocities[0]))
+            chain = [newest, *(u for _, u in past)][: self.order]
+            lengths = [has(t) for t, _ in past]
         if going is not True:
             settled = [self._settled(age, known, velocities) for age in range(len(velocities))]
             if going is False:
@@ -242,11 +210,8 @@ class GHVB(_Family):
                 masks = zip_longest(lengths, known, fillvalue=False)
                 lengths = [(going & a) | (~going & b) for a, b in masks]
 
-        def weights(count: int) -> list[float]:
-            denominator, numerators = _AVERAGED[count + 1]
-            return [(p + q * self.beta) / (denominator * self.beta) for p, q in numerators]
-
-        return by_length(lengths[: len(chain) - 1], weights), chain, chain
+        weights = _averaged_steps(times[0], times[1], self.beta, *lengths[: len(chain) - 1])
+        return weights, chain, chain
 
     def _settled(self, age: int, known: list[bool | Tensor], velocities: list[State]) -> State:
         weights = by_length(known, lambda count: _settled_weights(count + 1, age, self.beta))
@@ -282,42 +247,42 @@ class HB(_Family):
     beta: float
     start = None
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """One unless ``beta`` is 1: the average lags behind."""
-        return self.terms if self.beta == 1.0 else 1
+    order = property(lambda self: self.terms if self.beta == 1.0 else 1)  # the average lags
+    reads = property(lambda self: {"velocity": self.terms - 1, "average": 1})
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocities of the last moves, and the last average."""
-        return {"velocity": self.terms - 1, "average": 1}
-
-    def _direction(
-        self,
-        velocities: list[State],
-        nodes: list[Time],
-        known: list[bool | Tensor],
-        averages: tuple[tuple[Time, State], ...],
-    ) -> tuple[list[Time], list[State], list[State]]:
-        weights = by_length(known, lambda count: adams_weights(nodes[: count + 1]))
-        average = raw = combine(weights, velocities)
-        if averages and (going := has(averages[0][0])) is not False:
-            mixed = combine((1 - self.beta, self.beta), (averages[0][1], raw))
-            average = select(going, mixed, raw)
-        return [1.0], [average], [average]
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        weights, going = _weights(*times), has(past[0][0]) if past else False
+        average = combine(weights, velocities) if going is not True else None
+        if going is not False:
+            mixed = (1 - self.beta, *(self.beta * w for w in weights))
+            average = select(going, combine(mixed, (past[0][1], *velocities)), average)
+        return [times[1] - times[0]], [average], [average]
 
 
-def adams_weights(nodes: Sequence[Time]) -> Sequence[Time]:
+@of_times
+def _weights(start: Time, stop: Time, *past: Time) -> list[Time]:
+    """Weights of the velocities at ``start`` and at past times, in units of the step."""
+    nodes = [0.0, *((t - start) / (stop - start) for t in past)]
+    return by_length([has(t) for t in past], lambda count: adams_weights(nodes[: count + 1]))
+
+
+@of_times
+def _steps(start: Time, stop: Time, *past: Time) -> list[Time]:
+    return [(stop - start) * weight for weight in _weights(start, stop, *past)]
+
+
+@of_times
+def _averaged_steps(start: Time, stop: Time, beta: float, *known: bool | Tensor) -> list[Time]:
+    def weights(count: int) -> list[float]:
+        denominator, numerators = _AVERAGED[count + 1]
+        return [(p + q * beta) / (denominator * beta) for p, q in numerators]
+
+    return [(stop - start) * weight for weight in by_length(known, weights)]
+
+
+def adams_weights(nodes: Sequence[Time]) -> list[Time]:
     """Integrate the polynomial through values at ``nodes`` over ``[0, 1]``; one weight per node."""
-    numbers = all(isinstance(node, float) for node in nodes) and not is_compiling()
-    return (_cached_weights if numbers else _integrated)(tuple(nodes))
-
-
-def _integrated(nodes: tuple[Time, ...]) -> list[Time]:
     return _apply(nodes, [1.0 / (power + 1) for power in range(len(nodes))])
-
-
-_cached_weights = functools.lru_cache(maxsize=4096)(_integrated)  # a run repeats its grid
 
 
 def _settled_weights(count: int, age: int, beta: float) -> list[Time]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise, zip_longest
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from rectiflow.solvers.context import Context, Memory, Time
 from rectiflow.states import State, expand_time, map_state, select
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rectiflow.fields import VelocityField
 
 
@@ -51,13 +52,9 @@ class Solver(ABC):
     order: int
     nfe: int
     flat_only: bool = True
-    traceable: ClassVar[bool] = True
-    leaves: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """Nothing, unless a method says otherwise."""
-        return {}
+    traceable: bool = True
+    reads: Mapping[str, int] = MappingProxyType({})
+    leaves: tuple[str, ...] = ()
 
     @abstractmethod
     def step(
@@ -95,22 +92,35 @@ class Solver(ABC):
 
 def combine(weights: Sequence[Time], states: Sequence[State]) -> State:
     """Return the weighted sum of states, part by part; terms of weight exactly 0.0 cost nothing."""
-    used = [i for i, w in enumerate(weights) if isinstance(w, torch.Tensor) or w != 0.0] or [0]
 
     def total(*parts: Tensor) -> Tensor:
-        first, *others = used
-        weight, out = weights[first], parts[first]
-        if isinstance(weight, torch.Tensor) or weight != 1.0:
-            out = expand_time(weight, out) * out
-        for i in others:
-            weight, part = weights[i], parts[i]
-            if isinstance(weight, torch.Tensor):
-                out = torch.addcmul(out, expand_time(weight, part), part)
-            else:
-                out = torch.add(out, part, alpha=weight)
-        return out
+        out = None
+        for weight, part in zip(weights, parts, strict=True):
+            if isinstance(weight, Tensor):
+                scaled: Any = expand_time(weight, part)
+                out = scaled * part if out is None else torch.addcmul(out, scaled, part)
+            elif weight != 0.0:
+                if out is not None:
+                    out = torch.add(out, part, alpha=weight)
+                else:
+                    out = part if weight == 1.0 else weight * part
+        return torch.zeros_like(parts[0]) if out is None else out
 
     return map_state(total, *states)
+
+
+def of_times(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function makes of numbers: runs repeat their grids. Tensors are not kept."""
+    remembered = functools.lru_cache(maxsize=8192)(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor):
+                return fn(*args)
+        return fn(*args) if torch.compiler.is_compiling() else remembered(*args)
+
+    return call
 
 
 def by_length(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,21 +67,13 @@ class BDIA(Solver):
 
     gamma: float = 1.0
     nfe = 1
+    order = property(lambda self: 2 if self.gamma == 1.0 else 1)  # 2 is the leapfrog
+    reads = {"state": 1}  # noqa: RUF012
     leaves = ("state", "velocity")
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma <= 1.0:
             raise ValueError(f"gamma must be in (0, 1], got {self.gamma}; expected 1 for inversion")
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """Two for the leapfrog, ``gamma = 1``."""
-        return 2 if self.gamma == 1.0 else 1
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The state before."""
-        return {"state": 1}
 
     def moves(self, times: Sequence[float]) -> list[Move]:
         """Lay out the moves, with a warning where inversion would lose its digits."""

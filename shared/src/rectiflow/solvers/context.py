@@ -156,15 +156,15 @@ class Context(NamedTuple):
 
         A value that a move does not leave is forgotten, so that no chain has a hole in it.
         """
-        reads = self.reads
-        if reads is not None:
-            left = {name: value for name, value in left.items() if name in reads}
-            if not reads:
-                return None
-        past = self.past(start, stop)
+        if self.reads is None:
+            wanted = dict.fromkeys(left, _DEEPEST)
+        elif not self.reads:
+            return None
+        else:
+            wanted = {name: self.reads[name] for name in left if name in self.reads}
+        past = self.past(start, stop) if max(wanted.values(), default=0) > 1 else NOTHING
         values = {
-            name: ((start, value), *past.get(name))[: _DEEPEST if reads is None else reads[name]]
-            for name, value in left.items()
+            name: ((start, left[name]), *past.get(name))[:depth] for name, depth in wanted.items()
         }
         return Memory(start, stop, values)
 

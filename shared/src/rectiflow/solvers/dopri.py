@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,12 +70,8 @@ class Dopri5(Solver):
     order = 5
     nfe = 6
     traceable = False
+    reads = {"next": 1}  # noqa: RUF012
     leaves = ("state", "velocity", "next")
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocity at the end of the last move."""
-        return {"next": 1}
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """Of a move of one step."""
@@ -125,7 +121,7 @@ class Dopri5(Solver):
         )
 
     def _first_step(
-        self, rate: VelocityField, x: State, v: State, t: Tensor, end: Tensor, by_row: bool
+        self, rate: Callable[..., State], x: State, v: State, t: Tensor, end: Tensor, by_row: bool
     ) -> Tensor:
         """Return the size of a first step, by comparing two velocities."""
         size = map_state(torch.abs, x)

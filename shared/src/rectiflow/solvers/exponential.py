@@ -12,14 +12,14 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from rectiflow.grids import log_snr
 from rectiflow.paths import Linear, Path
 from rectiflow.plans import Plan, plan
-from rectiflow.solvers.base import Move, Solver, by_length, combine
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
 from rectiflow.solvers.context import Context, Memory, Time
 from rectiflow.states import State, select, settle
 
@@ -60,53 +60,50 @@ class DDIM(Solver):
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         x, v = context.begin(field, x, start)
-        data = self.path.data(v, x, start)
-        left = context.remember(start, stop, state=x, velocity=v, data=data)
-        return _first_order(self.path, x, v, data, start, stop), left
+        at = _Begun(x, v, self.path.data(v, x, start), ())
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        return _first_order(self.path, at, start, stop), left
+
+
+class _Begun(NamedTuple):
+    """What is known at the start of a move: past data predictions too, newest first."""
+
+    x: State
+    v: State
+    data: State
+    past: tuple[tuple[Time, State], ...]
 
 
 class _LogSNR(Solver):
     """A method in the half log-SNR; moves that touch t = 0 or 1, where it is infinite, are DDIM."""
 
     path: Path
-    leaves = ("state", "velocity")
+    leaves = ("state", "velocity", "data")
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One at the ends."""
-        inside = _is_finite(self.path.lam(start)) and _is_finite(self.path.lam(stop))
-        return self.nfe if inside else 1
+        return self.nfe if _is_inside(self.path, start, stop) else 1
 
     def step(
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
-        path = self.path
         x, v = context.begin(field, x, start)
-        data = path.data(v, x, start) if "data" in self.leaves else None
-        kept = {} if data is None else {"data": data}
-        left = context.remember(start, stop, state=x, velocity=v, **kept)
-        inside = settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
+        at = _Begun(x, v, self.path.data(v, x, start), context.past(start, stop).get("data"))
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        inside = _is_inside(self.path, start, stop)
         if inside is False:
-            return _first_order(path, x, v, data, start, stop), left
+            return _first_order(self.path, at, start, stop), left
         if inside is True:
-            return self._inside(field, x, v, data, start, stop, context), left
+            return self._inside(field, at, start, stop), left
         # Rows at the ends take part at made-up times, and are replaced.
         safe = select(inside, start, 0.25), select(inside, stop, 0.75)
-        made_up = None if data is None else path.data(v, x, safe[0])
-        moved = self._inside(field, x, v, made_up, *safe, context)
-        return select(inside, moved, _first_order(path, x, v, data, start, stop)), left
+        made_up = at._replace(data=self.path.data(v, x, safe[0]))
+        moved = self._inside(field, made_up, *safe)
+        return select(inside, moved, _first_order(self.path, at, start, stop)), left
 
     @abstractmethod
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
         """Take a step between two times of finite log-SNR."""
 
 
@@ -132,22 +129,10 @@ class DPMSolver2(_LogSNR):
     order = 2
     nfe = 2
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        middle = path.t_of_lam(lam + h / 2)
-        u = _noise_step(path, x, path.noise(v, x, start), start, middle, h / 2)
-        return _noise_step(path, x, path.noise(field(u, middle), u, middle), start, stop, h)
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_noise(self.path, start, stop)
+        u = combine(half, (at.x, self.path.noise(at.v, at.x, start)))
+        return combine(whole, (at.x, self.path.noise(field(u, middle), u, middle)))
 
 
 @dataclass(frozen=True)
@@ -171,31 +156,12 @@ class DPMSolver3(_LogSNR):
     order = 3
     nfe = 3
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        noise = path.noise(v, x, start)
-        s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
-
-        def point(t: Time, span: Time, noise1: State, weight: Time) -> State:
-            """Return x at ``t``, ``span`` further in lambda, bent by a change of the noise."""
-            b = path.coeffs(t).b
-            straight = _noise_step(path, x, noise, start, t, span)
-            return combine((1.0, -b * weight, b * weight), (straight, noise1, noise))
-
-        u1 = _noise_step(path, x, noise, start, s1, h / 3)
-        u2 = point(s2, 2 * h / 3, path.noise(field(u1, s1), u1, s1), 2 * _phi2(2 * h / 3))
-        return point(stop, h, path.noise(field(u2, s2), u2, s2), 1.5 * _phi2(h))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        s1, s2, first, second, whole = _three_stages_of_noise(self.path, start, stop)
+        known = at.x, self.path.noise(at.v, at.x, start)
+        u1 = combine(first, known)
+        u2 = combine(second, (*known, self.path.noise(field(u1, s1), u1, s1)))
+        return combine(whole, (*known, self.path.noise(field(u2, s2), u2, s2)))
 
 
 @dataclass(frozen=True)
@@ -219,29 +185,11 @@ class DPMSolverPP2S(_LogSNR):
     path: Path = _LINEAR
     order = 2
     nfe = 2
-    leaves = ("state", "velocity", "data")
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        middle = path.t_of_lam(lam + h / 2)
-        b_start = path.coeffs(start).b
-        a_middle, b_middle, *_ = path.coeffs(middle)
-        a, b, *_ = path.coeffs(stop)
-        assert data is not None
-        u = combine((b_middle / b_start, -a_middle * _expm1(-h / 2)), (x, data))
-        later = path.data(field(u, middle), u, middle)
-        return combine((b / b_start, -a * _expm1(-h)), (x, later))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_data(self.path, start, stop)
+        u = combine(half, (at.x, at.data))
+        return combine(whole, (at.x, self.path.data(field(u, middle), u, middle)))
 
 
 class _Multistep(_LogSNR):
@@ -251,12 +199,8 @@ class _Multistep(_LogSNR):
     curvature_weight = 2.0
     terms: int
     nfe = 1
-    leaves = ("state", "velocity", "data")
 
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The data predictions of the last moves."""
-        return {"data": self.terms - 1}
+    reads = property(lambda self: {"data": self.terms - 1})
 
     def moves(self, times: Sequence[float]) -> list[Move]:
         """Lay out the steps, the last ones of lower order when there are few."""
@@ -268,43 +212,11 @@ class _Multistep(_LogSNR):
                 moves[-left] = moves[-left]._replace(solver=solver)
         return moves
 
-    def _inside(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        data: State | None,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> State:
-        path = self.path
-        past = context.past(start, stop).get("data")[: self.terms - 1]
-        lams = [path.lam(start), *(path.lam(t) for t, _ in past)]
-        h = path.lam(stop) - lams[0]
-        steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
-        a, b, *_ = path.coeffs(stop)
-        known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
-        weights = by_length(known, lambda count: self._weights(h, steps[:count]))
-        assert data is not None
-        states = (x, data, *(value for _, value in past))
-        return combine((b / path.coeffs(start).b, *(a * w for w in weights)), states)
-
-    def _weights(self, h: Time, steps: list[Time]) -> tuple[Time, ...]:
-        """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
-        p1 = _expm1(-h)
-        if not steps:
-            return (-p1,)
-        r0 = steps[0]
-        if len(steps) == 1:
-            return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
-        r1 = steps[1]
-        p2 = p1 / h + 1
-        p3 = p2 / h - 0.5
-        # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
-        bend = (p2 * r0 - self.curvature_weight * p3) / (r0 + r1)
-        new, old = (p2 + bend) / r0, -bend / r1
-        return (-p1 + new, old - new, -old)
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        past = at.past[: self.terms - 1]
+        times = (start, stop, *(t for t, _ in past))
+        weights = _past_data(self.path, self.curvature_weight, *times)
+        return combine(weights, (at.x, at.data, *(value for _, value in past)))
 
 
 @dataclass(frozen=True)
@@ -370,10 +282,7 @@ class DPMSolverPP3M(_Multistep):
     curvature_weight: float = 2.0
     terms = 3
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """Three with the weight of the Taylor expansion."""
-        return 3 if self.curvature_weight == 2.0 else 2
+    order = property(lambda self: 3 if self.curvature_weight == 2.0 else 2)  # Taylor's
 
 
 def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR) -> Plan:
@@ -412,18 +321,87 @@ def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR
     return sum(others, start=first)
 
 
-def _first_order(
-    path: Path, x: State, v: State, data: State | None, start: Time, stop: Time
-) -> State:
+def _first_order(path: Path, at: _Begun, start: Time, stop: Time) -> State:
     a, b, *_ = path.coeffs(stop)
-    data = path.data(v, x, start) if data is None else data
-    return combine((a, b), (data, path.noise(v, x, start)))
+    return combine((a, b), (at.data, path.noise(at.v, at.x, start)))
 
 
-def _noise_step(path: Path, x: State, noise: State, start: Time, stop: Time, h: Time) -> State:
-    """Advance by ``h`` in lambda with a constant noise prediction."""
+@of_times
+def _is_inside(path: Path, start: Any, stop: Any) -> bool | Tensor:
+    return settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
+
+
+@of_times
+def _two_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_noise(path, start, middle, h / 2), _of_noise(path, start, stop, h)
+
+
+@of_times
+def _three_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
+
+    def bent(t: Time, span: Time, weight: Time) -> tuple[Time, ...]:
+        """Weights of x, of the noise and of a later noise, the change of which bends the step."""
+        of_x, of_noise = _of_noise(path, start, t, span)
+        bend = path.coeffs(t).b * weight
+        return of_x, of_noise + bend, -bend
+
+    second = bent(s2, 2 * h / 3, 2 * _phi2(2 * h / 3))
+    return s1, s2, _of_noise(path, start, s1, h / 3), second, bent(stop, h, 1.5 * _phi2(h))
+
+
+@of_times
+def _two_stages_of_data(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_data(path, start, middle, h / 2), _of_data(path, start, stop, h)
+
+
+@of_times
+def _past_data(path: Path, curvature: float, start: Any, stop: Any, *past: Any) -> list[Time]:
+    """Weights of x, of the data prediction and of past ones, newest first."""
+    lams = [path.lam(t) for t in (start, *past)]
+    h = path.lam(stop) - lams[0]
+    steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
+    known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
     a, b, *_ = path.coeffs(stop)
-    return combine((a / path.coeffs(start).a, -b * _expm1(h)), (x, noise))
+    weights = by_length(known, lambda count: _expansion(h, steps[:count], curvature))
+    return [b / path.coeffs(start).b, *(a * w for w in weights)]
+
+
+def _expansion(h: Time, steps: list[Time], curvature: float) -> tuple[Time, ...]:
+    """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
+    p1 = _expm1(-h)
+    if not steps:
+        return (-p1,)
+    r0 = steps[0]
+    if len(steps) == 1:
+        return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
+    r1 = steps[1]
+    p2 = p1 / h + 1
+    p3 = p2 / h - 0.5
+    # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
+    bend = (p2 * r0 - curvature * p3) / (r0 + r1)
+    new, old = (p2 + bend) / r0, -bend / r1
+    return (-p1 + new, old - new, -old)
+
+
+def _of_noise(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant noise prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return a / path.coeffs(start).a, -b * _expm1(h)
+
+
+def _of_data(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant data prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return b / path.coeffs(start).b, -a * _expm1(-h)
 
 
 def _phi2(h: Time) -> Time:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from rectiflow.solvers.base import Solver, combine
 from rectiflow.solvers.context import Context, Memory, Time, has
@@ -14,6 +14,16 @@ from rectiflow.states import State, map_state, select
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
+    from rectiflow.spaces import Space
+
+
+_Ended: TypeAlias = tuple[State, State]
+
+
+class _Begun(NamedTuple):
+    x: State
+    v: State
+    space: Space
 
 
 class _Reuse(Solver):
@@ -21,12 +31,8 @@ class _Reuse(Solver):
 
     order = 2
     nfe = 1
-    leaves: tuple[str, ...] = ("state", "carried")
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The velocity carried over."""
-        return {"carried": 1}
+    reads = {"carried": 1}  # noqa: RUF012
+    leaves = ("state", "carried")
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One more where no velocity is carried over."""
@@ -44,19 +50,11 @@ class _Reuse(Solver):
         x, first = context.begin(field, x, start, carried)
         # What was evaluated at the start is worth knowing; what was carried over is not exact.
         exact = {"velocity": first} if known is False else {}
-        moved, last = self._move(field, x, first, start, stop, context)
+        moved, last = self._move(field, _Begun(x, first, context.space), start, stop)
         return moved, context.remember(start, stop, state=x, carried=last, **exact)
 
     @abstractmethod
-    def _move(
-        self,
-        field: VelocityField,
-        x: State,
-        first: State,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> tuple[State, State]:
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         """Return the state at ``stop`` and the velocity to carry over."""
 
 
@@ -79,18 +77,10 @@ class FireFlow(_Reuse):
 
     flat_only = False
 
-    def _move(
-        self,
-        field: VelocityField,
-        x: State,
-        first: State,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> tuple[State, State]:
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        middle = field(context.space.move(x, first, h / 2), start + h / 2)
-        return context.space.move(x, middle, h), middle
+        middle = field(at.space.move(at.x, at.v, h / 2), start + h / 2)
+        return at.space.move(at.x, middle, h), middle
 
 
 @dataclass(frozen=True)
@@ -110,18 +100,10 @@ class PseudoCorrector(_Reuse):
     fails on these steps, its assembled sampler agrees.
     """
 
-    def _move(
-        self,
-        field: VelocityField,
-        x: State,
-        first: State,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> tuple[State, State]:
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        last = field(combine((1.0, h), (x, first)), stop)
-        return combine((1.0, h / 2, h / 2), (x, first, last)), last
+        last = field(combine((1.0, h), (at.x, at.v)), stop)
+        return combine((1.0, h / 2, h / 2), (at.x, at.v, last)), last
 
 
 @dataclass(frozen=True)
@@ -147,19 +129,11 @@ class Refine(_Reuse):
     refiner: Callable[[State, Time, State], State]
     nfe = 0
 
-    def _move(
-        self,
-        field: VelocityField,
-        x: State,
-        first: State,
-        start: Time,
-        stop: Time,
-        context: Context,
-    ) -> tuple[State, State]:
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        first = self._refined(x, start, first)
-        last = self._refined(combine((1.0, h), (x, first)), stop, first)
-        return combine((1.0, h / 2, h / 2), (x, first, last)), first
+        first = self._refined(at.x, start, at.v)
+        last = self._refined(combine((1.0, h), (at.x, first)), stop, first)
+        return combine((1.0, h / 2, h / 2), (at.x, first, last)), first
 
     def _refined(self, x: State, t: Time, near: State) -> State:
         return map_state(lambda a, b: a + b, near, self.refiner(x, t, near))

@@ -92,15 +92,9 @@ class RungeKutta(Solver):
     tableau: ButcherTableau
     order: int
 
-    @property
-    def leaves(self) -> tuple[str, ...]:  # type: ignore[override]
-        """State and velocity at the start; the last velocity, where there is another one."""
-        return ("state", "velocity", "carried")[: 3 if self.tableau.stages else 2]
-
-    @property
-    def nfe(self) -> int:  # type: ignore[override]
-        """The number of stages."""
-        return len(self.tableau.b)
+    nfe = property(lambda self: len(self.tableau.b))
+    # The last velocity too, where it is another one than the first.
+    leaves = property(lambda self: ("state", "velocity", "carried")[: min(self.nfe + 1, 3)])
 
     @property
     def flat_only(self) -> bool:  # type: ignore[override]

@@ -41,6 +41,20 @@ class _FreshNoise(Solver):
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        start, stop = self._checked(start, stop)
+        path = self.path
+        x, v = context.begin(field, x, start)
+        left = context.remember(start, stop, state=x, velocity=v)
+        a, b, *_ = path.coeffs(stop)
+        kept = self._kept(start, stop)
+        step = combine((a, b), (path.data(v, x, start), path.noise(v, x, start)))
+        if kept == 1.0 or b == 0.0:
+            return step, left
+        # In terms of the score, -E/b for standard-normal noise.
+        weights = (1.0, (1.0 - kept) * b * path.coeffs(start).b, b * math.sqrt(1.0 - kept**2))
+        return combine(weights, (step, path.score(v, x, start), self._fresh(x, context))), left
+
+    def _checked(self, start: Time, stop: Time) -> tuple[float, float]:
         if not isinstance(start, float) or not isinstance(stop, float):
             raise ValueError(
                 f"{self} draws noise for whole batches, got times per row; expected numbers"
@@ -50,23 +64,14 @@ class _FreshNoise(Solver):
                 f"{self} samples towards the data, got a move from {start} to {stop}; expected "
                 "stop > start. Invert with a deterministic solver"
             )
-        path = self.path
-        x, v = context.begin(field, x, start)
-        left = context.remember(start, stop, state=x, velocity=v)
-        a, b, *_ = path.coeffs(stop)
-        kept = self._kept(start, stop)
-        step = combine((a, b), (path.data(v, x, start), path.noise(v, x, start)))
-        if kept == 1.0 or b == 0.0:
-            return step, left
+        return start, stop
+
+    def _fresh(self, x: State, context: Context) -> State:
         if context.noise is None:
             raise ValueError(
-                f"{self} draws noise, got none; expected integrate(..., "
-                "noise=KeyedNoise(seed, samples))"
+                f"{self} draws noise, got none; expected noise=KeyedNoise(seed, samples)"
             )
-        # In terms of the score, -E/b for standard-normal noise.
-        pull = (1.0 - kept) * b * path.coeffs(start).b
-        score, fresh = path.score(v, x, start), context.noise.like(x)
-        return combine((1.0, pull, b * math.sqrt(1.0 - kept**2)), (step, score, fresh)), left
+        return context.noise.like(x)
 
     @abstractmethod
     def _kept(self, start: float, stop: float) -> float:
@@ -127,6 +132,9 @@ class InterpolantSDE(_FreshNoise):
         The noise level, a number or a function of time; 0 is :class:`DDIM`.
     path : Path
         The path that the field was trained on, with standard-normal noise.
+    score : callable, optional
+        ``score(x, t)``, where another network knows it, as on a path with noise on the way; the
+        path is not asked then, and a step is a plain Euler-Maruyama step.
 
     Raises
     ------
@@ -141,13 +149,31 @@ class InterpolantSDE(_FreshNoise):
 
     epsilon: float | Callable[[float], float] = 1.0
     path: Path = _LINEAR
+    score: Callable[[State, Time], State] | None = None
+
+    def step(
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        if self.score is None:
+            return super().step(field, x, start, stop, context)
+        start, stop = self._checked(start, stop)
+        x, v = context.begin(field, x, start)
+        amount = self._integral(start, stop, lambda t: 1.0)
+        states = (x, v, self.score(x, start), self._fresh(x, context))
+        moved = combine((1.0, stop - start, amount, math.sqrt(2 * amount)), states)
+        return moved, context.remember(start, stop, state=x, velocity=v)
 
     def _kept(self, start: float, stop: float) -> float:
+        return math.exp(-self._integral(start, stop, lambda t: self.path.coeffs(t).b ** 2))
+
+    def _integral(self, start: float, stop: float, of: Callable[[float], float]) -> float:
+        """Integrate the noise level over a function of time, by Gauss's three points."""
         h, total = stop - start, 0.0
         for node, weight in zip(_NODES, _WEIGHTS, strict=True):
             t = start + node * h
             level = self.epsilon if isinstance(self.epsilon, int | float) else self.epsilon(t)
             if not level >= 0.0:
                 raise ValueError(f"epsilon must not be negative, got {level} at t={t:.6g}")
-            total += weight * h * level / self.path.coeffs(t).b ** 2
-        return math.exp(-total)
+            total += weight * h * level / of(t)
+        return total

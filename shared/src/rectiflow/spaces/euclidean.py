@@ -19,10 +19,7 @@ class Euclidean(Space):
     Dict states are taken part by part, so that several flat parts need no :class:`Product`.
     """
 
-    @property
-    def is_flat(self) -> bool:
-        """True."""
-        return True
+    is_flat = True
 
     def log(self, x: State, y: State) -> State:
         """Return ``y - x``."""

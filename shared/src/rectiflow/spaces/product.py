@@ -32,10 +32,7 @@ class Product(Space):
     def __hash__(self) -> int:
         return hash(frozenset(self.parts.items()))
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether all parts are."""
-        return all(space.is_flat for space in self.parts.values())
+    is_flat = property(lambda self: all(space.is_flat for space in self.parts.values()))
 
     def _each(self, fn: Callable[[Space, str], State], *states: State) -> State:
         for state in states:

@@ -49,35 +49,12 @@ class Steer(Solver):
     solver: Solver
     correct: Correction
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        """The solver's."""
-        return self.solver.order
-
-    @property
-    def nfe(self) -> int:  # type: ignore[override]
-        """The solver's."""
-        return self.solver.nfe
-
-    @property
-    def flat_only(self) -> bool:  # type: ignore[override]
-        """The solver's."""
-        return self.solver.flat_only
-
-    @property
-    def traceable(self) -> bool:  # type: ignore[override]
-        """The solver's."""
-        return self.solver.traceable
-
-    @property
-    def leaves(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The solver's."""
-        return self.solver.leaves
-
-    @property
-    def reads(self) -> Mapping[str, int]:
-        """The solver's."""
-        return self.solver.reads
+    order = property(lambda self: self.solver.order)
+    nfe = property(lambda self: self.solver.nfe)
+    flat_only = property(lambda self: self.solver.flat_only)
+    traceable = property(lambda self: self.solver.traceable)
+    reads = property(lambda self: self.solver.reads)
+    leaves = property(lambda self: self.solver.leaves)
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """Return the solver's."""
