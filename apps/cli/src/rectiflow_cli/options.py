@@ -35,6 +35,10 @@ class Parser(argparse.ArgumentParser):
         """Raise the message instead of printing the usage."""
         raise UsageError(f"{message}. See: {self.prog} --help")
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help without swallowing that it could not be written."""
+        (file or sys.stderr).write(message)
+
     def add_overwrite(self) -> None:
         """Add ``--overwrite``, the only way to replace what the command did not make."""
         self.add_argument(
