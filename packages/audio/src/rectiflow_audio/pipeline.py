@@ -133,11 +133,13 @@ class SeparationPipeline:
             # Checkpoints may share a part: then it lies in one folder, named relative to the other.
             shared = described.get("shared", {})
             where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
-            kind, settings = described["class"], SeparationSettings(**described["settings"])
+            if (kind := described.get("class")) != cls.__name__:
+                raise CheckpointError(folder, f"holds a {kind}, expected a {cls.__name__}")
+            settings = SeparationSettings(**described["settings"])
+        except CheckpointError:
+            raise
         except (ValueError, AttributeError, TypeError, KeyError) as error:
-            raise CheckpointError(config, f"is damaged or of another class ({error})") from error
-        if kind != cls.__name__:
-            raise CheckpointError(folder, f"holds a {kind}, expected a {cls.__name__}")
+            raise CheckpointError(config, f"is damaged ({error})") from error
         vocoder = None
         if where["vocoder"].is_dir():
             from rectiflow_audio.networks.vocoder import BigVgan
