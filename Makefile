@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types arrows docs format bench clean small-protein
+.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 15
@@ -66,7 +66,7 @@ small-protein: install  ## Train, rectify and measure the small protein checkpoi
 	$(PROTEIN) reflow data.dir=$(RUNS)/pairs weights=$(RUNS)/base/export experiment=small_rectify hydra.run.dir=$(RUNS)/rectified
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export --data $(RUNS)/shards --out $(RUNS)/quality.json
 
-SMALL_PAIRS := --lengths 60:100:2 --num 5 --steps 50 --repulsion --min-valid 0.7 --max-coil 0.85 --max-contacts 3 --seed 1
+SMALL_PAIRS := --lengths 60:100:2 --num 105 --steps 50 --repulsion --min-valid 0.7 --max-coil 0.85 --max-contacts 3 --seed 1
 
 bench: install  ## Measure speed and memory; writes JSON under benchmarks/results.
 	@for script in $$(grep -l __main__ benchmarks/*.py); do \
@@ -75,3 +75,19 @@ bench: install  ## Measure speed and memory; writes JSON under benchmarks/result
 
 clean:  ## Remove what make and the tools made, except .venv and .toolchain.
 	rm -rf site dist build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+
+# Every stage goes on where it was stopped, and is left out once it is done. SOUNDS holds clips and a
+# list of captions; RUNS gets everything else.
+SOUNDS ?= $(error name the folder of sounds: make small-audio SOUNDS=FOLDER)
+RUNS ?= runs/small-audio
+TRAIN_AUDIO = @test -d $(RUNS)/$(1)/export || $(BIN)/rectiflow audio train data.dir=$(RUNS)/shards \
+  $$(test -f $(RUNS)/$(1)/checkpoints/last.ckpt && echo resume=$(RUNS)/$(1) || echo hydra.run.dir=$(RUNS)/$(1)) \
+  experiment=small$(2)
+
+small-audio: install  ## Train the small sound checkpoint: make small-audio SOUNDS=FOLDER.
+	$(BIN)/rectiflow audio prepare $(SOUNDS) -o $(RUNS)/shards --wordings paraphrases
+	$(call TRAIN_AUDIO,vae,_vae)
+	$(call TRAIN_AUDIO,latent,_latent vae.weights=$(RUNS)/vae/export data.wordings=paraphrases)
+	$(call TRAIN_AUDIO,flow, network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases)
+	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/flow/export \
+	  --out $(RUNS)/quality.json

@@ -1,10 +1,18 @@
-"""What the integration loop costs over a loop written by hand.
+"""What the integration loop costs: over a loop by hand, and beside other libraries.
 
-A small velocity network on 2-D points, integrated with Euler: by hand, by ``integrate``, by
-``integrate(compile=k)`` and by torchdiffeq, interleaved in one process. On one CPU thread the clock
-is the processor time of the process, which stands still while other programs have the core. The
-ratio to the loop by hand is taken within each repeat, and its median reported; the ratio of the
-shortest times stands beside it.
+A small velocity network on 2-D points, so that what is around the network shows. Two tables:
+
+* ``loop``: Euler by hand, by ``integrate``, by ``integrate(compile=k)`` and by torchdiffeq, for
+  several batch sizes;
+* ``solvers``: every solver at batch 64: tensor operations per step (counted below autograd) and
+  microseconds per step, beside a peer in the same run: torchdiffeq, or the samplers of k-diffusion,
+  ``sample_euler``, ``sample_heun`` and ``sample_dpmpp_2m``, written below as plain functions from
+  their formulas, in our words. A peer gets the same network as its denoiser. The stochastic
+  solvers draw each sample's noise by its own key, which is most of their time.
+
+All runs are interleaved in one process. On one CPU thread the clock is the processor time of the
+process, which stands still while other programs have the core. Ratios are taken within each
+repeat, and their median reported; the ratio of the shortest times stands beside it.
 
     python benchmarks/core_overhead.py --out benchmarks/results/core_overhead.json
     python benchmarks/core_overhead.py --device cuda
@@ -15,7 +23,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -26,12 +33,57 @@ import torch
 import torchdiffeq
 from environment import environment
 from rectiflow.fields import bind
-from rectiflow.grids import uniform
+from rectiflow.grids import log_snr, uniform
 from rectiflow.integrate import integrate, plan
-from rectiflow.solvers import Euler
+from rectiflow.randomness import KeyedNoise
+from rectiflow.solvers import (
+    BDIA,
+    DDIM,
+    GHVB,
+    HB,
+    RK4,
+    Adams,
+    Ancestral,
+    Dopri5,
+    DPMSolver2,
+    DPMSolver3,
+    DPMSolverPP2M,
+    DPMSolverPP2S,
+    DPMSolverPP3M,
+    Euler,
+    FireFlow,
+    Heun,
+    InterpolantSDE,
+    Midpoint,
+    PseudoCorrector,
+    Solver,
+)
+from rectiflow.storage.files import write_text
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-TARGETS = {"integrate": 1.05, "integrate_compiled": 0.6}  # at batch 64, over the hand-written loop
+# At batch 64: integrate over the loop by hand, and each solver over its peer, plain and compiled.
+TARGETS = {"integrate": 1.05, "solver": 1.0, "compiled": 0.6}
+PEERS: dict[str, list[Solver]] = {
+    "k-diffusion sample_euler": [
+        Euler(),
+        DDIM(),
+        FireFlow(),
+        PseudoCorrector(),
+        BDIA(),
+        Adams(2),
+        Adams(3, start=None),
+        GHVB(2, 0.8),
+        HB(2, 0.8),
+        Ancestral(),
+        InterpolantSDE(1.0),
+    ],
+    "k-diffusion sample_dpmpp_2m": [DPMSolverPP2M(), DPMSolverPP3M()],
+    "k-diffusion sample_heun": [Heun(), Midpoint(), DPMSolver2(), DPMSolverPP2S()],
+    "torchdiffeq rk4": [RK4()],
+    "torchdiffeq heun3": [DPMSolver3()],
+    "torchdiffeq dopri5": [Dopri5(1e-5, 1e-5)],
+}
 
 
 class Velocity(nn.Module):
@@ -51,8 +103,76 @@ class Velocity(nn.Module):
         return self.net(torch.cat((x, t[:, None]), dim=-1))
 
 
-def contenders(model: nn.Module, x: Tensor, steps: int, region: int) -> dict[str, Callable]:
-    """Name the ways to integrate; all return the same points up to rounding."""
+# The samplers of k-diffusion, of a denoiser D(x, sigma) along falling noise levels.
+
+
+def derivative(x: Tensor, sigma: Tensor, denoised: Tensor) -> Tensor:
+    """dx/dsigma of the probability-flow ODE."""
+    return (x - denoised) / sigma.reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def sample_euler(denoise: Callable, x: Tensor, sigmas: Tensor) -> Tensor:
+    ones = x.new_ones([x.shape[0]])
+    for i in range(len(sigmas) - 1):
+        denoised = denoise(x, sigmas[i] * ones)
+        d = derivative(x, sigmas[i], denoised)
+        x = x + d * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def sample_heun(denoise: Callable, x: Tensor, sigmas: Tensor) -> Tensor:
+    ones = x.new_ones([x.shape[0]])
+    for i in range(len(sigmas) - 1):
+        denoised = denoise(x, sigmas[i] * ones)
+        d = derivative(x, sigmas[i], denoised)
+        step = sigmas[i + 1] - sigmas[i]
+        if sigmas[i + 1] == 0:
+            x = x + d * step
+        else:
+            guess = x + d * step
+            d_next = derivative(guess, sigmas[i + 1], denoise(guess, sigmas[i + 1] * ones))
+            x = x + (d + d_next) / 2 * step
+    return x
+
+
+def sample_dpmpp_2m(denoise: Callable, x: Tensor, sigmas: Tensor) -> Tensor:
+    ones = x.new_ones([x.shape[0]])
+    before = None
+    for i in range(len(sigmas) - 1):
+        denoised = denoise(x, sigmas[i] * ones)
+        now, later = -sigmas[i].log(), -sigmas[i + 1].log()
+        h = later - now
+        if before is None or sigmas[i + 1] == 0:
+            mixed = denoised
+        else:
+            r = (now + sigmas[i - 1].log()) / h
+            mixed = (1 + 1 / (2 * r)) * denoised - (1 / (2 * r)) * before
+        x = ((-later).exp() / (-now).exp()) * x - (-h).expm1() * mixed
+        before = denoised
+    return x
+
+
+K_DIFFUSION = {f.__name__: f for f in (sample_euler, sample_heun, sample_dpmpp_2m)}
+
+
+def by_peer(name: str, model: nn.Module, x: Tensor, grid: list[float]) -> Callable[[], Tensor]:
+    library, method = name.split()
+    if library == "k-diffusion":
+        ratios = [(1 - t) / t for t in grid]
+        sigmas = torch.tensor(ratios, device=x.device)
+        return lambda: K_DIFFUSION[method](model, x, sigmas)
+
+    def rate(t: Tensor, y: Tensor) -> Tensor:
+        return model(y, t.expand(y.shape[0]))
+
+    adaptive = method == "dopri5"
+    ends = torch.tensor([grid[0], grid[-1]] if adaptive else grid, device=x.device)
+    options = {"rtol": 1e-5, "atol": 1e-5} if adaptive else {}
+    return lambda: torchdiffeq.odeint(rate, x, ends, method=method, **options)[-1]
+
+
+def loops(model: nn.Module, x: Tensor, steps: int, region: int) -> dict[str, Callable]:
+    """Name the ways to make Euler steps; all return the same points up to rounding."""
     grid = uniform(steps)
     moves, field = plan(grid, Euler()), bind(model)
     ends = torch.tensor([0.0, 1.0], device=x.device)
@@ -79,88 +199,160 @@ def contenders(model: nn.Module, x: Tensor, steps: int, region: int) -> dict[str
     }
 
 
+class Operations(TorchDispatchMode):
+    """Counts tensor operations, views included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def operations(run: Callable[[], object]) -> int:
+    with Operations() as counter:
+        run()
+    return counter.count
+
+
 def clock_for(device: str, threads: int) -> Callable[[], float]:
     return time.process_time if device == "cpu" and threads == 1 else time.perf_counter
 
 
-def seconds(run: Callable[[], Tensor], device: torch.device, clock: Callable[[], float]) -> float:
-    begin = clock()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return clock() - begin
-
-
-@torch.no_grad()
-def measure(batch: int, args: argparse.Namespace) -> dict:
-    device = torch.device(args.device)
-    generator = torch.Generator().manual_seed(0)
-    torch.manual_seed(0)
-    model = Velocity(args.width).to(device).eval()
-    x = torch.randn(batch, 2, generator=generator).to(device)
-    runs = contenders(model, x, args.steps, args.compile)
-    ends = {name: run() for name, run in runs.items()}  # compiles, warms up
-    apart = {name: (end - ends["hand"]).abs().max().item() for name, end in ends.items()}
-    assert max(apart.values()) < 1e-4, f"the loops disagree: {apart}"
-    for run in runs.values():
-        run()
-    clock = clock_for(args.device, args.threads)
+def interleaved(
+    runs: dict[str, Callable], repeats: int, device: torch.device, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Time every run in every repeat, forwards and backwards in turn."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     gc.collect()
     gc.disable()
-    for repeat in range(args.repeats):
-        names = list(runs) if repeat % 2 else list(runs)[::-1]
-        for name in names:
-            times[name].append(seconds(runs[name], device, clock))
+    for repeat in range(repeats):
+        for name in list(runs)[:: 1 if repeat % 2 else -1]:
+            begin = clock()
+            runs[name]()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            times[name].append(clock() - begin)
     gc.enable()
-    hand = times["hand"]
+    return times
+
+
+def ratio(taken: list[float], to: list[float]) -> dict[str, float]:
+    median = statistics.median(a / b for a, b in zip(taken, to, strict=True))
+    return {"median": median, "of_minima": min(taken) / min(to)}
+
+
+def microseconds(taken: list[float], steps: int) -> dict[str, float]:
+    return {
+        "median": 1e6 * statistics.median(taken) / steps,
+        "minimum": 1e6 * min(taken) / steps,
+    }
+
+
+def network_and_points(batch: int, args: argparse.Namespace) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = Velocity(args.width).to(args.device).eval()
+    x = torch.randn(batch, 2, generator=torch.Generator().manual_seed(0))
+    return model, x.to(args.device)
+
+
+@torch.no_grad()
+def measure_loop(batch: int, args: argparse.Namespace) -> dict:
+    model, x = network_and_points(batch, args)
+    runs = loops(model, x, args.steps, args.compile)
+    ends = {name: run() for name, run in runs.items()}  # compiles, warms up
+    apart = {name: (end - ends["hand"]).abs().max().item() for name, end in ends.items()}
+    assert max(apart.values()) < 1e-4, f"the loops disagree: {apart}"
+    clock = clock_for(args.device, args.threads)
+    times = interleaved(runs, args.repeats, x.device, clock)
     return {
         "batch": batch,
-        "microseconds_per_step": {
-            name: {
-                "median": 1e6 * statistics.median(taken) / args.steps,
-                "minimum": 1e6 * min(taken) / args.steps,
-            }
-            for name, taken in times.items()
-        },
-        "ratio_to_hand": {
-            name: {
-                "median": statistics.median(a / b for a, b in zip(taken, hand, strict=True)),
-                "of_minima": min(taken) / min(hand),
-            }
-            for name, taken in times.items()
-            if name != "hand"
-        },
+        "microseconds_per_step": {n: microseconds(t, args.steps) for n, t in times.items()},
+        "ratio_to_hand": {n: ratio(t, times["hand"]) for n, t in times.items() if n != "hand"},
         "largest_difference_to_hand": apart,
     }
+
+
+@torch.no_grad()
+def measure_solvers(batch: int, args: argparse.Namespace) -> list[dict]:
+    model, x = network_and_points(batch, args)
+    field, grid = bind(model), log_snr(args.steps, 0.02, 0.98)
+    noise = KeyedNoise(0, range(batch))
+    t = torch.full((batch,), 0.5, device=x.device)
+    network = operations(lambda: model(x, t))
+    clock = clock_for(args.device, args.threads)
+    rows = []
+    for peer, solvers in PEERS.items():
+        runs = {peer: by_peer(peer, model, x, grid)}
+        for solver in solvers:
+            ends = [grid[0], grid[-1]] if isinstance(solver, Dopri5) else grid
+            moves = plan(ends, solver)
+            name = repr(solver)
+            runs[name] = lambda moves=moves: integrate(field, x, moves, noise=noise)
+            if type(solver).__name__ in args.compiled:
+                runs[f"{name}, compiled"] = lambda moves=moves: integrate(
+                    field, x, moves, compile=args.compile
+                )
+        for run in runs.values():
+            run()  # compiles, warms up
+        counted = {n: operations(r) for n, r in runs.items() if not n.endswith("compiled")}
+        times = interleaved(runs, args.solver_repeats, x.device, clock)
+        rows += [
+            {
+                "solver": name,
+                "peer": peer,
+                "operations_per_step": counted[name] / args.steps if name in counted else None,
+                "of_one_network_call": network,
+                "microseconds_per_step": microseconds(taken, args.steps),
+                "ratio_to_peer": ratio(taken, times[peer]),
+            }
+            for name, taken in times.items()
+        ]
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    lines = [f"{'solver':<66} {'operations':>10} {'microseconds':>12} {'to peer':>8}"]
+    for row in rows:
+        counted = row["operations_per_step"]
+        lines.append(
+            f"{row['solver'][:66]:<66} {'-' if counted is None else f'{counted:.1f}':>10} "
+            f"{row['microseconds_per_step']['median']:12.1f} {row['ratio_to_peer']['median']:8.2f}"
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--batches", type=int, nargs="+", default=[64, 4096])
+    parser.add_argument("--batches", type=int, nargs="*", default=[64, 4096])
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--compile", type=int, default=25, help="moves per compiled region")
-    parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument("--compiled", nargs="*", default=["Euler", "Heun", "DPMSolverPP2M"])
+    parser.add_argument("--repeats", type=int, default=300, help="of the loops")
+    parser.add_argument("--solver-repeats", type=int, default=60)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    solvers = measure_solvers(64, args)
+    print(table(solvers))
     results = {
-        "environment": environment(args.device) | {"torchdiffeq": torchdiffeq.__version__},
+        "environment": environment() | {"torchdiffeq": torchdiffeq.__version__},
         "clock": clock_for(args.device, args.threads).__name__,
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "targets": TARGETS,
-        "results": [measure(batch, args) for batch in args.batches],
+        "solvers": solvers,
+        "results": [measure_loop(batch, args) for batch in args.batches],
     }
     text = json.dumps(results, indent=1)
     print(text)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ fly): the chains of the sampled lengths in its valid and test splits give the re
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from datetime import date
@@ -20,7 +19,8 @@ from itertools import product
 from pathlib import Path
 
 import torch
-from rectiflow.training.run_folder import code_version
+from rectiflow.machine import describe_machine
+from rectiflow.storage.files import write_json
 from rectiflow_protein.data import LengthFilter, PreparedBackbones, prepare
 from rectiflow_protein.evaluation import evaluate
 from rectiflow_protein.io import Backbone
@@ -103,7 +103,7 @@ def main() -> None:
     started = time.time()
     found: dict[str, object] = {
         "date": date.today().isoformat(),
-        **code_version(),
+        "machine": describe_machine(),
         "threads": torch.get_num_threads(),
         "num": args.num,
         "lengths": [args.shortest, args.longest],
@@ -119,7 +119,7 @@ def main() -> None:
         table[name] = measure(pipe, steps, repulsion == "on", known, args)
     found |= {"table": table, "minutes": round((time.time() - started) / 60, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    write_json(args.out, found)
     width = max(map(len, table))
     print(" " * width, *(f"{name[:12]:>12}" for name in SHOWN))
     for name, row in table.items():

@@ -17,7 +17,16 @@ import torch
 from entry import parse, write
 from rectiflow.grids import log_snr, uniform
 from rectiflow.integrate import integrate, plan
-from rectiflow.solvers import RK4, DPMSolver, DPMSolverPP, Euler, Heun, Midpoint, ReusedMidpoint
+from rectiflow.solvers import (
+    DDIM,
+    RK4,
+    DPMSolver2,
+    DPMSolverPP2S,
+    Euler,
+    FireFlow,
+    Heun,
+    Midpoint,
+)
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from safetensors.torch import load_file
 from torch import Tensor
@@ -29,9 +38,9 @@ ON_TIME = {
     "midpoint": Midpoint(),
     "heun": Heun(),
     "rk4": RK4(),
-    "fireflow": ReusedMidpoint(),
+    "fireflow": FireFlow(),
 }
-ON_LOG_SNR = {"dpm1": DPMSolver(1), "dpm2s": DPMSolver(2), "dpmpp2s": DPMSolverPP(2)}
+ON_LOG_SNR = {"dpm1": DDIM(), "dpm2s": DPMSolver2(), "dpmpp2s": DPMSolverPP2S()}
 
 
 def sizes(config: dict) -> ReQFlowConfig:

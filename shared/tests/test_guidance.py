@@ -9,7 +9,7 @@ from rectiflow.fields import bind, counted
 from rectiflow.grids import uniform
 from rectiflow.guidance import batched_cfg, cfg, cfg_to_endpoint, compose, guided
 from rectiflow.integrate import integrate, plan
-from rectiflow.solvers import RK4, Adams, Euler, Heun, Midpoint, ReusedMidpoint
+from rectiflow.solvers import RK4, Adams, Euler, FireFlow, Heun, Midpoint
 from rectiflow.spaces import Rotations
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden" / "core_analytic.npz"
@@ -78,6 +78,28 @@ def test_interval_with_tensor_times(t):
     """As in a compiled region, where a time cannot steer the program."""
     field = guided(conditional, cfg(unconditional, 3.0, interval=(0.25, 0.5), rescale=0.5))
     torch.testing.assert_close(field(X, torch.tensor(t, dtype=torch.float64)), field(X, t))
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6, 6), (6, 2, 3)], ids=str)
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_interval_with_a_time_per_row(shape, rescale):
+    """Square states too, where a mask over the rows would broadcast along the other axis."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    t = torch.tensor([0.1, 0.25, 0.3, 0.5, 0.6, 0.9], dtype=torch.float64)
+
+    def own(x, t):
+        return torch.sin(x + (t if isinstance(t, float) else t.reshape(-1, *(1,) * (x.ndim - 1))))
+
+    field = guided(own, cfg(lambda x, t: 2 * x, 3.0, interval=(0.25, 0.5), rescale=rescale))
+    alone = [field(x[i : i + 1], t[i].item()) for i in range(6)]
+    torch.testing.assert_close(field(x, t), torch.cat(alone), rtol=0, atol=1e-14)
+
+
+def test_interval_that_no_row_is_in_costs_no_call():
+    null = counted(unconditional)
+    field = guided(lambda x, t: x, cfg(null, 3.0, interval=(0.25, 0.5)))
+    field(X, torch.full((6,), 0.7, dtype=torch.float64))
+    assert null.calls == 0
 
 
 def test_weight_per_sample():
@@ -206,7 +228,7 @@ def test_residual_guidance_has_no_velocity_at_the_end():
     integrate(guided(conditional, guide), X, plan(uniform(3), Midpoint()))  # never gets there
 
 
-@pytest.mark.parametrize("solver", [Heun(), RK4(), Adams(3), ReusedMidpoint()], ids=str)
+@pytest.mark.parametrize("solver", [Heun(), RK4(), Adams(3), FireFlow()], ids=str)
 def test_guides_act_at_every_stage_of_every_solver(solver):
     """A guided field is a field: the same numbers as one written out."""
     moves = plan(uniform(9), solver)

@@ -29,7 +29,7 @@ def test_solver_table_lists_every_solver():
         name
         for name, value in vars(solvers).items()
         if isinstance(value, type) and issubclass(value, solvers.Solver)
-    } - {"Solver", "RungeKutta", "Exponential"}
+    } - {"Solver", "RungeKutta"}
     assert named == concrete
 
 

@@ -54,7 +54,7 @@ def test_the_motif_stands_in_every_sample(sample, tmp_path):
     wanted = np.concatenate([whole.coords[2:9], whole.coords[20:21]])[:, :3].reshape(-1, 3)
     places = set()
     for row in told["samples"]:
-        made = read_structure(tmp_path / "s" / row["file"])
+        made = read_structure(tmp_path / "s" / row["files"][0])
         rows = np.array(row["motif"]) - 1
         mine = torch.from_numpy(made.coords[rows][:, :3].reshape(-1, 3))
         off = superpose(mine, torch.from_numpy(wanted)) - torch.from_numpy(wanted)
@@ -92,7 +92,7 @@ def test_temperature_and_repulsion_change_the_samples_and_are_told(sample, tmp_p
     warm = sample("warm", "--length", "30", "--temperature", "0.5")[1]
     apart = sample("apart", "--length", "30", "--repulsion")[1]
     coords = [
-        read_structure(tmp_path / name / told["samples"][0]["file"]).coords
+        read_structure(tmp_path / name / told["samples"][0]["files"][0]).coords
         for name, told in (("plain", plain), ("warm", warm), ("apart", apart))
     ]
     assert np.abs(coords[0] - coords[1]).max() > 0.1

@@ -181,14 +181,14 @@ def _record(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
 def test_example_is_centred_and_oriented_by_its_atoms():
     record = _record(30)
     item = BackboneDataset([record])[0]
-    assert item["trans_1"].mean(0).abs().max() < 1e-4
-    assert torch.allclose(item["quat_1"].norm(dim=-1), torch.ones(30), atol=1e-6)
+    assert item["x1.trans"].mean(0).abs().max() < 1e-4
+    assert torch.allclose(item["x1.rot"].norm(dim=-1), torch.ones(30), atol=1e-6)
     assert item["res_idx"].tolist() == list(range(1, 31))
     assert item["res_mask"].eq(1).all()
     assert item["diffuse_mask"].eq(1).all()
     from rectiflow.spaces import quat_to_rotmat
 
-    axis = quat_to_rotmat(item["quat_1"])[..., 0]
+    axis = quat_to_rotmat(item["x1.rot"])[..., 0]
     towards_c = record["coords"][:, 2] - record["coords"][:, 1]
     cosine = torch.cosine_similarity(axis, towards_c, dim=-1)
     assert cosine.min() > 1 - 1e-5
@@ -218,14 +218,14 @@ def test_collate_pads_with_masked_identities():
     dataset = BackboneDataset([_record(5, 1), _record(9, 2)])
     items = [dataset[0], dataset[1]]
     batch = collate(items, multiple=4)
-    assert batch["trans_1"].shape == (2, 12, 3)
+    assert batch["x1.trans"].shape == (2, 12, 3)
     assert batch["res_mask"].sum(1).tolist() == [5, 9]
     for i, item in enumerate(items):
         n = len(item["aatype"])
         for key, value in item.items():
             assert torch.equal(batch[key][i, :n], value)
             assert batch[key].dtype == value.dtype
-        assert batch["quat_1"][i, n:].tolist() == [[1, 0, 0, 0]] * (12 - n)
+        assert batch["x1.rot"][i, n:].tolist() == [[1, 0, 0, 0]] * (12 - n)
         assert batch["aatype"][i, n:].eq(20).all()
         assert batch["diffuse_mask"][i, n:].eq(0).all()
         assert batch["res_idx"][i, n:].eq(0).all()
@@ -293,6 +293,6 @@ def test_a_crop_is_an_example_of_its_own():
     item = dataset[Crop(1, 5, 17)]
     piece = {name: part[5:17] for name, part in record.items()}
     expected = BackboneDataset([piece])[0]
-    assert item["trans_1"].shape == (12, 3)
+    assert item["x1.trans"].shape == (12, 3)
     assert all(torch.equal(item[key], expected[key]) for key in expected)
     assert item["res_idx"][0] == 1

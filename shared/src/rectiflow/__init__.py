@@ -10,19 +10,22 @@ Examples
 >>> weights, means = torch.tensor([0.5, 0.5]), torch.tensor([[-2.0], [2.0]])
 >>> target = rf.GaussianMixtureFlow(weights, means, 0.1 * torch.ones(2, 1, 1))
 >>> noise = torch.randn(4, 1, generator=torch.Generator().manual_seed(0))
->>> moves = rf.plan(rf.grids.uniform(20), rf.Midpoint())
->>> rf.integrate(target, noise, moves).shape
+>>> steps = rf.plan(rf.grids.uniform(20), rf.Midpoint())
+>>> rf.integrate(target, noise, steps).shape
 torch.Size([4, 1])
 """
 
 from rectiflow import grids
 from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
+from rectiflow.conversions import reparametrise
 from rectiflow.couplings import Annealed, Coupling, Independent, MinibatchOT, Paired
 from rectiflow.diagnostics import straightness, transport_cost
 from rectiflow.fields import VelocityField, bind, counted
 from rectiflow.flow import Flow, LossOutput
+from rectiflow.geodesics import Geodesic
 from rectiflow.guidance import batched_cfg, cfg, cfg_to_endpoint, guided
-from rectiflow.integrate import Step, integrate, plan, reverse
+from rectiflow.integrate import Moved, integrate, plan, reverse
+from rectiflow.interpolants import Interpolant
 from rectiflow.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from rectiflow.paths import (
     Affine,
@@ -33,29 +36,41 @@ from rectiflow.paths import (
     TargetCFM,
     Trigonometric,
     VariancePreserving,
-    reparametrise,
 )
+from rectiflow.plans import Plan
+from rectiflow.predictions import Data, Noise, Score, Velocity
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
+from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import (
+    BDIA,
+    DDIM,
+    GHVB,
+    HB,
     RK4,
     Adams,
-    Bidirectional,
-    DPMSolver,
-    DPMSolverPP,
+    Ancestral,
+    Context,
+    Dopri5,
+    DPMSolver2,
+    DPMSolver3,
+    DPMSolverPP2M,
+    DPMSolverPP2S,
+    DPMSolverPP3M,
     Euler,
+    FireFlow,
     Heun,
-    History,
+    InterpolantSDE,
+    Memory,
     Midpoint,
     Move,
-    MultistepDPMSolverPP,
     PseudoCorrector,
-    ReusedMidpoint,
     RungeKutta,
     Solver,
 )
 from rectiflow.sources import Mixture, Normal, Source
 from rectiflow.spaces import Euclidean, Product, Rotations, Space
 from rectiflow.states import State
+from rectiflow.steering import Steer
 from rectiflow.storage.pretrained import CheckpointError, Pretrained, load_tensors, weights_hash
 from rectiflow.time_density import (
     CosMap,
@@ -68,61 +83,79 @@ from rectiflow.time_density import (
 )
 
 __all__ = [
+    "BDIA",
+    "DDIM",
+    "GHVB",
+    "HB",
     "RK4",
     "Adams",
     "Affine",
+    "Ancestral",
     "Annealed",
-    "Bidirectional",
     "CheckpointError",
+    "Context",
     "CosMap",
     "Coupling",
-    "DPMSolver",
-    "DPMSolverPP",
+    "DPMSolver2",
+    "DPMSolver3",
+    "DPMSolverPP2M",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
+    "Data",
+    "Dopri5",
     "Euclidean",
     "Euler",
     "Exact",
     "FiniteDataFlow",
+    "FireFlow",
     "Flow",
     "GaussianMixtureFlow",
+    "Geodesic",
     "Heun",
-    "History",
     "Hutchinson",
     "Independent",
+    "Interpolant",
+    "InterpolantSDE",
+    "KeyedNoise",
     "Linear",
     "LinearVP",
     "LogitNormal",
     "LossOutput",
     "MeanSquared",
+    "Memory",
     "Midpoint",
     "MinibatchOT",
     "Mixture",
     "Mode",
     "Move",
-    "MultistepDPMSolverPP",
+    "Moved",
+    "Noise",
     "Normal",
     "Paired",
     "Path",
+    "Plan",
     "Polynomial",
     "Premetric",
     "Pretrained",
     "Product",
     "PseudoCorrector",
     "PseudoHuber",
-    "ReusedMidpoint",
     "Rotations",
     "RungeKutta",
+    "Score",
     "Shifted",
     "Solver",
     "Source",
     "Space",
     "State",
-    "Step",
+    "Steer",
     "TargetCFM",
     "TimeDensity",
     "Trigonometric",
     "UShaped",
     "Uniform",
     "VariancePreserving",
+    "Velocity",
     "VelocityField",
     "batched_cfg",
     "bind",

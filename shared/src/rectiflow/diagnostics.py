@@ -11,10 +11,10 @@ from torch import Tensor
 
 from rectiflow.fields import VelocityField
 from rectiflow.grids import uniform
-from rectiflow.integrate import integrate, plan
+from rectiflow.integrate import Moved, integrate, plan
 from rectiflow.likelihood import Divergence, Exact
 from rectiflow.paths import Path
-from rectiflow.solvers.base import History, Move, Solver
+from rectiflow.solvers.base import Solver
 from rectiflow.solvers.runge_kutta import RK4
 from rectiflow.states import State, leaves, map_state
 
@@ -46,12 +46,11 @@ def trajectory(
     """Return the state at every time of the grid, the first being ``x0``; RK4 by default."""
     states = [x0]
 
-    def record(x: State, move: Move, history: History) -> State:
-        states.append(x)
-        return x
+    def record(moved: Moved) -> None:
+        states.append(moved.state)
 
     with torch.no_grad():
-        integrate(field, x0, plan(grid, solver or RK4()), after=(record,))
+        integrate(field, x0, plan(grid, solver or RK4()), hook=record)
     return states
 
 

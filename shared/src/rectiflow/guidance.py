@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rectiflow.fields import VelocityField, bind
 from rectiflow.spaces import Euclidean, Space
-from rectiflow.states import State, batch_of, expand_time, map_state
+from rectiflow.states import State, batch_of, expand_time, map_state, select, settle
 
 Guide: TypeAlias = Callable[[State, float | Tensor, State], State]
 """Takes the state, the time and the velocity there; returns the velocity to use instead."""
@@ -65,8 +65,8 @@ def cfg(
 
     Notes
     -----
-    In a compiled region times are tensors and cannot steer the program: there both fields are
-    evaluated and the interval selects one.
+    Where some rows are inside the interval and others are not, and in a compiled region, both
+    fields are evaluated and the interval selects one for each row.
 
     References
     ----------
@@ -79,7 +79,7 @@ def cfg(
         return lambda x, t, v: v
 
     def guide(x: State, t: float | Tensor, v: State) -> State:
-        return v if _is_outside(interval, t) else mix(t, v, unconditional(x, t))
+        return v if _is_inside(interval, t) is False else mix(t, v, unconditional(x, t))
 
     return guide
 
@@ -119,7 +119,7 @@ def batched_cfg(
     stacked = bind(model, _stack(cond, null))
 
     def velocity(x: State, t: float | Tensor) -> State:
-        if _is_outside(interval, t):
+        if _is_inside(interval, t) is False:
             return conditional(x, t)
         batch, _, _ = batch_of(x)
         both = stacked(map_state(lambda a: torch.cat((a, a)), x), t)
@@ -229,19 +229,13 @@ def _mixing(
         return mixed * (rescale * ratio + (1 - rescale))
 
     def mix(t: float | Tensor, v: State, v_null: State) -> State:
-        mixed = map_state(leaf, v, v_null)
-        if interval is None or not isinstance(t, Tensor):
-            return mixed
-        inside = (t >= interval[0]) & (t <= interval[1])
-        return map_state(lambda a, b: torch.where(inside, a, b), mixed, v)
+        return select(_is_inside(interval, t), map_state(leaf, v, v_null), v)
 
     return mix
 
 
-def _is_outside(interval: tuple[float, float] | None, t: float | Tensor) -> bool:
-    if interval is None or isinstance(t, Tensor):
-        return False
-    return not interval[0] <= t <= interval[1]
+def _is_inside(interval: tuple[float, float] | None, t: float | Tensor) -> bool | Tensor:
+    return True if interval is None else settle((t >= interval[0]) & (t <= interval[1]))
 
 
 def _check_weight(w: float | Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,13 +13,16 @@ from torch import Tensor
 
 from rectiflow.fields import VelocityField, counted
 from rectiflow.grids import uniform
-from rectiflow.integrate import integrate, plan, reverse
-from rectiflow.solvers.base import Move
+from rectiflow.integrate import Plan, integrate, reverse
+from rectiflow.integrate import plan as make_plan
 from rectiflow.solvers.runge_kutta import RK4
 from rectiflow.states import State
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
+
+
+_FIFTY = make_plan(uniform(50), RK4())
 
 
 class Divergence(ABC):
@@ -188,7 +191,7 @@ def log_likelihood(
     field: VelocityField,
     x1: Float[Tensor, " b *event"],
     source_log_prob: Callable[[Tensor], Tensor],
-    moves: Sequence[Move] | None = None,
+    plan: Plan = _FIFTY,
     *,
     divergence: Divergence | None = None,
     generator: torch.Generator | None = None,
@@ -206,7 +209,7 @@ def log_likelihood(
     x1 : Tensor, shape (b, *event)
     source_log_prob : callable
         Log-density of the noise, ``(b, *event) -> (b,)``: ``Normal().log_prob``.
-    moves : sequence of Move, optional
+    plan : Plan
         A plan for sampling, from 0 to 1; it is reversed here. 50 RK4 steps by default. The plan
         must suit the field near t = 1.
     divergence : Divergence, default :class:`Exact`
@@ -233,7 +236,6 @@ def log_likelihood(
     tensor([-1.8379])
     """
     method = divergence or Exact()
-    steps = plan(uniform(50), RK4()) if moves is None else list(moves)
     probes = method.probes(x1, generator)
     columns = 1 if probes is None else probes.shape[0]
     evaluated = counted(field)
@@ -245,7 +247,7 @@ def log_likelihood(
 
     start: State = {"x": x1, "log_volume": x1.new_zeros(x1.shape[0], columns)}
     with torch.set_grad_enabled(differentiable):
-        end = integrate(augmented, start, reverse(steps), differentiable=differentiable)
+        end = integrate(augmented, start, reverse(plan), differentiable=differentiable)
         assert isinstance(end, dict)
         estimates = source_log_prob(end["x"])[:, None] + end["log_volume"]
         return Likelihood(estimates.mean(1), end["x"], estimates, evaluated.calls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,14 +33,17 @@ def map_state(fn: Callable[..., Tensor], *states: State) -> State:
         When the states do not have the same parts.
     """
     first = states[0]
-    for other in states[1:]:
+    for other in states:
+        if isinstance(other, dict):
+            break
+    else:
+        return fn(*states)
+    for other in states:
         if _parts(other) != _parts(first):
             raise ValueError(
                 f"states must have the same parts, got {_parts(first)} and {_parts(other)}; "
                 "expected one tensor per name in each"
             )
-    if not isinstance(first, dict):
-        return fn(*states)
     return {name: fn(*(state[name] for state in states)) for name in first}  # type: ignore[index]
 
 
@@ -66,4 +69,50 @@ def expand_time(t: float | Tensor, like: Tensor) -> float | Tensor:
     """
     if not isinstance(t, Tensor) or t.ndim == 0:
         return t
-    return t.reshape(*t.shape, *(1,) * (like.ndim - t.ndim)).to(like.dtype)
+    return t.reshape(*t.shape, *(1,) * (like.ndim - t.ndim)).to(like)
+
+
+def check_like(found: State, expected: State, name: str) -> None:
+    """Refuse a state whose shapes would broadcast silently; ``name`` says in the error what it is.
+
+    Raises
+    ------
+    ValueError
+        When parts or shapes differ.
+    """
+    if _shapes(found) != _shapes(expected):
+        raise ValueError(f"{name} must have shape {_shapes(expected)}, got {_shapes(found)}")
+
+
+def _shapes(x: State) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    if isinstance(x, dict):
+        return {name: tuple(part.shape) for name, part in x.items()}
+    return tuple(x.shape)
+
+
+def settle(mask: bool | Tensor) -> bool | Tensor:
+    """Return one bool where a mask over the rows is unanimous.
+
+    Only masks on the host are read, so that nothing waits for a device; others pass unchanged.
+    """
+    if isinstance(mask, Tensor) and mask.device.type == "cpu" and not torch.compiler.is_compiling():
+        return bool(mask.all()) or (False if not mask.any() else mask)
+    return mask
+
+
+def select(mask: bool | Tensor, x: Any, y: Any) -> Any:
+    """Return ``x`` where the mask is true and ``y`` elsewhere: whole, or row by row.
+
+    ``x`` and ``y`` are states, or times: numbers, or tensors of the shape of the mask.
+    """
+    if not isinstance(mask, Tensor):
+        return x if mask else y
+    if isinstance(x, float) or isinstance(y, float):
+        x = torch.full_like(mask, x, dtype=torch.float64) if isinstance(x, float) else x
+        return torch.where(mask, x, y)
+
+    def rows(a: Tensor, b: Tensor) -> Tensor:
+        of_rows = mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim))
+        return torch.where(of_rows.to(a.device), a, b)
+
+    return map_state(rows, x, y)

@@ -322,7 +322,7 @@ class Beta(TimeDensity):
 
 
 @dataclass(frozen=True)
-class Grid(TimeDensity):
+class Discrete(TimeDensity):
     """Uniform on the ``k`` starting times ``0, 1/k, ..., (k-1)/k`` of a k-step sampler.
 
     Parameters
@@ -335,18 +335,18 @@ class Grid(TimeDensity):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"a grid needs at least one time, got k={self.k}")
+            raise ValueError(f"a discrete law needs at least one time, got k={self.k}")
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return ``floor(k u) / k``."""
         return (self.k * u).floor().clamp(max=self.k - 1) / self.k
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """Return the log-probability ``-log k`` of a grid time."""
+        """Return the log-probability ``-log k`` of one of the times."""
         index = self.k * t
         near = (index - index.round()).abs() < 64 * self.k * torch.finfo(t.dtype).eps
-        on_grid = near & (index.round() >= 0) & (index.round() < self.k)
-        return _inside(on_grid, torch.full_like(t, -math.log(self.k)))
+        among = near & (index.round() >= 0) & (index.round() < self.k)
+        return _inside(among, torch.full_like(t, -math.log(self.k)))
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,19 @@ Translations go along straight lines, rotations along SLERP geodesics, both at t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from rectiflow.solvers import History, Solver
-from rectiflow.spaces import Space, quat_multiply
+from rectiflow.couplings import Coupling
+from rectiflow.flow import Flow
+from rectiflow.geodesics import Geodesic
+from rectiflow.predictions import Data
+from rectiflow.premetrics import Mask
+from rectiflow.solvers import Context, Memory, Solver
+from rectiflow.sources import NORMAL, Source
+from rectiflow.spaces import quat_multiply
 from rectiflow.states import State
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
@@ -22,7 +28,6 @@ from rectiflow_protein.frames import FRAME_SPACE, centre
 from rectiflow_protein.igso3 import sample_igso3
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from rectiflow.fields import VelocityField
 
 PRIOR_SCALE = 10.0
@@ -32,79 +37,61 @@ START_TIME = 0.01
 """Where sampling starts: the networks have seen no smaller time."""
 
 
+FRAME_PATH = Geodesic(FRAME_SPACE)
+"""Straight lines of positions, SLERP of rotations; velocities in Å and body-frame radians."""
+
+
 @dataclass(frozen=True)
-class BackboneFlow:
-    """How training corrupts chains.
+class FrameNoise(Coupling):
+    """The noise that training puts around chains: it knows the data's rotations.
+
+    Translations are normal with 10 Å per axis, their mean taken out over the real residues of each
+    sample. Rotations are the data's turned by IGSO3, ``q_1 ⊗ IGSO3(sigma)``.
 
     Parameters
     ----------
-    density : TimeDensity
-        Law of the time; uniform on [0.01, 0.99].
     rotation_sigma : float
-        Concentration of the rotation noise in radians. Training noise is ``q_1 ⊗ IGSO3(sigma)``;
-        sampling starts from uniform rotations. At 1.5 the two nearly agree.
+        Concentration of the rotation noise in radians. Sampling starts from uniform rotations; at
+        1.5 the two nearly agree.
 
     References
     ----------
     Yue et al. (2025), section 3; Yim et al., FrameFlow (arXiv 2310.05297).
     """
 
-    density: TimeDensity = field(default_factory=lambda: Uniform(START_TIME, 1 - START_TIME))
     rotation_sigma: float = 1.5
 
-    def noise(
-        self,
-        x1: dict[str, Tensor],
-        *,
-        res_mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Draw the training noise that belongs to chains ``x1``.
-
-        The mean of the translations is taken out over the real residues of each sample.
-        """
-        trans, rot = x1["trans"], x1["rot"]
-        z = torch.randn(trans.shape, generator=generator, device=trans.device, dtype=trans.dtype)
-        turn = sample_igso3(
-            rot.shape[:-1], self.rotation_sigma, generator=generator, device=rot.device
-        )
+    def fresh(
+        self, x1: State, source: Source, mask: Mask, generator: torch.Generator | None
+    ) -> State:
+        """Draw noise for chains; ``mask (b, n)`` is true for real residues."""
+        assert isinstance(x1, dict) and not isinstance(mask, Mapping)
+        z = NORMAL.sample_like(x1["trans"], generator=generator)
+        rot, sigma = x1["rot"], self.rotation_sigma
+        turn = sample_igso3(rot.shape[:-1], sigma, generator=generator, device=rot.device)
+        assert isinstance(z, Tensor)
         return {
-            "trans": PRIOR_SCALE * centre(z, res_mask),
+            "trans": PRIOR_SCALE * centre(z, mask),
             "rot": quat_multiply(rot, turn.to(rot.dtype)),
         }
 
-    def corrupt(
-        self,
-        x1: dict[str, Tensor],
-        x0: dict[str, Tensor],
-        t: Float[Tensor, " b"],
-        *,
-        res_mask: Float[Tensor, "b n"],
-        diffuse_mask: Float[Tensor, "b n"],
-    ) -> dict[str, Tensor]:
-        """Interpolate at time t; given residues keep their data frames, padding gets none.
 
-        Padded residues hold position zero and, unless they are given, the identity rotation.
-        """
-        xt = FRAME_SPACE.geodesic(x0, x1, t)
-        assert isinstance(xt, dict)
-        moving, real = diffuse_mask.unsqueeze(-1), res_mask.unsqueeze(-1)
-        trans = (xt["trans"] * moving + x1["trans"] * (1 - moving)) * real
-        identity = xt["rot"].new_tensor([1.0, 0.0, 0.0, 0.0])
-        rot = torch.where(real > 0, xt["rot"], identity)
-        return {"trans": trans, "rot": rot * moving + x1["rot"] * (1 - moving)}
+def backbone_flow(*, rotation_sigma: float = 1.5, density: TimeDensity | None = None) -> Flow:
+    """Return the flow of ReQFlow: a network that predicts clean frames, on geodesics.
 
-
-def endpoint_velocity(
-    x: dict[str, Tensor], x1: dict[str, Tensor], t: float | Tensor
-) -> dict[str, Tensor]:
-    """Return the velocity that takes ``x`` at time t to ``x1`` at time 1 along geodesics.
-
-    Å and radians (body frame) per unit of time. Singular at t = 1.
+    Parameters
+    ----------
+    rotation_sigma : float
+        Of :class:`FrameNoise`.
+    density : TimeDensity, optional
+        Law of the time; uniform on [0.01, 0.99] if absent, as published.
     """
-    v = FRAME_SPACE.log(x, x1)
-    assert isinstance(v, dict)
-    return {name: part / (1 - t) for name, part in v.items()}
+    return Flow(
+        path=FRAME_PATH,
+        prediction=Data(),
+        coupling=FrameNoise(rotation_sigma),
+        density=density or Uniform(START_TIME, 1 - START_TIME),
+    )
 
 
 class RotationSchedule(Protocol):
@@ -180,27 +167,18 @@ class FrameEuler(Solver):
     order = 1
     nfe = 1
     flat_only = False
+    leaves = ("state", "velocity")
 
-    def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
+    def step(  # type: ignore[override]  # schedules have one clock for all chains
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
         """Advance translations by ``h v`` and rotations by the schedule's part of the way."""
-        v = field(x, start) if v is None else v
+        x, v = context.begin(field, x, start)
         assert isinstance(v, dict)
         h = stop - start
         scale = self.schedule.fraction(start, stop) * (1 - start) / h
-        return space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
-
-
-FrameNoise: TypeAlias = Callable[[float], dict[str, Tensor]]
-"""Standard-normal ``trans (b, n, 3)`` and ``rot (b, n, 3)`` of the move that starts at a time."""
+        moved = context.space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
+        return moved, context.remember(start, stop, state=x, velocity=v)
 
 
 @dataclass(frozen=True)
@@ -227,8 +205,6 @@ class FrameAncestral(Solver):
         As in :class:`FrameEuler`.
     translation_sigma, rotation_sigma : float
         Å and radians per axis, of the noise in training.
-    noise : FrameNoise, optional
-        Where the draws come from; the pipeline gives each sample its own.
 
     References
     ----------
@@ -239,10 +215,11 @@ class FrameAncestral(Solver):
     schedule: RotationSchedule = field(default_factory=ExponentialSchedule)
     translation_sigma: float = PRIOR_SCALE
     rotation_sigma: float = 1.5
-    noise: FrameNoise | None = field(default=None, repr=False, compare=False)
     order = 1
     nfe = 1
     flat_only = False
+    traceable = False
+    leaves = ("state", "velocity")
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 1:
@@ -252,27 +229,21 @@ class FrameAncestral(Solver):
             )
 
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
         """Go for the predicted chain, with noise in part fresh."""
-        if self.noise is None:
+        if context.noise is None:
             raise ValueError(
-                "ancestral sampling draws noise, got none; expected noise=..., as "
-                "BackbonePipeline gives it."
+                "ancestral sampling draws noise, got none; expected integrate(..., "
+                "noise=KeyedNoise(seed, samples))."
             )
-        v = field(x, start) if v is None else v
-        z = self.noise(start)
-        assert isinstance(v, dict) and isinstance(x, dict)
+        space = context.space
+        x, v = context.begin(field, x, start)
+        z = context.noise.like(v)
         data = space.move(x, v, 1 - start)
-        left = space.log(data, x)
-        assert isinstance(left, dict) and isinstance(data, dict)
+        left: Any = space.log(data, x)
+        assert isinstance(data, dict)
+        assert isinstance(z, dict)
         kept, fresh = self._parts(start, stop)
         turned = kept * (1 - self.schedule.fraction(start, stop)) * left["rot"]
         rest = {
@@ -281,7 +252,8 @@ class FrameAncestral(Solver):
             - (1 - kept) * (1 - stop) * data["trans"],
             "rot": turned + fresh * self.schedule.remaining(stop) * self.rotation_sigma * z["rot"],
         }
-        return space.move(data, rest, 1.0)
+        moved = space.move(data, rest, 1.0)
+        return moved, context.remember(start, stop, state=x, velocity=v)
 
     def _parts(self, start: float, stop: float) -> tuple[float, float]:
         """Return how much of the noise is kept and how much is drawn; their squares sum to 1."""

@@ -38,9 +38,15 @@ class Motif:
     ----------
     segments : sequence of Backbone
         Runs of bonded residues, in the order in which the chain is to meet them.
+    source : str
+        What it was read from, as :func:`read_motif` takes it.
     """
 
     segments: Sequence[Backbone]
+    source: str = ""
+
+    def __str__(self) -> str:
+        return self.source or ",".join(f"{s.label(0)}-{s.label(len(s) - 1)}" for s in self.segments)
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
@@ -133,7 +139,7 @@ or B5, with the numbers of the file.
         raise ValueError(
             f"motif {text!r} names residue {twice[0]} twice; expected each residue once."
         )
-    return Motif(chosen)
+    return Motif(chosen, text)
 
 
 def _parse(part: str) -> tuple[str, int, int]:

@@ -1,43 +1,50 @@
 """Solvers: rules that advance a state along a velocity field, one family per file."""
 
-from rectiflow.solvers.adams import Adams, GeneralisedHeavyBall, HeavyBall, Momentum, Nesterov
-from rectiflow.solvers.base import History, Move, Record, Solver, is_flat
-from rectiflow.solvers.bidirectional import Bidirectional, Pair
+from rectiflow.solvers.adams import GHVB, HB, Adams
+from rectiflow.solvers.base import Move, Solver, combine
+from rectiflow.solvers.bdia import BDIA
+from rectiflow.solvers.context import Context, Memory
+from rectiflow.solvers.dopri import Dopri5
 from rectiflow.solvers.exponential import (
-    DPMSolver,
-    DPMSolverPP,
-    Exponential,
-    MultistepDPMSolverPP,
+    DDIM,
+    DPMSolver2,
+    DPMSolver3,
+    DPMSolverPP2M,
+    DPMSolverPP2S,
+    DPMSolverPP3M,
     fast_plan,
 )
-from rectiflow.solvers.reuse import PseudoCorrector, Refine, ReusedMidpoint
+from rectiflow.solvers.reuse import FireFlow, PseudoCorrector, Refine
 from rectiflow.solvers.runge_kutta import RK4, ButcherTableau, Euler, Heun, Midpoint, RungeKutta
+from rectiflow.solvers.stochastic import Ancestral, InterpolantSDE
 
 __all__ = [
+    "BDIA",
+    "DDIM",
+    "GHVB",
+    "HB",
     "RK4",
     "Adams",
-    "Bidirectional",
+    "Ancestral",
     "ButcherTableau",
-    "DPMSolver",
-    "DPMSolverPP",
+    "Context",
+    "DPMSolver2",
+    "DPMSolver3",
+    "DPMSolverPP2M",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
+    "Dopri5",
     "Euler",
-    "Exponential",
-    "GeneralisedHeavyBall",
-    "HeavyBall",
+    "FireFlow",
     "Heun",
-    "History",
+    "InterpolantSDE",
+    "Memory",
     "Midpoint",
-    "Momentum",
     "Move",
-    "MultistepDPMSolverPP",
-    "Nesterov",
-    "Pair",
     "PseudoCorrector",
-    "Record",
     "Refine",
-    "ReusedMidpoint",
     "RungeKutta",
     "Solver",
+    "combine",
     "fast_plan",
-    "is_flat",
 ]

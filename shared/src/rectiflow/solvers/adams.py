@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rectiflow.solvers.base import History, Move, Solver, combine
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
+from rectiflow.solvers.context import Context, Memory, Time, has
 from rectiflow.solvers.runge_kutta import RK4
-from rectiflow.states import State
+from rectiflow.states import State, select
 
 if TYPE_CHECKING:
-    from rectiflow.fields import VelocityField
-    from rectiflow.spaces import Space
+    from torch import Tensor
 
-_MAX_TERMS = 5  # beyond, the stability interval is too short to be of use
+    from rectiflow.fields import VelocityField
+
 _RK4 = RK4()
-_FEWEST_STEPS_TO_START = 8  # with fewer, the extra evaluations of a start are better spent on steps
+_MAX_TERMS = 5  # beyond, the stability interval is too short to be of use
 
 # Numerators (p + q beta) of the averaged method, newest first, and its denominator over beta.
 _AVERAGED: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
@@ -30,141 +32,87 @@ _AVERAGED: dict[int, tuple[int, tuple[tuple[int, int], ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class Averages:
-    """What a momentum remembers: its running averages, newest first."""
-
-    states: tuple[State, ...]
+_Chain: TypeAlias = tuple[tuple[Time, State], ...]
+_Sum: TypeAlias = tuple[Sequence[Time], list[State], list[State]]
 
 
-class Momentum(ABC):
-    """A running average inside an Adams method; it widens the stability interval.
+class _Family(Solver):
+    """What the Adams methods share: which velocities are known, and how a run starts."""
 
-    Parameters
-    ----------
-    beta : float
-        Weight of the new value, in ``(0, 1]``; 1 is no momentum. Smaller is more stable and less
-        accurate.
+    terms: int
+    start: Solver | None
+    fewest: int
+    nfe = 1
+    leaves = ("velocity",)
 
-    Raises
-    ------
-    ValueError
-        When ``beta`` is outside ``(0, 1]``.
-    """
-
-    def __init__(self, beta: float) -> None:
+    def __post_init__(self) -> None:
+        if not 1 <= self.terms <= _MAX_TERMS:
+            raise ValueError(f"order must be 1 to {_MAX_TERMS}, got {self.terms}; expected 2 to 4")
+        beta = getattr(self, "beta", 1.0)
         if not 0.0 < beta <= 1.0:
             raise ValueError(f"beta must be in (0, 1], got {beta}; expected 0.5 to 1 in practice")
-        self.beta = beta
+
+    reads = property(lambda self: {"velocity": self.terms - 1})
+
+    def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
+        """One, or that of the start where velocities are missing."""
+        short = known.get("velocity", 0) < self.terms - 1
+        starts = self.start is not None and self.order > 2 and short
+        return self.start.cost(start, stop, known) if starts else 1  # type: ignore[union-attr]
+
+    _has_start = property(lambda self: self.start is not None and self.order > 2)
+
+    def moves(self, times: Sequence[float]) -> list[Move]:
+        """Lay out the moves; a few are better spent without a start."""
+        if not self._has_start:
+            return super().moves(times)
+        start = None if len(times) - 1 < self.fewest else self.start
+        settled: Any = replace(self, start=start, fewest=0)  # type: ignore[type-var]
+        return [move._replace(solver=settled) for move in super().moves(times)]
+
+    def step(
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        past = context.past(start, stop)
+        velocities = past.get("velocity")[: self.terms - 1]
+        enough: bool | Tensor = True
+        if self._has_start:
+            full = len(velocities) == self.terms - 1
+            enough = has(velocities[-1][0]) if full else False
+        if enough is False and self.start is not None:
+            return self.start.step(field, x, start, stop, context)
+        begin, v = context.begin(field, x, start)
+        weights, states, averages = self._direction(
+            [v, *(value for _, value in velocities)],
+            (start, stop, *(t for t, _ in velocities)),
+            past.get("average"),
+        )
+        moved = combine((1.0, *weights), (begin, *states))
+        memory = context.remember(start, stop, velocity=v)
+        if enough is not True and self.start is not None:
+            moved = select(enough, moved, self.start.step(field, x, start, stop, context)[0])
+        if averages and memory is not None:
+            times = [start, *(t for t, _ in velocities)]
+            chain = tuple(
+                (t if enough is True else select(enough, t, math.nan), u)
+                for t, u in zip(times, averages[: self.reads["average"]], strict=False)
+            )
+            memory = memory._replace(values={**memory.values, "average": chain})
+        return moved, memory
 
     @abstractmethod
-    def order(self, terms: int) -> int:
-        """Return the order of the method with ``terms`` velocities."""
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        """Return weights and states whose sum is the way to go, and the averages to remember.
 
-    @abstractmethod
-    def direction(
-        self,
-        velocities: list[State],
-        nodes: list[float],
-        past: Averages | None,
-        terms: int,
-    ) -> tuple[State, Averages]:
-        """Return the direction of a step and what to remember.
-
-        ``velocities`` are newest first, at ``nodes`` in units of the step (0, -1, ...).
+        ``velocities`` are newest first; ``times`` are start and stop of the move, and those of the
+        velocities after the first.
         """
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.beta})"
 
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.beta == other.beta
-
-    def __hash__(self) -> int:
-        return hash((type(self), self.beta))
-
-
-class GeneralisedHeavyBall(Momentum):
-    r"""GHVB: average the velocities, then correct for the lag; keeps the order of the method.
-
-    .. math:: u_n = (1 - \beta) u_{n-1} + \beta g_n, \qquad
-              x_{n+1} = x_n + h \sum_{i=1}^{m} w_i(\beta)\, u_{n+1-i}
-
-    The real-axis stability interval grows from 2 to :math:`2(2-\beta)/\beta` for one term and from
-    1 to :math:`2 - \beta` for two. The weights are for equal steps.
-
-    References
-    ----------
-    Wizadwongsa et al., "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts"
-    (ICLR 2024). Official code: sWizad/momentum-diffusion, whose start limits the order to 2.
-    """
-
-    def order(self, terms: int) -> int:
-        """Return ``terms``: the lag of the average is corrected."""
-        return terms
-
-    def direction(
-        self,
-        velocities: list[State],
-        nodes: list[float],
-        past: Averages | None,
-        terms: int,
-    ) -> tuple[State, Averages]:
-        """Advance the average and combine its last values."""
-        if past is None:
-            states = _settled_averages(velocities, self.beta)
-        else:
-            newest = combine((1 - self.beta, self.beta), (past.states[0], velocities[0]))
-            states = (newest, *past.states)[:terms]
-        denominator, numerators = _AVERAGED[len(states)]
-        weights = [(p + q * self.beta) / (denominator * self.beta) for p, q in numerators]
-        return combine(weights, states), Averages(states)
-
-
-class HeavyBall(Momentum):
-    r"""Polyak's heavy ball: average the directions of the Adams method; first order.
-
-    .. math:: u_n = (1 - \beta) u_{n-1} + \beta a_n, \qquad x_{n+1} = x_n + h\,u_n
-
-    References
-    ----------
-    Wizadwongsa et al. (ICLR 2024), the HB variant.
-    """
-
-    def order(self, terms: int) -> int:
-        """Return 1 unless ``beta`` is 1: the average lags behind."""
-        return terms if self.beta == 1.0 else 1
-
-    def direction(
-        self,
-        velocities: list[State],
-        nodes: list[float],
-        past: Averages | None,
-        terms: int,
-    ) -> tuple[State, Averages]:
-        """Average the directions."""
-        raw = combine(adams_weights(nodes), velocities)
-        average = raw
-        if past is not None:
-            average = combine((1 - self.beta, self.beta), (past.states[0], raw))
-        return self._step(average, raw), Averages((average,))
-
-    def _step(self, average: State, raw: State) -> State:
-        return average
-
-
-class Nesterov(HeavyBall):
-    r"""Nesterov's momentum: as :class:`HeavyBall`, looking ahead; first order.
-
-    :math:`x_{n+1} = x_n + h\,[(1 - \beta) u_n + \beta a_n]`.
-    """
-
-    def _step(self, average: State, raw: State) -> State:
-        return combine((1 - self.beta, self.beta), (average, raw))
-
-
-class Adams(Solver):
-    r"""Adams-Bashforth of order k (PLMS), with or without momentum; one evaluation per step.
+@dataclass(frozen=True)
+class Adams(_Family):
+    r"""Adams-Bashforth of order k (PLMS); one evaluation per step.
 
     .. math:: x_{n+1} = x_n + h \sum_{i=0}^{k-1} w_i\, v(x_{n-i}, t_{n-i})
 
@@ -174,14 +122,13 @@ class Adams(Solver):
     Parameters
     ----------
     order : int
-        Number of velocities combined, 1 to 5: the order of the plain method.
-    momentum : Momentum, optional
-        :class:`GeneralisedHeavyBall` averages the velocities that come in, :class:`HeavyBall` and
-        :class:`Nesterov` the directions that go out.
+        Number of velocities combined, 1 to 5.
     start : Solver or None
-        Takes the first ``order - 1`` steps of a plan of 8 or more, where the order is above 2. None
-        starts with methods of growing order, as the published code does, which limits the global
-        error to order 2.
+        Takes the steps for which too few velocities are known, where the order is above 2. None
+        takes them with methods of growing order, as the published code does, which limits the
+        global error to order 2.
+    fewest : int, default 8
+        Plans of fewer steps do without ``start``: its evaluations are better spent on steps.
 
     Raises
     ------
@@ -190,97 +137,177 @@ class Adams(Solver):
 
     Notes
     -----
-    A plan costs N evaluations, and with the RK4 start ``3 (order - 1)`` more. For inversion plan
-    the reversed grid, ``plan(grid[::-1], Adams(4))``: the reverse of a plan ends with its start.
+    A plan costs N evaluations, and with the RK4 start ``3 (order - 1)`` more.
     """
 
-    def __init__(
-        self, order: int, momentum: Momentum | None = None, *, start: Solver | None = _RK4
-    ) -> None:
-        if not 1 <= order <= _MAX_TERMS:
-            raise ValueError(f"order must be 1 to {_MAX_TERMS}, got {order}; expected 2 to 4")
-        self.terms = order
-        self.order = order if momentum is None else momentum.order(order)
-        self.nfe = 1
-        self.memory = order - 1 if momentum is None else max(order - 1, 1)
-        self.momentum = momentum
-        self.start = start
+    order: int
+    start: Solver | None = _RK4
+    fewest: int = 8
 
-    def moves(self, grid: Sequence[float]) -> list[Move]:
-        """Lay out the starting steps and the rest."""
-        moves = super().moves(grid)
-        if self.start is None or self.order <= 2 or len(moves) < _FEWEST_STEPS_TO_START:
-            return moves
-        first, rest = moves[: self.terms - 1], moves[self.terms - 1 :]
-        return [move._replace(solver=self.start) for move in first] + rest
+    terms = property(lambda self: self.order)
 
-    def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
-        h = stop - start
-        newest = field(x, start) if v is None else v
-        velocities, nodes = [newest], [0.0]
-        past = history.before(start, stop)
-        for record in past[: self.terms - 1]:
-            if record.v is None:
-                break
-            velocities.append(record.v)
-            nodes.append((record.t - start) / h)
-        if self.momentum is None:
-            direction, memo = combine(adams_weights(nodes), velocities), None
-        else:
-            memo = past[0].memo if past and isinstance(past[0].memo, Averages) else None
-            direction, memo = self.momentum.direction(velocities, nodes, memo, self.terms)
-        history.push(start, x, newest, stop, memo)
-        return space.move(x, direction, h)
-
-    def __repr__(self) -> str:
-        momentum = "" if self.momentum is None else f", {self.momentum}"
-        return f"Adams({self.terms}{momentum})"
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        return _steps(*times), velocities, []
 
 
-def adams_weights(nodes: Sequence[float]) -> list[float]:
+@dataclass(frozen=True)
+class GHVB(_Family):
+    r"""Generalised heavy ball: Adams on averaged velocities, corrected for their lag.
+
+    .. math:: u_n = (1 - \beta) u_{n-1} + \beta g_n, \qquad
+              x_{n+1} = x_n + h \sum_{i=1}^{m} w_i(\beta)\, u_{n+1-i}
+
+    The order is that of the plain method. The real-axis stability interval grows from 2 to
+    :math:`2(2-\beta)/\beta` for one term and from 1 to :math:`2 - \beta` for two. The weights are
+    for equal steps. Flat spaces only.
+
+    Parameters
+    ----------
+    order : int
+        Number of averages combined, 1 to 5.
+    beta : float
+        Weight of the new velocity, in ``(0, 1]``; 1 is no momentum. Smaller is more stable and
+        less accurate. The paper's order 1.8 is ``GHVB(2, 0.8)``.
+    start, fewest
+        As for :class:`Adams`.
+
+    Raises
+    ------
+    ValueError
+        When ``order`` is not 1 to 5 or ``beta`` is outside ``(0, 1]``.
+
+    References
+    ----------
+    Wizadwongsa et al., "Diffusion Sampling with Momentum for Mitigating Divergence Artifacts"
+    (ICLR 2024). Official code: sWizad/momentum-diffusion, whose start limits the order to 2.
+    """
+
+    order: int
+    beta: float
+    start: Solver | None = _RK4
+    fewest: int = 8
+
+    terms = property(lambda self: self.order)
+
+    reads = property(lambda self: {"velocity": self.order - 1, "average": max(self.order - 1, 1)})
+
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        known = [has(t) for t in times[2:]]
+        going = has(past[0][0]) if past else False
+        if going is not False:
+            newest = combine((1 - self.beta, self.beta), (past[0][1], velocities[0]))
+            chain = [newest, *(u for _, u in past)][: self.order]
+            lengths = [has(t) for t, _ in past]
+        if going is not True:
+            settled = [self._settled(age, known, velocities) for age in range(len(velocities))]
+            if going is False:
+                chain, lengths = settled, known
+            else:
+                size = max(len(chain), len(settled))
+                blank = combine((0.0,), velocities[:1])
+                pairs = zip_longest(chain, settled, fillvalue=blank)
+                chain = [select(going, a, b) for a, b in pairs][:size]
+                masks = zip_longest(lengths, known, fillvalue=False)
+                lengths = [(going & a) | (~going & b) for a, b in masks]
+
+        weights = _averaged_steps(times[0], times[1], self.beta, *lengths[: len(chain) - 1])
+        return weights, chain, chain
+
+    def _settled(self, age: int, known: list[bool | Tensor], velocities: list[State]) -> State:
+        weights = by_length(known, lambda count: _settled_weights(count + 1, age, self.beta))
+        return combine(weights, velocities)
+
+
+@dataclass(frozen=True)
+class HB(_Family):
+    r"""Polyak's heavy ball: the directions of an Adams method, averaged; first order.
+
+    .. math:: u_n = (1 - \beta) u_{n-1} + \beta a_n, \qquad x_{n+1} = x_n + h\,u_n
+
+    Flat spaces only.
+
+    Parameters
+    ----------
+    terms : int
+        Number of velocities combined in a direction, 1 to 5.
+    beta : float
+        Weight of the new direction, in ``(0, 1]``; 1 is :class:`Adams` without a start.
+
+    Raises
+    ------
+    ValueError
+        When ``terms`` is not 1 to 5 or ``beta`` is outside ``(0, 1]``.
+
+    References
+    ----------
+    Wizadwongsa et al. (ICLR 2024), the HB variant.
+    """
+
+    terms: int
+    beta: float
+    start = None
+
+    order = property(lambda self: self.terms if self.beta == 1.0 else 1)  # the average lags
+    reads = property(lambda self: {"velocity": self.terms - 1, "average": 1})
+
+    def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
+        weights, going = _weights(*times), has(past[0][0]) if past else False
+        average = combine(weights, velocities) if going is not True else None
+        if going is not False:
+            mixed = (1 - self.beta, *(self.beta * w for w in weights))
+            average = select(going, combine(mixed, (past[0][1], *velocities)), average)
+        return [times[1] - times[0]], [average], [average]
+
+
+@of_times
+def _weights(start: Time, stop: Time, *past: Time) -> list[Time]:
+    """Weights of the velocities at ``start`` and at past times, in units of the step."""
+    nodes = [0.0, *((t - start) / (stop - start) for t in past)]
+    return by_length([has(t) for t in past], lambda count: adams_weights(nodes[: count + 1]))
+
+
+@of_times
+def _steps(start: Time, stop: Time, *past: Time) -> list[Time]:
+    return [(stop - start) * weight for weight in _weights(start, stop, *past)]
+
+
+@of_times
+def _averaged_steps(start: Time, stop: Time, beta: float, *known: bool | Tensor) -> list[Time]:
+    def weights(count: int) -> list[float]:
+        denominator, numerators = _AVERAGED[count + 1]
+        return [(p + q * beta) / (denominator * beta) for p, q in numerators]
+
+    return [(stop - start) * weight for weight in by_length(known, weights)]
+
+
+def adams_weights(nodes: Sequence[Time]) -> list[Time]:
     """Integrate the polynomial through values at ``nodes`` over ``[0, 1]``; one weight per node."""
     return _apply(nodes, [1.0 / (power + 1) for power in range(len(nodes))])
 
 
-def _settled_averages(velocities: list[State], beta: float) -> tuple[State, ...]:
-    """Averages, newest first, as if the velocities had followed their polynomial for ever.
+def _settled_weights(count: int, age: int, beta: float) -> list[Time]:
+    """Weights, newest first, of the average that was made ``age`` steps ago.
 
-    Starting the average at the first velocity instead leaves an error of one step's size in it,
-    and order 2 at best.
+    As if the velocities had followed their polynomial for ever. Starting the average at the first
+    velocity instead leaves an error of one step's size in it, and order 2 at best.
     """
-    count = len(velocities)
-    nodes = [-float(i) for i in range(count)]
     # Moments of -K, where K is geometric: the age of the value that an average picks.
     moments = [1.0]
     for p in range(1, count):
         earlier = sum(math.comb(p, r) * (-1.0) ** (p - r) * moments[r] for r in range(p))
         moments.append((1 - beta) / beta * earlier)
-
-    def average(age: int) -> State:
-        shifted = [
-            sum(math.comb(p, r) * (-float(age)) ** (p - r) * moments[r] for r in range(p + 1))
-            for p in range(count)
-        ]
-        return combine(_apply(nodes, shifted), velocities)
-
-    return tuple(average(age) for age in range(count))
+    shifted = [
+        sum(math.comb(p, r) * (-float(age)) ** (p - r) * moments[r] for r in range(p + 1))
+        for p in range(count)
+    ]
+    return _apply([-float(i) for i in range(count)], shifted)
 
 
-def _apply(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
+def _apply(nodes: Sequence[Time], moments: Sequence[float]) -> list[Time]:
     """Weights of a linear functional on polynomials, given its values on 1, s, s², ..."""
     weights = []
     for j, own in enumerate(nodes):
-        basis = [1.0]  # Lagrange polynomial of this node, powers rising
+        basis: list[Time] = [1.0]  # Lagrange polynomial of this node, powers rising
         for i, other in enumerate(nodes):
             if i != j:
                 lower, upper = [*basis, 0.0], [0.0, *basis]

@@ -2,102 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise, zip_longest
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from rectiflow.spaces import Euclidean, Product, Space
-from rectiflow.states import State, map_state
+from rectiflow.solvers.context import Context, Memory, Time
+from rectiflow.states import State, expand_time, map_state, select
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rectiflow.fields import VelocityField
 
 
-@dataclass(slots=True)
-class Record:
-    """What is known of one past move.
-
-    Attributes
-    ----------
-    t : float
-        Time where the move started.
-    x : State
-        State there.
-    v : State or None
-        Velocity there; None when it was not evaluated.
-    stop : float
-        Time where the move ended.
-    memo : object, optional
-        What the solver leaves for whoever takes the next move.
-    """
-
-    t: float
-    x: State
-    v: State | None
-    stop: float
-    memo: Any = None
-
-
-class History:
-    """The most recent records of a trajectory, oldest first.
-
-    All memory of a multistep method is here, so solver objects keep nothing and one plan may mix
-    solvers.
-
-    Parameters
-    ----------
-    size : int
-        Number of records kept; 0 keeps none.
-    """
-
-    __slots__ = ("_records", "size")
-
-    def __init__(self, size: int) -> None:
-        if size < 0:
-            raise ValueError(f"history size must not be negative, got {size}; expected 0 or more")
-        self.size = size
-        self._records: list[Record] = []
-
-    def push(self, t: float, x: State, v: State | None, stop: float, memo: Any = None) -> None:
-        """Add a record and drop the oldest beyond ``size``."""
-        if self.size:
-            self._records.append(Record(t, x, v, stop, memo))
-            if len(self._records) > self.size:
-                del self._records[0]
-
-    def before(self, start: float, stop: float) -> list[Record]:
-        """Return the records that lead straight to the move ``start -> stop``, newest first.
-
-        The chain ends at a gap or a turn, so that a multistep method restarts by itself after a
-        jump or a change of direction.
-        """
-        chain: list[Record] = []
-        head, forward = start, stop > start
-        for record in reversed(self._records):
-            if record.stop != head or (record.stop > record.t) is not forward:
-                break
-            chain.append(record)
-            head = record.t
-        return chain
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Record]:
-        return iter(self._records)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._records[index]
-
-
 class Move(NamedTuple):
-    """One step of a plan: from ``start`` to ``stop`` with ``solver``."""
+    """One move of a plan: from ``start`` to ``stop`` with ``solver``."""
 
     start: float
     stop: float
@@ -107,7 +30,8 @@ class Move(NamedTuple):
 class Solver(ABC):
     """A rule that advances a state from one time to another, up or down.
 
-    Solvers are values: nothing is kept on them between calls.
+    Solvers are values, frozen dataclasses: equal, hashable, printed as they are made, and nothing
+    is kept on them. What a method remembers goes out with the state.
 
     Attributes
     ----------
@@ -115,73 +39,107 @@ class Solver(ABC):
         Order of the global error on a smooth field.
     nfe : int
         Velocity evaluations per move, once started.
-    memory : int
-        Number of past records it reads.
     flat_only : bool
         True when it adds velocities of different points, which only a flat space allows.
-    takes_tensor_times : bool
-        True when ``start`` and ``stop`` may be 0-dim tensors, as compiled regions pass them.
+    traceable : bool
+        False when its program depends on the numbers, so that it cannot be compiled.
+    reads : mapping of str to int
+        Which values of :class:`Memory` it reads, and how many of each.
+    leaves : tuple of str
+        Which values it hands on.
     """
 
     order: int
     nfe: int
-    memory: int = 0
     flat_only: bool = True
-    takes_tensor_times: ClassVar[bool] = False
+    traceable: bool = True
+    reads: Mapping[str, int] = MappingProxyType({})
+    leaves: tuple[str, ...] = ()
 
     @abstractmethod
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
         """Advance ``x`` from ``start`` to ``stop``.
 
         Parameters
         ----------
         field : VelocityField
             The velocity.
-        x : State
-            The state at ``start``.
-        start, stop : float
-            Times of the move; ``stop < start`` goes towards noise.
-        history : History
-            Past moves; the solver reads it and adds its own.
-        space : Space
-            Moves the points.
-        v : State, optional
-            The velocity at ``(x, start)``, when it is already known.
+        x : State, shape (b, *event)
+            The state at ``start``; it is left as it is.
+        start, stop : float, or Tensor of shape (b,)
+            Times of the move, down where ``stop < start``. Tensors hold one time per row, float64
+            on the host, and each row moves as it would alone.
+        context : Context
+            The space, the noise and the memory.
 
         Returns
         -------
-        State
-            The state at ``stop``; ``x`` is left as it was.
+        (State, Memory or None)
+            The state at ``stop``, and ``context.remember(start, stop, ...)`` of what is left for
+            the next move.
         """
 
-    def moves(self, grid: Sequence[float]) -> list[Move]:
-        """Lay out this solver along a grid; multistep methods put their start and end here."""
-        return [Move(start, stop, self) for start, stop in pairwise(grid)]
+    def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
+        """Return the evaluations of a move, given how many values of each name are known."""
+        return self.nfe
+
+    def moves(self, times: Sequence[float]) -> list[Move]:
+        """Lay out this solver along a grid; some methods end or start differently."""
+        return [Move(start, stop, self) for start, stop in pairwise(times)]
 
 
-def is_flat(space: Space) -> bool:
-    """Tell whether velocities of different points of ``space`` may be added."""
-    if isinstance(space, Product):
-        return all(is_flat(part) for part in space.parts.values())
-    return isinstance(space, Euclidean)
-
-
-def combine(weights: Sequence[float], states: Sequence[State]) -> State:
-    """Return the weighted sum of states, part by part."""
+def combine(weights: Sequence[Time], states: Sequence[State]) -> State:
+    """Return the weighted sum of states, part by part; terms of weight exactly 0.0 cost nothing."""
 
     def total(*parts: Tensor) -> Tensor:
-        out = weights[0] * parts[0]
-        for weight, part in zip(weights[1:], parts[1:], strict=True):
-            out = torch.add(out, part, alpha=weight)
-        return out
+        out = None
+        for weight, part in zip(weights, parts, strict=True):
+            if isinstance(weight, Tensor):
+                scaled: Any = expand_time(weight, part)
+                out = scaled * part if out is None else torch.addcmul(out, scaled, part)
+            elif weight != 0.0:
+                if out is not None:
+                    out = torch.add(out, part, alpha=weight)
+                else:
+                    out = part if weight == 1.0 else weight * part
+        return torch.zeros_like(parts[0]) if out is None else out
 
     return map_state(total, *states)
+
+
+def of_times(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Remember what a function makes of numbers: runs repeat their grids. Tensors are not kept."""
+    remembered = functools.lru_cache(maxsize=8192)(fn)
+
+    @functools.wraps(fn)
+    def call(*args: Any) -> Any:
+        for arg in args:
+            if isinstance(arg, Tensor):
+                return fn(*args)
+        return fn(*args) if torch.compiler.is_compiling() else remembered(*args)
+
+    return call
+
+
+def by_length(
+    known: Sequence[bool | Tensor], weights_of: Callable[[int], Sequence[Time]]
+) -> list[Time]:
+    """Return the weights of a method that takes as many past values as a row has.
+
+    Parameters
+    ----------
+    known : sequence of bool or Tensor
+        Which rows have the first past value, the second, ...
+    weights_of : callable
+        The weights, given how many past values there are. Past values that a row lacks get 0.
+    """
+    certain = next((i for i, has in enumerate(known) if has is not True), len(known))
+    weights = list(weights_of(certain))
+    for count in range(certain + 1, len(known) + 1):
+        if known[count - 1] is False:
+            break
+        pairs = zip_longest(weights_of(count), weights, fillvalue=0.0)
+        weights = [select(known[count - 1], long, short) for long, short in pairs]
+    return weights + [0.0] * (1 + len(known) - len(weights))

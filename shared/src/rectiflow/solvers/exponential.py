@@ -1,4 +1,4 @@
-"""Exponential integrators: DPM-Solver and DPM-Solver++.
+"""Exponential integrators: DDIM, DPM-Solver and DPM-Solver++.
 
 They solve the linear part of the flow exactly and expand only the prediction of the network, in the
 half log-SNR ``lambda = log(a/b)``. Written for a path ``x_t = a x1 + b x0``; the data prediction is
@@ -9,160 +9,172 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
 
 from rectiflow.grids import log_snr
 from rectiflow.paths import Linear, Path
-from rectiflow.solvers.base import History, Move, Solver, combine
-from rectiflow.states import State
+from rectiflow.plans import Plan, plan
+from rectiflow.solvers.base import Move, Solver, by_length, combine, of_times
+from rectiflow.solvers.context import Context, Memory, Time
+from rectiflow.states import State, select, settle
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from rectiflow.fields import VelocityField
-    from rectiflow.spaces import Space
 
 _LINEAR = Linear()
 _FEW_STEPS = 10  # below this many, a high order at the end does harm
 
 
-class Exponential(Solver):
-    r"""What the exponential integrators share: conversions and the exact first-order step.
+@dataclass(frozen=True)
+class DDIM(Solver):
+    r"""The exact first-order step, :math:`x_t = a_t D_s + b_t E_s`; one evaluation.
 
-    The first order is :math:`x_t = a_t D_s + b_t E_s` whatever is predicted: DDIM, and on
-    the linear path Euler. It needs no lambda, so moves that touch ``t = 0`` or ``t = 1``, where
-    lambda is infinite, use it; the others have the full order. Flat spaces only.
+    It is also DPM-Solver-1 and DPM-Solver++-1, and on the linear path Euler's method; with fresh
+    noise it is :class:`Ancestral`. It needs no lambda, so it runs from and to both ends. Flat
+    spaces only.
 
     Parameters
     ----------
-    order : int
-        The order.
     path : Path
         The path that the field was trained on; the linear path by default.
 
-    Raises
-    ------
-    ValueError
-        When the family has no method of this order.
+    References
+    ----------
+    Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), Eq. (12).
     """
 
-    orders: tuple[int, ...]
-
-    def __init__(self, order: int, path: Path = _LINEAR) -> None:
-        if order not in self.orders:
-            raise ValueError(
-                f"{type(self).__name__} has no order {order}, got order={order}; expected one of "
-                f"{', '.join(map(str, self.orders))}"
-            )
-        self.path = path
-        self.order = order
-        self.nfe = order
-
-    @staticmethod
-    def published_3m(path: Path = _LINEAR) -> MultistepDPMSolverPP:
-        """Return DPM-Solver++(3M) with the weight of the published code, which has order 2.
-
-        Only to reproduce published samples: :class:`MultistepDPMSolverPP` has the weight that the
-        Taylor expansion gives, and order 3.
-        """
-        return MultistepDPMSolverPP(3, path, curvature_weight=1.0, lower_order_final=False)
+    path: Path = _LINEAR
+    order = 1
+    nfe = 1
+    leaves = ("state", "velocity", "data")
 
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
-        v = field(x, start) if v is None else v
-        if self.order == 1 or self._touches_end(start) or self._touches_end(stop):
-            history.push(start, x, v, stop)
-            return self._first_order(x, v, start, stop)
-        return self._step(field, x, v, start, stop, history)
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        x, v = context.begin(field, x, start)
+        at = _Begun(x, v, self.path.data(v, x, start), ())
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        return _first_order(self.path, at, start, stop), left
+
+
+class _Begun(NamedTuple):
+    """What is known at the start of a move: past data predictions too, newest first."""
+
+    x: State
+    v: State
+    data: State
+    past: tuple[tuple[Time, State], ...]
+
+
+class _LogSNR(Solver):
+    """A method in the half log-SNR; moves that touch t = 0 or 1, where it is infinite, are DDIM."""
+
+    path: Path
+    leaves = ("state", "velocity", "data")
+
+    def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
+        """One at the ends."""
+        return self.nfe if _is_inside(self.path, start, stop) else 1
+
+    def step(
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        x, v = context.begin(field, x, start)
+        at = _Begun(x, v, self.path.data(v, x, start), context.past(start, stop).get("data"))
+        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        inside = _is_inside(self.path, start, stop)
+        if inside is False:
+            return _first_order(self.path, at, start, stop), left
+        if inside is True:
+            return self._inside(field, at, start, stop), left
+        # Rows at the ends take part at made-up times, and are replaced.
+        safe = select(inside, start, 0.25), select(inside, stop, 0.75)
+        made_up = at._replace(data=self.path.data(v, x, safe[0]))
+        moved = self._inside(field, made_up, *safe)
+        return select(inside, moved, _first_order(self.path, at, start, stop)), left
 
     @abstractmethod
-    def _step(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        start: float,
-        stop: float,
-        history: History,
-    ) -> State:
-        """Take a step between two times of finite log-SNR, and record it."""
-
-    def _touches_end(self, t: float) -> bool:
-        return math.isinf(self.path.lam(t))
-
-    def _first_order(self, x: State, v: State, start: float, stop: float) -> State:
-        a, b, _, _ = self.path.coeffs(stop)
-        data, noise = self.path.data(v, x, start), self.path.noise(v, x, start)
-        return combine((a, b), (data, noise))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.order}, {self.path!r})"
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        """Take a step between two times of finite log-SNR."""
 
 
-class DPMSolver(Exponential):
-    r"""DPM-Solver 1, 2 and 3: noise prediction, single step, ``order`` evaluations per step.
+@dataclass(frozen=True)
+class DPMSolver2(_LogSNR):
+    r"""DPM-Solver-2: noise prediction, single step, two evaluations per step.
 
-    With :math:`h = \lambda_t - \lambda_s` and intermediate points at h/2 (order 2), h/3 and 2h/3
-    (order 3); order 2 reads
-    :math:`x_t = \tfrac{a_t}{a_s} x - b_t (e^h - 1)\,E(u, s_1)`.
+    With :math:`h = \lambda_t - \lambda_s` and E at the middle in lambda,
+    :math:`x_t = \tfrac{a_t}{a_s} x - b_t (e^h - 1)\,E(u, s_1)`. Flat spaces only.
+
+    Parameters
+    ----------
+    path : Path
+        The path that the field was trained on; the linear path by default.
 
     References
     ----------
-    Lu et al., "DPM-Solver" (NeurIPS 2022), Algorithms 1 and 2. Official code:
-    LuChengTHU/dpm-solver, equal to rounding.
+    Lu et al., "DPM-Solver" (NeurIPS 2022), Algorithm 1. Official code: LuChengTHU/dpm-solver, equal
+    to rounding.
     """
 
-    orders = (1, 2, 3)
+    path: Path = _LINEAR
+    order = 2
+    nfe = 2
 
-    def _step(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        start: float,
-        stop: float,
-        history: History,
-    ) -> State:
-        history.push(start, x, v, stop)
-        path, a_start = self.path, self.path.coeffs(start).a
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        noise = path.noise(v, x, start)
-
-        def point(t: float, span: float, *bend: tuple[float, State]) -> State:
-            """Return x at ``t``, ``span`` further in lambda, with corrections to the noise."""
-            a, b, _, _ = path.coeffs(t)
-            terms = [(a / a_start, x), (-b * math.expm1(span), noise)]
-            terms += [(-b * weight, change) for weight, change in bend]
-            return combine(*zip(*terms, strict=True))
-
-        def change(u: State, t: float) -> State:
-            return combine((1.0, -1.0), (path.noise(field(u, t), u, t), noise))
-
-        if self.order == 2:
-            s1 = path.t_of_lam(lam + h / 2)
-            return point(stop, h, (math.expm1(h), change(point(s1, h / 2), s1)))
-        third = h / 3
-        s1, s2 = path.t_of_lam(lam + third), path.t_of_lam(lam + 2 * third)
-        d1 = change(point(s1, third), s1)
-        d2 = change(point(s2, 2 * third, (2 * _phi2(2 * third), d1)), s2)
-        return point(stop, h, (1.5 * _phi2(h), d2))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_noise(self.path, start, stop)
+        u = combine(half, (at.x, self.path.noise(at.v, at.x, start)))
+        return combine(whole, (at.x, self.path.noise(field(u, middle), u, middle)))
 
 
-class DPMSolverPP(Exponential):
-    r"""DPM-Solver++ 1 and 2S: data prediction, single step, ``order`` evaluations per step.
+@dataclass(frozen=True)
+class DPMSolver3(_LogSNR):
+    """DPM-Solver-3: noise prediction, single step, three evaluations per step.
 
-    Order 2 takes D at the middle of the interval in lambda,
-    :math:`x_t = \tfrac{b_t}{b_s} x - a_t (e^{-h} - 1)\,D(u, s_1)`.
+    Intermediate points at h/3 and 2h/3. Flat spaces only.
+
+    Parameters
+    ----------
+    path : Path
+        The path that the field was trained on; the linear path by default.
+
+    References
+    ----------
+    Lu et al., "DPM-Solver" (NeurIPS 2022), Algorithm 2. Official code: LuChengTHU/dpm-solver, equal
+    to rounding.
+    """
+
+    path: Path = _LINEAR
+    order = 3
+    nfe = 3
+
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        s1, s2, first, second, whole = _three_stages_of_noise(self.path, start, stop)
+        known = at.x, self.path.noise(at.v, at.x, start)
+        u1 = combine(first, known)
+        u2 = combine(second, (*known, self.path.noise(field(u1, s1), u1, s1)))
+        return combine(whole, (*known, self.path.noise(field(u2, s2), u2, s2)))
+
+
+@dataclass(frozen=True)
+class DPMSolverPP2S(_LogSNR):
+    r"""DPM-Solver++(2S): data prediction, single step, two evaluations per step.
+
+    It takes D at the middle of the interval in lambda,
+    :math:`x_t = \tfrac{b_t}{b_s} x - a_t (e^{-h} - 1)\,D(u, s_1)`. Flat spaces only.
+
+    Parameters
+    ----------
+    path : Path
+        The path that the field was trained on; the linear path by default.
 
     References
     ----------
@@ -170,50 +182,59 @@ class DPMSolverPP(Exponential):
     rounding.
     """
 
-    orders = (1, 2)
+    path: Path = _LINEAR
+    order = 2
+    nfe = 2
 
-    def _step(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        start: float,
-        stop: float,
-        history: History,
-    ) -> State:
-        history.push(start, x, v, stop)
-        path = self.path
-        lam = path.lam(start)
-        h = path.lam(stop) - lam
-        middle = path.t_of_lam(lam + h / 2)
-        b_start = path.coeffs(start)[1]
-        a_middle, b_middle, _, _ = path.coeffs(middle)
-        a_stop, b_stop, _, _ = path.coeffs(stop)
-        d_start = path.data(v, x, start)
-        u = combine((b_middle / b_start, -a_middle * math.expm1(-h / 2)), (x, d_start))
-        d_middle = path.data(field(u, middle), u, middle)
-        return combine((b_stop / b_start, -a_stop * math.expm1(-h)), (x, d_middle))
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        middle, half, whole = _two_stages_of_data(self.path, start, stop)
+        u = combine(half, (at.x, at.data))
+        return combine(whole, (at.x, self.path.data(field(u, middle), u, middle)))
 
 
-class MultistepDPMSolverPP(Exponential):
-    r"""DPM-Solver++ 2M and 3M: data prediction, one evaluation per step.
+class _Multistep(_LogSNR):
+    """DPM-Solver++ with data predictions of past steps."""
 
-    .. math:: x_t = \tfrac{b_t}{b_s} x - a_t \phi_1 D_s + a_t \phi_2 D^{(1)} - k\,a_t \phi_3 D^{(2)}
+    lower_order_final: bool
+    curvature_weight = 2.0
+    terms: int
+    nfe = 1
 
-    with :math:`\phi_1 = e^{-h} - 1,\ \phi_2 = \phi_1/h + 1,\ \phi_3 = \phi_2/h - \tfrac12` and
-    divided differences of past D in lambda. The first steps use the lower orders.
+    reads = property(lambda self: {"data": self.terms - 1})
+
+    def moves(self, times: Sequence[float]) -> list[Move]:
+        """Lay out the steps, the last ones of lower order when there are few."""
+        settled: Any = replace(self, lower_order_final=False)  # type: ignore[type-var]
+        moves = [move._replace(solver=settled) for move in super().moves(times)]
+        if self.lower_order_final and len(moves) < _FEW_STEPS:
+            lower = [DDIM(self.path), DPMSolverPP2M(self.path, lower_order_final=False)]
+            for left, solver in enumerate(lower[: min(self.terms - 1, len(moves))], start=1):
+                moves[-left] = moves[-left]._replace(solver=solver)
+        return moves
+
+    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+        past = at.past[: self.terms - 1]
+        times = (start, stop, *(t for t, _ in past))
+        weights = _past_data(self.path, self.curvature_weight, *times)
+        return combine(weights, (at.x, at.data, *(value for _, value in past)))
+
+
+@dataclass(frozen=True)
+class DPMSolverPP2M(_Multistep):
+    r"""DPM-Solver++(2M): data prediction, one evaluation per step; second order.
+
+    .. math:: x_t = \tfrac{b_t}{b_s} x
+              - a_t \phi_1 \bigl(D_s + \tfrac{1}{2 r_0}(D_s - D_{s-1})\bigr)
+
+    with :math:`\phi_1 = e^{-h} - 1` and :math:`r_0` the last step in lambda over this one. The
+    first step is DDIM. Flat spaces only.
 
     Parameters
     ----------
-    order : int, default 2
-        1, 2 (2M) or 3 (3M).
     path : Path
         The path that the field was trained on; the linear path by default.
-    curvature_weight : float, default 2
-        The weight k. The Taylor expansion gives 2 and order 3; the published code has 1 and
-        order 2, see :meth:`Exponential.published_3m`.
     lower_order_final : bool, default True
-        Plans of fewer than 10 steps end with orders 2 and 1.
+        Plans of fewer than 10 steps end with DDIM.
 
     Notes
     -----
@@ -226,75 +247,45 @@ class MultistepDPMSolverPP(Exponential):
     Lu et al., "DPM-Solver++" (2022), Algorithm 2. Official code: LuChengTHU/dpm-solver.
     """
 
-    orders = (1, 2, 3)
-
-    def __init__(
-        self,
-        order: int = 2,
-        path: Path = _LINEAR,
-        *,
-        curvature_weight: float = 2.0,
-        lower_order_final: bool = True,
-    ) -> None:
-        super().__init__(order, path)
-        self.terms = order
-        self.order = order if curvature_weight == 2.0 else min(order, 2)
-        self.nfe = 1
-        self.memory = order - 1
-        self.curvature_weight = curvature_weight
-        self.lower_order_final = lower_order_final
-
-    def moves(self, grid: Sequence[float]) -> list[Move]:
-        """Lay out the steps, the last ones of lower order when there are few."""
-        moves = super().moves(grid)
-        if self.lower_order_final and len(moves) < _FEW_STEPS:
-            for left in range(1, min(self.terms, len(moves) + 1)):
-                lower = MultistepDPMSolverPP(left, self.path)
-                moves[-left] = moves[-left]._replace(solver=lower)
-        return moves
-
-    def _step(
-        self,
-        field: VelocityField,
-        x: State,
-        v: State,
-        start: float,
-        stop: float,
-        history: History,
-    ) -> State:
-        path = self.path
-        lams, data = [path.lam(start)], [path.data(v, x, start)]
-        for record in history.before(start, stop)[: self.terms - 1]:
-            if record.v is None or self._touches_end(record.t):
-                break
-            lams.append(path.lam(record.t))
-            data.append(path.data(record.v, record.x, record.t))
-        history.push(start, x, v, stop)
-        h = path.lam(stop) - lams[0]
-        steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
-        b_start = path.coeffs(start)[1]
-        a, b, _, _ = path.coeffs(stop)
-        weights = [w * a for w in self._weights(h, steps)]
-        return combine((b / b_start, *weights), (x, *data))
-
-    def _weights(self, h: float, steps: list[float]) -> tuple[float, ...]:
-        """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
-        p1 = math.expm1(-h)
-        if not steps:
-            return (-p1,)
-        r0 = steps[0]
-        if len(steps) == 1:
-            return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
-        r1 = steps[1]
-        p2 = p1 / h + 1
-        p3 = p2 / h - 0.5
-        # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
-        bend = (p2 * r0 - self.curvature_weight * p3) / (r0 + r1)
-        new, old = (p2 + bend) / r0, -bend / r1
-        return (-p1 + new, old - new, -old)
+    path: Path = _LINEAR
+    lower_order_final: bool = True
+    order = 2
+    terms = 2
 
 
-def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR) -> list[Move]:
+@dataclass(frozen=True)
+class DPMSolverPP3M(_Multistep):
+    r"""DPM-Solver++(3M): data prediction, one evaluation per step; third order.
+
+    .. math:: x_t = \tfrac{b_t}{b_s} x - a_t \phi_1 D_s + a_t \phi_2 D^{(1)} - k\,a_t \phi_3 D^{(2)}
+
+    with :math:`\phi_1 = e^{-h} - 1,\ \phi_2 = \phi_1/h + 1,\ \phi_3 = \phi_2/h - \tfrac12` and
+    divided differences of past D in lambda. The first steps use the lower orders. Flat spaces only.
+
+    Parameters
+    ----------
+    path : Path
+        The path that the field was trained on; the linear path by default.
+    lower_order_final : bool, default True
+        Plans of fewer than 10 steps end with 2M and DDIM.
+    curvature_weight : float, default 2
+        The weight k. The Taylor expansion gives 2 and order 3. The published code has 1 and order
+        2: ``DPMSolverPP3M(lower_order_final=False, curvature_weight=1.0)`` gives its samples.
+
+    References
+    ----------
+    Lu et al., "DPM-Solver++" (2022), Algorithm 2. Official code: LuChengTHU/dpm-solver.
+    """
+
+    path: Path = _LINEAR
+    lower_order_final: bool = True
+    curvature_weight: float = 2.0
+    terms = 3
+
+    order = property(lambda self: 3 if self.curvature_weight == 2.0 else 2)  # Taylor's
+
+
+def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR) -> Plan:
     """Spend a budget of evaluations on single-step solvers, most of them of order 3.
 
     The "fast" version of DPM-Solver: groups of equal length in lambda, of order 3, 2 and 1 at the
@@ -323,12 +314,103 @@ def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR
     groups, left = evaluations // 3 + 1, evaluations % 3
     orders = [3] * (groups - 2) + [2, 1] if left == 0 else [3] * (groups - 1) + [left]
     grid = log_snr(groups, t_min, t_max, path)
-    solvers = {order: DPMSolver(order, path) for order in set(orders)}
-    return [
-        Move(start, stop, solvers[order])
-        for start, stop, order in zip(grid, grid[1:], orders, strict=False)
-    ]
+    solvers: dict[int, Solver] = {1: DDIM(path), 2: DPMSolver2(path), 3: DPMSolver3(path)}
+    first, *others = (
+        plan(ends, solvers[order]) for ends, order in zip(pairwise(grid), orders, strict=True)
+    )
+    return sum(others, start=first)
 
 
-def _phi2(h: float) -> float:
-    return math.expm1(h) / h - 1
+def _first_order(path: Path, at: _Begun, start: Time, stop: Time) -> State:
+    a, b, *_ = path.coeffs(stop)
+    return combine((a, b), (at.data, path.noise(at.v, at.x, start)))
+
+
+@of_times
+def _is_inside(path: Path, start: Any, stop: Any) -> bool | Tensor:
+    return settle(_is_finite(path.lam(start)) & _is_finite(path.lam(stop)))
+
+
+@of_times
+def _two_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_noise(path, start, middle, h / 2), _of_noise(path, start, stop, h)
+
+
+@of_times
+def _three_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
+
+    def bent(t: Time, span: Time, weight: Time) -> tuple[Time, ...]:
+        """Weights of x, of the noise and of a later noise, the change of which bends the step."""
+        of_x, of_noise = _of_noise(path, start, t, span)
+        bend = path.coeffs(t).b * weight
+        return of_x, of_noise + bend, -bend
+
+    second = bent(s2, 2 * h / 3, 2 * _phi2(2 * h / 3))
+    return s1, s2, _of_noise(path, start, s1, h / 3), second, bent(stop, h, 1.5 * _phi2(h))
+
+
+@of_times
+def _two_stages_of_data(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    lam = path.lam(start)
+    h = path.lam(stop) - lam
+    middle = path.t_of_lam(lam + h / 2)
+    return middle, _of_data(path, start, middle, h / 2), _of_data(path, start, stop, h)
+
+
+@of_times
+def _past_data(path: Path, curvature: float, start: Any, stop: Any, *past: Any) -> list[Time]:
+    """Weights of x, of the data prediction and of past ones, newest first."""
+    lams = [path.lam(t) for t in (start, *past)]
+    h = path.lam(stop) - lams[0]
+    steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
+    known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
+    a, b, *_ = path.coeffs(stop)
+    weights = by_length(known, lambda count: _expansion(h, steps[:count], curvature))
+    return [b / path.coeffs(start).b, *(a * w for w in weights)]
+
+
+def _expansion(h: Time, steps: list[Time], curvature: float) -> tuple[Time, ...]:
+    """Weights of the data predictions over ``a_t``, newest first; ``steps`` in units of h."""
+    p1 = _expm1(-h)
+    if not steps:
+        return (-p1,)
+    r0 = steps[0]
+    if len(steps) == 1:
+        return (-p1 - p1 / (2 * r0), p1 / (2 * r0))
+    r1 = steps[1]
+    p2 = p1 / h + 1
+    p3 = p2 / h - 0.5
+    # D1 = slope_new + r0/(r0+r1) (slope_new - slope_old), D2 = (slope_new - slope_old)/(r0+r1).
+    bend = (p2 * r0 - curvature * p3) / (r0 + r1)
+    new, old = (p2 + bend) / r0, -bend / r1
+    return (-p1 + new, old - new, -old)
+
+
+def _of_noise(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant noise prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return a / path.coeffs(start).a, -b * _expm1(h)
+
+
+def _of_data(path: Path, start: Any, stop: Any, h: Time) -> tuple[Time, Time]:
+    """Weights of x and of a constant data prediction, ``h`` further in lambda."""
+    a, b, *_ = path.coeffs(stop)
+    return b / path.coeffs(start).b, -a * _expm1(-h)
+
+
+def _phi2(h: Time) -> Time:
+    return _expm1(h) / h - 1
+
+
+def _expm1(h: Time) -> Time:
+    return h.expm1() if isinstance(h, torch.Tensor) else math.expm1(h)
+
+
+def _is_finite(value: Time) -> bool | Tensor:
+    return value.isfinite() if isinstance(value, torch.Tensor) else math.isfinite(value)

@@ -2,29 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from rectiflow.solvers.base import History, Solver, combine
-from rectiflow.solvers.runge_kutta import Carry
-from rectiflow.states import State, map_state
+from rectiflow.solvers.base import Solver, combine
+from rectiflow.solvers.context import Context, Memory, Time, has
+from rectiflow.states import State, map_state, select
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from rectiflow.fields import VelocityField
     from rectiflow.spaces import Space
 
 
-def _carried(history: History, start: float, stop: float) -> State | None:
-    """Return the velocity that the move before left for this one."""
-    past = history.before(start, stop)
-    memo = past[0].memo if past else None
-    return memo.v if isinstance(memo, Carry) else None
+_Ended: TypeAlias = tuple[State, State]
 
 
-class ReusedMidpoint(Solver):
-    r"""FireFlow: the midpoint rule, with the last midpoint velocity as its first stage; 1 per step.
+class _Begun(NamedTuple):
+    x: State
+    v: State
+    space: Space
+
+
+class _Reuse(Solver):
+    """A method whose first stage is the velocity that the move before carries over."""
+
+    order = 2
+    nfe = 1
+    reads = {"carried": 1}  # noqa: RUF012
+    leaves = ("state", "carried")
+
+    def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
+        """One more where no velocity is carried over."""
+        return self.nfe + (not known.get("carried"))
+
+    def step(
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        ((t, carried),) = context.past(start, stop).get("carried")[:1] or ((math.nan, x),)
+        known = has(t)
+        if known is not True:
+            fresh = field(x, start)
+            carried = select(known, carried, fresh)
+        x, first = context.begin(field, x, start, carried)
+        # What was evaluated at the start is worth knowing; what was carried over is not exact.
+        exact = {"velocity": first} if known is False else {}
+        moved, last = self._move(field, _Begun(x, first, context.space), start, stop)
+        return moved, context.remember(start, stop, state=x, carried=last, **exact)
+
+    @abstractmethod
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
+        """Return the state at ``stop`` and the velocity to carry over."""
+
+
+@dataclass(frozen=True)
+class FireFlow(_Reuse):
+    r"""FireFlow: the midpoint rule, the last midpoint velocity as its first stage; 1 per step.
 
     .. math:: m_n = v\bigl(x_n + \tfrac{h}{2} m_{n-1},\; t_n + \tfrac{h}{2}\bigr), \qquad
               x_{n+1} = x_n + h\,m_n
@@ -39,35 +75,16 @@ class ReusedMidpoint(Solver):
     (ICML 2025), Algorithm 1.
     """
 
-    order = 2
-    nfe = 1
-    memory = 1
     flat_only = False
 
-    def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        first = _carried(history, start, stop) if v is None else v
-        if first is None:
-            first = v = field(x, start)
-        middle = field(space.move(x, first, h / 2), start + h / 2)
-        history.push(start, x, v, stop, Carry(middle))
-        return space.move(x, middle, h)
-
-    def __repr__(self) -> str:
-        return "ReusedMidpoint()"
+        middle = field(at.space.move(at.x, at.v, h / 2), start + h / 2)
+        return at.space.move(at.x, middle, h), middle
 
 
-class PseudoCorrector(Solver):
+@dataclass(frozen=True)
+class PseudoCorrector(_Reuse):
     r"""FlowTurbo's pseudo corrector: Heun's method with the predicted end velocity carried over.
 
     .. math:: d_n = v(x_n + h\,d_{n-1},\; t_{n+1}), \qquad
@@ -83,34 +100,14 @@ class PseudoCorrector(Solver):
     fails on these steps, its assembled sampler agrees.
     """
 
-    order = 2
-    nfe = 1
-    memory = 1
-
-    def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        first = _carried(history, start, stop) if v is None else v
-        if first is None:
-            first = field(x, start)
-        last = field(space.move(x, first, h), stop)
-        history.push(start, x, first, stop, Carry(last))
-        return space.move(x, combine((0.5, 0.5), (first, last)), h)
-
-    def __repr__(self) -> str:
-        return "PseudoCorrector()"
+        last = field(combine((1.0, h), (at.x, at.v)), stop)
+        return combine((1.0, h / 2, h / 2), (at.x, at.v, last)), last
 
 
-class Refine(Solver):
+@dataclass(frozen=True)
+class Refine(_Reuse):
     r"""FlowTurbo's refiner step: a small network corrects the carried velocity, twice per step.
 
     .. math:: d' = d + R(x_n, t_n, d), \quad d'' = d' + R(x_n + h d', t_{n+1}, d'), \quad
@@ -129,35 +126,14 @@ class Refine(Solver):
     Zhao et al., "FlowTurbo" (NeurIPS 2024), section 3.2.
     """
 
-    order = 2
+    refiner: Callable[[State, Time, State], State]
     nfe = 0
-    memory = 1
 
-    def __init__(self, refiner: Callable[[State, float | Tensor, State], State]) -> None:
-        self.refiner = refiner
-
-    def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
+    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
         h = stop - start
-        near = _carried(history, start, stop) if v is None else v
-        if near is None:
-            near = field(x, start)
-        first = self._refined(x, start, near)
-        last = self._refined(space.move(x, first, h), stop, first)
-        history.push(start, x, first, stop, Carry(first))
-        return space.move(x, combine((0.5, 0.5), (first, last)), h)
+        first = self._refined(at.x, start, at.v)
+        last = self._refined(combine((1.0, h), (at.x, first)), stop, first)
+        return combine((1.0, h / 2, h / 2), (at.x, first, last)), first
 
-    def _refined(self, x: State, t: float, near: State) -> State:
+    def _refined(self, x: State, t: Time, near: State) -> State:
         return map_state(lambda a, b: a + b, near, self.refiner(x, t, near))
-
-    def __repr__(self) -> str:
-        return f"Refine({self.refiner!r})"

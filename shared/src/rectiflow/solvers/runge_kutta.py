@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from rectiflow.solvers.base import History, Solver, combine
+from rectiflow.solvers.base import Solver, combine
+from rectiflow.solvers.context import Context, Memory, Time
 from rectiflow.states import State
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ class ButcherTableau:
     c: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "a", tuple(tuple(map(float, row)) for row in self.a))
+        object.__setattr__(self, "b", tuple(map(float, self.b)))
+        object.__setattr__(self, "c", tuple(map(float, self.c)))
         stages = len(self.b)
         if [len(row) for row in self.a] != list(range(1, stages)) or len(self.c) != stages - 1:
             raise ValueError(
@@ -58,14 +63,18 @@ class ButcherTableau:
         if not math.isclose(math.fsum(self.b), 1.0, rel_tol=1e-12):
             raise ValueError(f"weights must sum to 1, got {self.b}; expected a consistent method")
 
+    @cached_property
+    def stages(self) -> list[tuple[float, tuple[tuple[int, float], ...]]]:
+        """Time and nonzero coefficients (stage, weight) of each stage after the first."""
+        return [(time, _nonzero(row)) for time, row in zip(self.c, self.a, strict=True)]
+
+    @cached_property
+    def final(self) -> tuple[tuple[int, float], ...]:
+        """The nonzero weights of the stages."""
+        return _nonzero(self.b)
+
 
 @dataclass(frozen=True)
-class Carry:
-    """A velocity near the end of a move, for a successor that reuses it as its first stage."""
-
-    v: State
-
-
 class RungeKutta(Solver):
     """An explicit Runge-Kutta method, one velocity evaluation per stage.
 
@@ -80,83 +89,71 @@ class RungeKutta(Solver):
         The order of its global error.
     """
 
-    takes_tensor_times = True
+    tableau: ButcherTableau
+    order: int
 
-    def __init__(self, tableau: ButcherTableau, order: int) -> None:
-        self.tableau = tableau
-        self.order = order
-        self.nfe = len(tableau.b)
-        self._stages = [
-            (time, *_nonzero(row)) for time, row in zip(tableau.c, tableau.a, strict=True)
-        ]
-        self._final = _nonzero(tableau.b)
-        self.flat_only = any(len(used) > 1 for used, _ in (s[1:] for s in self._stages)) or (
-            len(self._final[0]) > 1
-        )
+    nfe = property(lambda self: len(self.tableau.b))
+    # The last velocity too, where it is another one than the first.
+    leaves = property(lambda self: ("state", "velocity", "carried")[: min(self.nfe + 1, 3)])
+
+    @property
+    def flat_only(self) -> bool:  # type: ignore[override]
+        """Whether a stage mixes velocities."""
+        tableau = self.tableau
+        return any(len(used) > 1 for used in (tableau.final, *(s for _, s in tableau.stages)))
 
     def step(
-        self,
-        field: VelocityField,
-        x: State,
-        start: float,
-        stop: float,
-        history: History,
-        space: Space,
-        v: State | None = None,
-    ) -> State:
-        """Advance ``x`` by one step; see :meth:`Solver.step`."""
-        h = stop - start
-        k = [field(x, start) if v is None else v]
-        for time, used, weights in self._stages:
-            point = _advance(space, x, k, used, weights, h)
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Advance ``x`` by one move; see :meth:`Solver.step`."""
+        h, tableau = stop - start, self.tableau
+        x, v = context.begin(field, x, start)
+        k = [v]
+        for time, used in tableau.stages:
             # Not start + h, which may round to beyond the end of the path.
-            k.append(field(point, stop if time == 1.0 else start + time * h))
-        if history.size:
-            history.push(start, x, k[0], stop, Carry(k[-1]) if self._stages else None)
-        return _advance(space, x, k, *self._final, h)
-
-    def __repr__(self) -> str:
-        return f"RungeKutta({self.tableau}, order={self.order})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RungeKutta) and self.tableau == other.tableau
-
-    def __hash__(self) -> int:
-        return hash(self.tableau)
+            at = stop if time == 1.0 else start + time * h
+            k.append(field(_advance(context.space, x, k, used, h), at))
+        carried = {"carried": k[-1]} if tableau.stages else {}
+        memory = context.remember(start, stop, state=x, velocity=v, **carried)
+        return _advance(context.space, x, k, tableau.final, h), memory
 
 
-def _nonzero(row: Sequence[float]) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return which stages a row uses, and with which weights."""
-    used = tuple(j for j, weight in enumerate(row) if weight)
-    return used, tuple(row[j] for j in used)
+def _nonzero(row: Sequence[float]) -> tuple[tuple[int, float], ...]:
+    return tuple((stage, weight) for stage, weight in enumerate(row) if weight)
 
 
 def _advance(
-    space: Space,
-    x: State,
-    k: list[State],
-    used: tuple[int, ...],
-    weights: tuple[float, ...],
-    h: float,
+    space: Space, x: State, k: list[State], used: tuple[tuple[int, float], ...], h: Time
 ) -> State:
     if len(used) == 1:
-        return space.move(x, k[used[0]], weights[0] * h)
-    return space.move(x, combine(weights, [k[j] for j in used]), h)
+        ((stage, weight),) = used
+        return space.move(x, k[stage], h if weight == 1.0 else weight * h)
+    weights = [weight * h for _, weight in used]
+    return combine((1.0, *weights), (x, *(k[stage] for stage, _ in used)))
 
 
+_EULER = ButcherTableau(a=(), b=(1.0,), c=())
+_MIDPOINT = ButcherTableau(a=((0.5,),), b=(0.0, 1.0), c=(0.5,))
+_HEUN = ButcherTableau(a=((1.0,),), b=(0.5, 0.5), c=(1.0,))
+_RK4 = ButcherTableau(
+    a=((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
+    b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
+    c=(0.5, 0.5, 1.0),
+)
+
+
+@dataclass(frozen=True)
 class Euler(RungeKutta):
     r"""Euler's method, order 1, one evaluation: :math:`x_{n+1} = x_n + h\,v(x_n, t_n)`.
 
     On the linear path it is DDIM and DPM-Solver-1. Runs on every space.
     """
 
-    def __init__(self) -> None:
-        super().__init__(ButcherTableau(a=(), b=(1.0,), c=()), order=1)
-
-    def __repr__(self) -> str:
-        return "Euler()"
+    tableau: ButcherTableau = field(init=False, repr=False, default=_EULER)
+    order: int = field(init=False, repr=False, default=1)
 
 
+@dataclass(frozen=True)
 class Midpoint(RungeKutta):
     r"""The explicit midpoint rule, which is RF-Solver of order 2; two evaluations per step.
 
@@ -173,13 +170,11 @@ class Midpoint(RungeKutta):
     Official code: wangjiangshan0725/RF-Solver-Edit, equal to rounding.
     """
 
-    def __init__(self) -> None:
-        super().__init__(ButcherTableau(a=((0.5,),), b=(0.0, 1.0), c=(0.5,)), order=2)
-
-    def __repr__(self) -> str:
-        return "Midpoint()"
+    tableau: ButcherTableau = field(init=False, repr=False, default=_MIDPOINT)
+    order: int = field(init=False, repr=False, default=2)
 
 
+@dataclass(frozen=True)
 class Heun(RungeKutta):
     r"""Heun's second-order method (explicit trapezoid); two evaluations per step.
 
@@ -189,26 +184,16 @@ class Heun(RungeKutta):
     with Heun's third-order method.
     """
 
-    def __init__(self) -> None:
-        super().__init__(ButcherTableau(a=((1.0,),), b=(0.5, 0.5), c=(1.0,)), order=2)
-
-    def __repr__(self) -> str:
-        return "Heun()"
+    tableau: ButcherTableau = field(init=False, repr=False, default=_HEUN)
+    order: int = field(init=False, repr=False, default=2)
 
 
+@dataclass(frozen=True)
 class RK4(RungeKutta):
     r"""The classical fourth-order method; four evaluations per step. Flat spaces only.
 
     :math:`x_{n+1} = x_n + \tfrac{h}{6}(k_1 + 2 k_2 + 2 k_3 + k_4)`, with the midpoint taken twice.
     """
 
-    def __init__(self) -> None:
-        tableau = ButcherTableau(
-            a=((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)),
-            b=(1 / 6, 1 / 3, 1 / 3, 1 / 6),
-            c=(0.5, 0.5, 1.0),
-        )
-        super().__init__(tableau, order=4)
-
-    def __repr__(self) -> str:
-        return "RK4()"
+    tableau: ButcherTableau = field(init=False, repr=False, default=_RK4)
+    order: int = field(init=False, repr=False, default=4)

@@ -22,9 +22,12 @@ class Space(ABC):
     point_ndim : int
         Trailing axes of a state that are the coordinates of one point (0 where each number is a
         point of its own); :meth:`prior` adds them to its shape.
+    is_flat : bool
+        Whether velocities of different points may be added.
     """
 
     point_ndim: int = 0
+    is_flat: bool = False
 
     @abstractmethod
     def log(self, x: State, y: State) -> State:

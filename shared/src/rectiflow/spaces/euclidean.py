@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,11 +12,14 @@ from rectiflow.spaces.base import Space
 from rectiflow.states import State, expand_time, map_state
 
 
+@dataclass(frozen=True)
 class Euclidean(Space):
     """R^n, of any event shape: straight lines, standard-normal noise.
 
     Dict states are taken part by part, so that several flat parts need no :class:`Product`.
     """
+
+    is_flat = True
 
     def log(self, x: State, y: State) -> State:
         """Return ``y - x``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from rectiflow.spaces.base import Space
 from rectiflow.states import State
 
 
+@dataclass(frozen=True)
 class Product(Space):
     """A product of named spaces; its states are flat dicts with the same names.
 
@@ -20,10 +22,17 @@ class Product(Space):
         For a chain of rigid frames: ``{"trans": Euclidean(), "rot": Rotations()}``.
     """
 
-    def __init__(self, parts: Mapping[str, Space]) -> None:
-        if not parts:
+    parts: Mapping[str, Space]
+
+    def __post_init__(self) -> None:
+        if not self.parts:
             raise ValueError("a product needs at least one part, got none; expected name: space")
-        self.parts = dict(parts)
+        object.__setattr__(self, "parts", dict(self.parts))
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self.parts.items()))
+
+    is_flat = property(lambda self: all(space.is_flat for space in self.parts.values()))
 
     def _each(self, fn: Callable[[Space, str], State], *states: State) -> State:
         for state in states:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -102,6 +103,7 @@ def _unit(q: Tensor) -> Tensor:
     return q / torch.linalg.vector_norm(q, dim=-1, keepdim=True)
 
 
+@dataclass(frozen=True)
 class Rotations(Space):
     """SO(3) as unit quaternions ``(w, x, y, z)``, tangent vectors as body-frame rotation vectors.
 

@@ -17,6 +17,7 @@ from rectiflow_audio.networks.blocks import (
     PixelAttention,
     ResidualBlock,
     activate,
+    check_groups,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,10 @@ class VaeConfig:
     mel_std: float = 1.0
     attention: tuple[int, ...] = ()  # levels that attend, besides the middle
     inner_channels: int | None = None  # between the two 1x1 convolutions; latent_channels if None
+
+    def __post_init__(self) -> None:
+        """Check that normalisations have whole groups of channels."""
+        check_groups(self.groups, self.channels, self.multipliers)
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:

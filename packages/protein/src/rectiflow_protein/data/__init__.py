@@ -13,8 +13,8 @@ from rectiflow_protein.data.filters import (
     MaximumFilter,
     RadiusOfGyrationFilter,
 )
-from rectiflow_protein.data.prepare import PUBLISHED_FILTERS, Report, prepare
-from rectiflow_protein.data.shards import PreparedBackbones
+from rectiflow_protein.data.prepare import PUBLISHED_FILTERS, prepare
+from rectiflow_protein.data.prepared import PreparedBackbones
 
 __all__ = [
     "PUBLISHED_FILTERS",
@@ -30,7 +30,6 @@ __all__ = [
     "PaddedBatches",
     "PreparedBackbones",
     "RadiusOfGyrationFilter",
-    "Report",
     "collate",
     "example",
     "join_clusters",

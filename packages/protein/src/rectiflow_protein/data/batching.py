@@ -15,7 +15,7 @@ from torch import Tensor
 Batch = list[int]
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0)
-_PADDING = {"quat_0": _IDENTITY, "quat_1": _IDENTITY, "aatype": 20}  # zeros for anything else
+_PADDING = {"x0.rot": _IDENTITY, "x1.rot": _IDENTITY, "aatype": 20}  # zeros for anything else
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from rectiflow_protein.metrics.geometry import (
     dihedral,
     peptide_geometry,
     radius_of_gyration,
-    ramachandran_fraction,
     torsions,
 )
+from rectiflow_protein.metrics.ramachandran import ramachandran_fraction
 from rectiflow_protein.metrics.similarity import (
     cluster_count,
     diversity,

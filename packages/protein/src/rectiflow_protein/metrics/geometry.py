@@ -29,12 +29,6 @@ COS_C_N_CA = (-0.5203, 0.0353)
 DEVIATIONS = 12.0  # AlphaFold counts a violation beyond this many standard deviations
 
 _PROLINE = THREE_LETTER.index("PRO")
-# Degrees (phi from, phi to, psi from, psi to); psi may run past 180.
-RAMACHANDRAN_REGIONS = (
-    (-180.0, -30.0, -90.0, 60.0),  # right-handed helix and bridge
-    (-180.0, -35.0, 60.0, 230.0),  # strand and polyproline
-    (30.0, 90.0, -20.0, 90.0),  # left-handed helix
-)
 
 
 class PeptideGeometry(NamedTuple):
@@ -96,18 +90,33 @@ def ca_ca_valid_fraction(
     """
     distance = ca_ca_distances(ca, mask)
     inside = (distance < upper) & (distance > lower)
-    return _share(inside, distance.isfinite())
+    return share(inside, distance.isfinite())
 
 
 def ca_ca_strict_fraction(
-    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+    ca: Float[Tensor, "*b n 3"],
+    mask: Bool[Tensor, "*b n"] | None = None,
+    aatype: Int[Tensor, "*b n"] | None = None,
 ) -> Float[Tensor, "*b"]:
     """Share of consecutive CA distances within 0.1 Å of 3.802 Å on either side.
 
-    A cis peptide (2.9 Å, 1 in 300 in nature) counts as invalid.
+    Before proline the distance of a cis peptide (2.8 to 3.1 Å, 1 proline in 20) is valid too.
+
+    Parameters
+    ----------
+    ca : Tensor, shape (..., n, 3)
+        CA positions in ångström.
+    mask : Tensor, shape (..., n), optional
+        True for real residues.
+    aatype : Tensor, shape (..., n), optional
+        Residue types; none is proline by default.
     """
-    upper, lower = CA_CA_DISTANCE + CA_CA_TOLERANCE, CA_CA_DISTANCE - CA_CA_TOLERANCE
-    return ca_ca_valid_fraction(ca, mask, upper=upper, lower=lower)
+    distance = ca_ca_distances(ca, mask)
+    valid = (distance - CA_CA_DISTANCE).abs() < CA_CA_TOLERANCE
+    if aatype is not None:
+        cis = (distance > CIS_RANGE[0]) & (distance < CIS_RANGE[1])
+        valid |= cis & (aatype[..., 1:] == _PROLINE)
+    return share(valid, distance.isfinite())
 
 
 def ca_ca_bonded_fraction(
@@ -116,7 +125,7 @@ def ca_ca_bonded_fraction(
     """Share of consecutive CA distances of a trans (3.65-3.95 Å) or cis (2.8-3.1 Å) peptide."""
     distance = ca_ca_distances(ca, mask)
     inside = [(distance > low) & (distance < high) for low, high in (TRANS_RANGE, CIS_RANGE)]
-    return _share(inside[0] | inside[1], distance.isfinite())
+    return share(inside[0] | inside[1], distance.isfinite())
 
 
 def ca_ca_deviation(
@@ -259,29 +268,6 @@ def dihedral(
     return torch.atan2((u * second).sum(-1) * length, (first * second).sum(-1))
 
 
-def ramachandran_fraction(
-    coords: Float[Tensor, "*b n a 3"], mask: Bool[Tensor, "*b n"] | None = None
-) -> Float[Tensor, "*b"]:
-    """Share of residues whose (phi, psi) lies in the usual regions.
-
-    In degrees: right-handed helix, phi -180..-30 and psi -90..60; strand and polyproline, phi
-    -180..-35 and psi 60..230; left-handed helix, phi 30..90 and psi -20..90. Natural chains score
-    about 0.97, the rest being glycine above all.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        In [0, 1]; NaN where no residue has both torsions.
-    """
-    phi, psi, _ = torsions(coords, mask)
-    phi, psi = torch.rad2deg(phi), torch.rad2deg(psi)
-    inside = torch.zeros_like(phi, dtype=torch.bool)
-    for phi_from, phi_to, psi_from, psi_to in RAMACHANDRAN_REGIONS:
-        turned = torch.remainder(psi - psi_from, 360.0) + psi_from
-        inside |= (phi >= phi_from) & (phi <= phi_to) & (turned <= psi_to)
-    return _share(inside, (phi + psi).isfinite())
-
-
 def radius_of_gyration(
     ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
 ) -> Float[Tensor, "*b"]:
@@ -329,7 +315,8 @@ def _bonded(x: Tensor, mask: Tensor | None) -> Tensor:
     return real[..., 1:] & real[..., :-1]
 
 
-def _share(inside: Tensor, counted: Tensor) -> Tensor:
+def share(inside: Tensor, counted: Tensor) -> Tensor:
+    """Share of what is counted that is inside, over the last axis; NaN where nothing is."""
     return (inside & counted).sum(-1) / counted.sum(-1)
 
 
