@@ -253,6 +253,10 @@ def test_a_modified_residue_bonded_to_nothing_is_listed(read):
     )
 
 
+def test_a_chain_of_hetatm_records_alone_is_read(read):
+    assert_is(read(text(*chain(record="HETATM"))), helix())
+
+
 def test_one_conformer_along_the_chain(read):
     """Neighbours whose highest occupancies cross."""
     high = {(4, "A"): 0.55, (4, "B"): 0.45, (5, "A"): 0.40, (5, "B"): 0.60}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,7 +96,7 @@ def find_file(folder: Path, name: str) -> Path:
     for part in Path(name).parts:
         wanted = unicodedata.normalize("NFC", part)
         exact = place / part
-        alike = place.iterdir() if place.is_dir() and not exact.exists() else ()
+        alike = place.iterdir() if place.is_dir() and not os.path.exists(exact) else ()
         place = next((p for p in alike if unicodedata.normalize("NFC", p.name) == wanted), exact)
     return place
 

@@ -16,6 +16,7 @@ from rectiflow_protein.io.residue_names import TERMINAL_OXYGENS
 from rectiflow_protein.residues import BACKBONE_ATOMS
 
 _COINCIDENT = 0.1  # Å; nearer atoms of one residue lie on one point
+_PAIRS = np.triu_indices(len(BACKBONE_ATOMS), 1)
 _TORN = 3.0  # Å from CA; N, C and O lie within 2.5
 
 Key = tuple[int, str]
@@ -157,7 +158,7 @@ def _fault(xyz: np.ndarray) -> str | None:
     if not np.isfinite(xyz).all():
         return "has a coordinate that is no number"
     apart = np.linalg.norm(xyz[:, None] - xyz[None], axis=-1)
-    if (apart[np.triu_indices(4, 1)] < _COINCIDENT).any():
+    if (apart[_PAIRS] < _COINCIDENT).any():
         return "has atoms on one point"
     if (~xyz.any(-1) & (apart[1] > _TORN)).any() or (not xyz[1].any() and (apart[1] > _TORN).any()):
         return "has an atom at the origin, far from the others"
@@ -194,7 +195,9 @@ def _conformers(residues: list[list[Atom]]) -> list[list[Atom]]:
 
 def _options(atoms: list[Atom]) -> dict[str, list[Atom]]:
     """Conformers of a residue by letter, shared atoms in each; of one residue name each."""
-    letters = list(dict.fromkeys(atom.alt for atom in atoms if atom.alt)) or [""]
+    if not any(atom.alt for atom in atoms):
+        return {"": atoms}
+    letters = list(dict.fromkeys(atom.alt for atom in atoms if atom.alt))
     found: dict[str, list[Atom]] = {}
     for letter in letters:
         by_name: dict[str, list[Atom]] = defaultdict(list)
@@ -203,13 +206,13 @@ def _options(atoms: list[Atom]) -> dict[str, list[Atom]]:
                 by_name[atom.residue].append(atom)
         name = max(by_name, key=lambda name: (len(by_name[name]), _occupancy(by_name[name])))
         own = by_name[name]
-        shared = [a for a in atoms if not a.alt and a.residue == name and letter]
+        shared = [a for a in atoms if not a.alt and a.residue == name]
         found[letter] = own + [a for a in shared if a.name not in {b.name for b in own}]
     return found
 
 
 def _occupancy(atoms: list[Atom]) -> float:
-    return float(np.mean([atom.occupancy for atom in atoms]))
+    return sum(atom.occupancy for atom in atoms) / len(atoms)
 
 
 def _bonded(first: Residue, second: Residue) -> bool:
@@ -222,39 +225,42 @@ def _in_place(residues: list[Residue], dropped: list[str]) -> list[Residue]:
 
     Files may list modified residues after the end of their chain.
     """
-    chain: list[Residue] = []
-    waiting: list[Residue] = []
+    runs: list[list[Residue]] = []
     for residue in residues:
-        if residue.hetero and not (chain and _bonded(chain[-1], residue)):
-            waiting.append(residue)
+        if runs and _bonded(runs[-1][-1], residue):
+            runs[-1].append(residue)
         else:
-            chain.append(residue)
-    placed = True
-    while waiting and placed:
-        placed = False
-        for residue in list(waiting):
-            place = _place(residue, chain)
-            if place is not None:
-                chain.insert(place, residue)
-                waiting.remove(residue)
-                placed = True
-    peptide = [any(_bonded(a, b) or _bonded(b, a) for b in waiting if b is not a) for a in waiting]
-    for residue, is_bonded in zip(waiting, peptide, strict=True):
-        if is_bonded:
-            chain.append(residue)
+            runs.append([residue])
+    chain = [residue for run in runs if not _all_hetero(run) for residue in run]
+    waiting = [run for run in runs if _all_hetero(run)]
+    left: list[list[Residue]] = []
+    while chain and waiting and len(left) != len(waiting):
+        left, waiting = waiting, []
+        for run in left:
+            place = _place(run, chain)
+            if place is None:
+                waiting.append(run)
+            else:
+                chain[place:place] = run
+    for run in waiting:
+        if len(run) > 1:
+            chain += run
         else:
-            label = f"{residue.chain}/{residue.number}{residue.code} {residue.name}"
+            [alone] = run
+            label = f"{alone.chain}/{alone.number}{alone.code} {alone.name}"
             dropped.append(f"{label} is a HETATM residue bonded to no chain")
     return chain
 
 
-def _place(residue: Residue, chain: list[Residue]) -> int | None:
-    """Where in a chain a residue is bonded, None if nowhere."""
-    if not chain:
-        return None
-    xyz = np.stack([other.xyz for other in chain])
-    after = np.linalg.norm(xyz[:, 2] - residue.xyz[0], axis=-1)
+def _all_hetero(run: list[Residue]) -> bool:
+    return all(residue.hetero for residue in run)
+
+
+def _place(run: list[Residue], chain: list[Residue]) -> int | None:
+    """Where in a chain a run of bonded residues is bonded, None if nowhere."""
+    xyz = np.stack([residue.xyz for residue in chain])
+    after = np.linalg.norm(xyz[:, 2] - run[0].xyz[0], axis=-1)
     if after.min() <= PEPTIDE_BREAK:
         return int(after.argmin()) + 1
-    before = np.linalg.norm(xyz[:, 0] - residue.xyz[2], axis=-1)
+    before = np.linalg.norm(xyz[:, 0] - run[-1].xyz[2], axis=-1)
     return int(before.argmin()) if before.min() <= PEPTIDE_BREAK else None

@@ -42,22 +42,21 @@ class Site(NamedTuple):
     line: int
 
 
-_COLUMNS = Site(
-    group=("group_pdb",),
-    name=("label_atom_id", "auth_atom_id"),
-    alt=("label_alt_id",),
-    residue=("auth_comp_id", "label_comp_id"),
-    chain=("auth_asym_id", "label_asym_id"),
-    unit=("label_asym_id",),
-    number=("auth_seq_id", "label_seq_id"),
-    code=("pdbx_pdb_ins_code",),
-    x=("cartn_x",),
-    y=("cartn_y",),
-    z=("cartn_z",),
-    occupancy=("occupancy",),
-    model=("pdbx_pdb_model_num",),
-    line=(),
-)  # columns of the file, the first that says something wins
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "group": ("group_pdb",),
+    "name": ("label_atom_id", "auth_atom_id"),
+    "alt": ("label_alt_id",),
+    "residue": ("auth_comp_id", "label_comp_id"),
+    "chain": ("auth_asym_id", "label_asym_id"),
+    "unit": ("label_asym_id",),
+    "number": ("auth_seq_id", "label_seq_id"),
+    "code": ("pdbx_pdb_ins_code",),
+    "x": ("cartn_x",),
+    "y": ("cartn_y",),
+    "z": ("cartn_z",),
+    "occupancy": ("occupancy",),
+    "model": ("pdbx_pdb_model_num",),
+}  # columns of the file by field, the first that says something wins
 _NEEDED = ("name", "residue", "number", "x", "y", "z")
 
 
@@ -123,8 +122,8 @@ def _parsed(path: Path, found: Iterable[Row]) -> Parsed:
 
 def _site(path: Path, row: Row) -> Site:
     places = _places(row.columns)
-    missing = [columns[0] for name, columns in _COLUMNS._asdict().items()
-               if name in _NEEDED and not places[Site._fields.index(name)]]  # fmt: skip
+    missing = [_COLUMNS[field][0] for field, place in zip(_COLUMNS, places, strict=True)
+               if field in _NEEDED and not place]  # fmt: skip
     if missing:
         raise StructureError(
             path,
@@ -135,14 +134,15 @@ def _site(path: Path, row: Row) -> Site:
     cells = (
         next((row.cells[i] for i in place if row.cells[i] not in _MISSING), "") for place in places
     )
-    return Site(*cells, line=row.line)
+    return Site._make([*cells, row.line])
 
 
 @lru_cache(maxsize=16)
 def _places(columns: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """Where each field of a site stands in a row, by what is preferred."""
     return tuple(
-        tuple(columns.index(name) for name in names if name in columns) for names in _COLUMNS[:-1]
+        tuple(columns.index(name) for name in names if name in columns)
+        for names in _COLUMNS.values()
     )
 
 
@@ -190,7 +190,7 @@ def _binary_rows(content: bytes, most: int) -> Iterator[Row]:
                 continue
             names = {raw_column["name"].lower(): raw_column for raw_column in raw["columns"]}
             wanted = [
-                n for n in names if table != "atom_site" or any(n in c for c in _COLUMNS[:-1])
+                n for n in names if table != "atom_site" or any(n in c for c in _COLUMNS.values())
             ]
             for name in wanted:
                 _check_size(names[name], raw["rowCount"], most)
