@@ -53,21 +53,6 @@ format: install  ## Rewrite the code in the project's style.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# The protein checkpoints from the start, some hours of one core: DATA names structure files or an
-# archive of chains, RUNS where the runs go. Each step can be repeated alone.
-RUNS ?= runs/small-protein
-PROTEIN := $(BIN)/rectiflow protein
-small-protein: install  ## Train, rectify and measure the small protein checkpoints (DATA=FOLDER).
-	@test -n "$(DATA)" || { echo "make small-protein: no data; name some with DATA=FOLDER" >&2; exit 2; }
-	$(PROTEIN) prepare $(DATA) -o $(RUNS)/shards --min-length 40
-	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small hydra.run.dir=$(RUNS)/first
-	$(PROTEIN) train data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export hydra.run.dir=$(RUNS)/base
-	$(PROTEIN) pairs --weights $(RUNS)/base/export $(SMALL_PAIRS) -o $(RUNS)/pairs
-	$(PROTEIN) reflow data.dir=$(RUNS)/pairs weights=$(RUNS)/base/export experiment=small_rectify hydra.run.dir=$(RUNS)/rectified
-	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export --data $(RUNS)/shards --out $(RUNS)/quality.json
-
-SMALL_PAIRS := --lengths 60:100:2 --num 105 --steps 50 --repulsion --min-valid 0.7 --max-coil 0.85 --max-contacts 3 --seed 1
-
 bench: install  ## Measure speed and memory; writes JSON under benchmarks/results.
 	@for script in $$(grep -l __main__ benchmarks/*.py); do \
 	  $(BIN)/python $$script --out benchmarks/results/$$(basename $$script .py).json || exit 1; \
@@ -76,18 +61,30 @@ bench: install  ## Measure speed and memory; writes JSON under benchmarks/result
 clean:  ## Remove what make and the tools made, except .venv and .toolchain.
 	rm -rf site dist build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
 
-# Every stage goes on where it was stopped, and is left out once it is done. SOUNDS holds clips and a
-# list of captions; RUNS gets everything else.
-SOUNDS ?= $(error name the folder of sounds: make small-audio SOUNDS=FOLDER)
-RUNS ?= runs/small-audio
-TRAIN_AUDIO = @test -d $(RUNS)/$(1)/export || $(BIN)/rectiflow audio train data.dir=$(RUNS)/shards \
-  $$(test -f $(RUNS)/$(1)/checkpoints/last.ckpt && echo resume=$(RUNS)/$(1) || echo hydra.run.dir=$(RUNS)/$(1)) \
-  experiment=small$(2)
+# Every stage goes on where it was stopped, and is left out once it is done.
+STAGE = @test -d $(RUNS)/$(1)/export || $(BIN)/rectiflow $(2) \
+  $$(test -f $(RUNS)/$(1)/checkpoints/last.ckpt && echo resume=$(RUNS)/$(1) || echo hydra.run.dir=$(RUNS)/$(1))
 
+CHAINS ?= $(error name structure files or an archive of chains: make small-protein CHAINS=FOLDER)
+small-protein: RUNS ?= runs/small-protein
+small-protein: install  ## Train the small protein checkpoints: make small-protein CHAINS=FOLDER.
+	$(BIN)/rectiflow protein prepare $(CHAINS) -o $(RUNS)/shards --min-length 40
+	$(call STAGE,first,protein train) data.dir=$(RUNS)/shards experiment=small
+	$(call STAGE,base,protein train) data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export
+	$(BIN)/rectiflow protein pairs --weights $(RUNS)/base/export --lengths 60:100:2 --num 168 --steps 50 \
+	  --repulsion --min-valid 0.8 --max-coil 0.85 --max-contacts 3 --seed 1 -o $(RUNS)/pairs
+	$(call STAGE,rectified,protein reflow) data.dir=$(RUNS)/pairs experiment=small_rectify weights=$(RUNS)/base/export
+	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
+	  --data $(RUNS)/shards --out $(RUNS)/quality.json
+
+SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)
+small-audio: RUNS ?= runs/small-audio
 small-audio: install  ## Train the small sound checkpoint: make small-audio SOUNDS=FOLDER.
 	$(BIN)/rectiflow audio prepare $(SOUNDS) -o $(RUNS)/shards --wordings paraphrases
-	$(call TRAIN_AUDIO,vae,_vae)
-	$(call TRAIN_AUDIO,latent,_latent vae.weights=$(RUNS)/vae/export data.wordings=paraphrases)
-	$(call TRAIN_AUDIO,flow, network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases)
+	$(call STAGE,vae,audio train) data.dir=$(RUNS)/shards experiment=small_vae
+	$(call STAGE,latent,audio train) data.dir=$(RUNS)/shards experiment=small_latent \
+	  vae.weights=$(RUNS)/vae/export data.wordings=paraphrases
+	$(call STAGE,flow,audio train) data.dir=$(RUNS)/shards experiment=small \
+	  network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/flow/export \
 	  --out $(RUNS)/quality.json
