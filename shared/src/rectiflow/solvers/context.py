@@ -162,7 +162,8 @@ class Context(NamedTuple):
             return None
         else:
             wanted = {name: self.reads[name] for name in left if name in self.reads}
-        past = self.past(start, stop) if max(wanted.values(), default=0) > 1 else NOTHING
+        deep = any(depth > 1 for depth in wanted.values())
+        past = self.past(start, stop) if deep else NOTHING
         values = {
             name: ((start, left[name]), *past.get(name))[:depth] for name, depth in wanted.items()
         }
