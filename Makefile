@@ -69,10 +69,15 @@ TRAIN_AUDIO = @test -d $(RUNS)/$(1)/export || $(BIN)/rectiflow audio train data.
   $$(test -f $(RUNS)/$(1)/checkpoints/last.ckpt && echo resume=$(RUNS)/$(1) || echo hydra.run.dir=$(RUNS)/$(1)) \
   experiment=small$(2)
 
-small-audio: install  ## Train the small sound checkpoint: make small-audio SOUNDS=FOLDER.
+small-audio: install  ## Train the small sound checkpoints: make small-audio SOUNDS=FOLDER.
 	$(BIN)/rectiflow audio prepare $(SOUNDS) -o $(RUNS)/shards --wordings paraphrases
 	$(call TRAIN_AUDIO,vae,_vae)
-	$(call TRAIN_AUDIO,latent,_latent vae.weights=$(RUNS)/vae/export data.wordings=paraphrases)
-	$(call TRAIN_AUDIO,flow, network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases)
-	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/flow/export \
-	  --out $(RUNS)/quality.json
+	$(call TRAIN_AUDIO,flow, vae.weights=$(RUNS)/vae/export data.wordings=paraphrases)
+	$(BIN)/rectiflow audio pairs $(RUNS)/shards -o $(RUNS)/pairs --num 640 --wordings paraphrases \
+	  --weights $(RUNS)/flow/export
+	@test -d $(RUNS)/rectified/export || $(BIN)/rectiflow audio reflow data.dir=$(RUNS)/pairs \
+	  $$(test -f $(RUNS)/rectified/checkpoints/last.ckpt && echo resume=$(RUNS)/rectified || echo hydra.run.dir=$(RUNS)/rectified) \
+	  weights=$(RUNS)/flow/export experiment=small_rectify
+	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
+	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
+	  --weights $(RUNS)/flow/export $(RUNS)/rectified/export --out $(RUNS)/quality.json

@@ -26,8 +26,7 @@ KEYS = ("vae", "vocoder", "text", "sampling")
 _SCALE_FROM = 64  # training examples that tell the spread of an autoencoder's latents
 
 _AFTER = {
-    "SpectrogramVae": "rectiflow audio train data.dir={data} vae.weights={folder} "
-    "experiment=small_latent",
+    "SpectrogramVae": "rectiflow audio train data.dir={data} vae.weights={folder} experiment=small",
     "BigVgan": "rectiflow audio train data.dir={data} vocoder.weights={folder} vae.weights=CODEC",
     "SeparationUNet": 'rectiflow audio separate MIX.wav --query "a dog barks" --weights {folder} '
     "-o dog.wav",
