@@ -23,7 +23,7 @@ from rectiflow.training import RunFolder, read_checkpoint
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2] / "shared" / "tests"))
 from tiny_run import tiny_run
-from trials import started
+from trials import command, start, started
 
 
 def kills(request: pytest.FixtureRequest) -> int:
@@ -149,4 +149,30 @@ def test_termination_leaves_what_the_next_run_removes(tmp_path: Path) -> None:
     process.join()
     with claim(tmp_path, "results", ["0.json"]):
         write_json(tmp_path / "0.json", {})
+    assert not partials(tmp_path)
+
+
+def test_a_training_by_command(tmp_path: Path) -> None:
+    """Killed as soon as its folder tells of it, wherever that lies, it is gone on with."""
+    run = tmp_path / "elsewhere" / "run"
+    process, *said = start(
+        "protein", "train", "experiment=debug", f"run_dir={run}", folder=tmp_path
+    )
+    while not (run / "run.json").exists():
+        assert process.is_alive(), said[1].read_text()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    for path in said:
+        path.unlink()
+    moved = tmp_path / "moved"
+    run.rename(moved)
+    answer = command("protein", "train", f"resume={moved}", "--json", folder=tmp_path)
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["run"] == str(moved)
+    assert len(json.loads((moved / "run.json").read_text())["starts"]) == 2
+    other = tmp_path / "other"
+    _write_shards(other)
+    answer = command("protein", "train", f"resume={moved}", f"data.dir={other}", folder=tmp_path)
+    assert answer.refuses("whose content is another", "weights=")
     assert not partials(tmp_path)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from trials import command
 
 HELP = [sys.executable, "-m", "rectiflow_cli", "protein", "prepare", "--help"]
 
@@ -80,9 +85,6 @@ def test_queries_in_bytes_that_are_no_text(tmp_path: Path) -> None:
 
 
 def test_sizes_beyond_the_machine_say_what_they_need(tmp_path: Path) -> None:
-    sys.path.insert(0, str(Path(__file__).parent))
-    from trials import command
-
     words = ("protein", "sample", "--length", "1000000", "--steps", "2", "-o", tmp_path / "out")
     assert command(*words).refuses("1000000 residues need at least", "TiB of memory")
     assert not (tmp_path / "out").exists()
@@ -90,19 +92,32 @@ def test_sizes_beyond_the_machine_say_what_they_need(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder(tmp_path: Path) -> None:
-    from trials import command
-
     (tmp_path / "locked").mkdir(mode=0o500)
     words = ("protein", "sample", "--length", "12", "--steps", "2", "-o", tmp_path / "locked/out")
     assert command(*words).refuses("permission is denied")
 
 
 def test_a_folder_in_which_every_file_fails(tmp_path: Path) -> None:
-    from trials import command
-
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in (b"a.wav", b"caf\xe9.wav"):
-        Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_bytes(b"RIFF")
+    for name in ("a.wav", "b.wav"):
+        (folder / name).write_bytes(b"RIFF")
     words = ("audio", "separate", folder, "--query", "rain", "--steps", "1", "-o", tmp_path / "o")
     assert command(*words).refuses("none of 2 sound file(s)")
+
+
+def test_file_names_that_are_no_text_do_not_stop_a_batch(tmp_path: Path) -> None:
+    source = files("rectiflow_protein") / "examples" / "helical_hairpin.pdb"
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"a.pdb", b"caf\xe9.pdb"):
+        shutil.copy(str(source), os.fsencode(folder) + b"/" + name)
+    (folder / "broken.pdb").write_text("nothing")
+    answer = command("protein", "eval", folder, "-o", tmp_path / "measured")
+    assert answer.code == 0, answer.err
+    assert "passed over" in answer.err
+    assert len((tmp_path / "measured" / "metrics.csv").read_text().splitlines()) == 3
+    words = ("protein", "prepare", folder, "--min-length", "5", "-o", tmp_path / "shards")
+    answer = command(*words)
+    assert answer.code == 0, answer.err
+    assert r"caf\udce9.pdb" in (tmp_path / "shards" / "metadata.csv").read_text()

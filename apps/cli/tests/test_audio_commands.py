@@ -22,14 +22,7 @@ from rectiflow_cli.main import main
 FAST = ["trainer.max_steps=1", "trainer.validate_every=1", "trainer.checkpoint_every=1"]
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(autouse=True)
-def _in_work(work, monkeypatch):
-    monkeypatch.chdir(work)
+pytestmark = pytest.mark.usefixtures("in_work")
 
 
 @pytest.fixture(scope="module")
@@ -352,14 +345,6 @@ def test_every_error_is_one_line_and_exit_code_2(words, message, trained, capsys
     assert message in captured.err
     assert len(captured.err.splitlines()) == 1
     assert captured.out == ""
-
-
-@pytest.mark.parametrize("verb", ["separate", "prepare", "pairs", "eval", "convert"])
-def test_help_of_a_verb_explains_its_flags(verb, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["audio", verb, "--help"])
-    assert stop.value.code == 0
-    assert f"usage: rectiflow audio {verb}" in capsys.readouterr().out
 
 
 def test_the_demo_separates_its_own_mixture(trained, work):

@@ -57,6 +57,7 @@ def test_flags_are_told_in_sentences(name, word):
 @pytest.mark.parametrize(("name", "word"), WORDS)
 def test_help_has_groups_and_no_default_that_is_none(name, word, capsys):
     text = helped(capsys, name, word)
+    assert text.startswith(f"usage: rectiflow {name} {word} ")
     assert "(default: None)" not in text
     assert "(default: [])" not in text
     assert f"rectiflow {name} {word} " in text.partition("examples:")[2]

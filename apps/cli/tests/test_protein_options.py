@@ -159,14 +159,6 @@ def test_domain_help_lists_the_verbs(capsys):
         assert f"  {verb}" in text
 
 
-@pytest.mark.parametrize("verb", ["prepare", "pairs", "sample", "eval", "convert"])
-def test_help_of_a_verb_explains_its_flags(verb, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(["protein", verb, "--help"])
-    assert stop.value.code == 0
-    assert f"usage: rectiflow protein {verb}" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -6,31 +6,16 @@ import json
 import biotite.structure.io as structure_io
 import numpy as np
 import pytest
-import torch
 from rectiflow_cli.main import main
 from rectiflow_cli.protein import sample as verb
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A narrow network whose every path is live."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    network.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
-def sample(weights, tmp_path, capsys):
+def sample(narrow, tmp_path, capsys):
     """Run the command; returns its JSON document."""
 
     def run(out: str, *words: str, steps: str = "4"):
-        given = ["--weights", weights, "--steps", steps, "--device", "cpu", "-o"]
+        given = ["--weights", narrow, "--steps", steps, "--device", "cpu", "-o"]
         code = main(["protein", "sample", *words, *given, str(tmp_path / out), "--json"])
         captured = capsys.readouterr()
         assert code == 0, captured.err
@@ -61,8 +46,8 @@ def test_structures_are_poly_alanine_that_others_read(sample, tmp_path):
     assert [path.name for path in (tmp_path / "s").glob(".*")] == [".rectiflow"]
 
 
-def test_text_has_a_table_and_says_what_comes_next(weights, tmp_path, capsys):
-    words = ["--length", "12", "--steps", "2", "--weights", weights, "-o", str(tmp_path)]
+def test_text_has_a_table_and_says_what_comes_next(narrow, tmp_path, capsys):
+    words = ["--length", "12", "--steps", "2", "--weights", narrow, "-o", str(tmp_path)]
     assert main(["protein", "sample", *words]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -104,16 +89,16 @@ def test_only_what_is_missing_is_made(sample, tmp_path):
     assert kept.stat().st_mtime_ns == stamp
 
 
-def test_other_settings_need_another_folder(sample, weights, tmp_path, capsys):
+def test_other_settings_need_another_folder(sample, narrow, tmp_path, capsys):
     sample("s", "--length", "12")
-    words = ["--length", "12", "--weights", weights, "-o", str(tmp_path / "s")]
+    words = ["--length", "12", "--weights", narrow, "-o", str(tmp_path / "s")]
     assert main(["protein", "sample", *words, "--steps", "5", "--seed", "7"]) == 2
     err = capsys.readouterr().err
     assert "holds results made with other settings (seed 0, now 7; steps 4, now 5)" in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_stopped_run_leaves_whole_samples_only(sample, weights, tmp_path, monkeypatch):
+def test_a_stopped_run_leaves_whole_samples_only(sample, narrow, tmp_path, monkeypatch):
     monkeypatch.setattr(verb, "_BATCHES_PER_SAVE", 0)  # one sample per call
     from rectiflow_protein.result import BackboneResult
 
@@ -127,7 +112,7 @@ def test_a_stopped_run_leaves_whole_samples_only(sample, weights, tmp_path, monk
         return written
 
     monkeypatch.setattr(BackboneResult, "write", stopped)
-    words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", weights]
+    words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", narrow]
     assert main(["protein", "sample", *words, "-o", str(tmp_path / "s")]) == 130
     found = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert found == [".rectiflow", "length_012_sample_00000.pdb", "result.json"]

@@ -13,31 +13,18 @@ from omegaconf import OmegaConf
 from rectiflow_cli.main import main
 from rectiflow_protein.io import read_structure
 from rectiflow_protein.metrics import superpose
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
+from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.weights import official_config, to_official
 
 HAIRPIN = Path(rectiflow_protein.__file__).parent / "examples" / "helical_hairpin.pdb"
 
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A narrow network whose every path is live."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    network.save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
-def sample(weights, tmp_path, capsys):
+def sample(narrow, tmp_path, capsys):
     """Run the command; returns exit code and output."""
 
     def run(out: str, *words: str):
-        given = ["--weights", weights, "--steps", "4", "--device", "cpu", "-o", str(tmp_path / out)]
+        given = ["--weights", narrow, "--steps", "4", "--device", "cpu", "-o", str(tmp_path / out)]
         code = main(["protein", "sample", *words, *given, "--json"])
         captured = capsys.readouterr()
         return code, json.loads(captured.out) if code == 0 else captured.err
@@ -106,8 +93,8 @@ def test_temperature_and_repulsion_change_the_samples_and_are_told(sample, tmp_p
         assert "temperature" in error
 
 
-def test_a_motif_works_with_the_authors_form_of_weights(weights, tmp_path, capsys):
-    network = ReQFlowNetwork.from_pretrained(Path(weights))
+def test_a_motif_works_with_the_authors_form_of_weights(narrow, tmp_path, capsys):
+    network = ReQFlowNetwork.from_pretrained(Path(narrow))
     official = tmp_path / "official"
     official.mkdir()
     torch.save({"state_dict": to_official(network)}, official / "qflow.ckpt")

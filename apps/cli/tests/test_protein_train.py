@@ -17,14 +17,7 @@ DEBUG = (
 PLAIN = "validation.pictures=false"  # drawing takes longer than training here
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(autouse=True)
-def _in_work(work, monkeypatch):
-    monkeypatch.chdir(work)
+pytestmark = pytest.mark.usefixtures("in_work")
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,7 @@ from rectiflow_audio import SeparationObjective, SeparationPipeline, SeparationU
 from rectiflow_audio.networks import PatchCodec, UNetConfig
 
 SIZES = UNetConfig(
-    latent_channels=16,
-    out_channels=16,
-    channels=8,
-    multipliers=(1, 2),
-    attention=(False, True),
-    blocks=1,
-    head_channels=8,
-    context_channels=6,
-    groups=4,
+    *(16, 16, 8, (1, 2), (False, True), 1, 8, 6, 4),
     has_sentence=True,
     bands=16,
     is_relative=True,

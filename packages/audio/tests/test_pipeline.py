@@ -58,19 +58,8 @@ def hash_of(text: str) -> int:
 @pytest.fixture(scope="module")
 def pipe() -> SeparationPipeline:
     torch.manual_seed(0)
-    unet = SeparationUNet(
-        UNetConfig(
-            latent_channels=4,
-            out_channels=4,
-            channels=16,
-            multipliers=(1, 2),
-            attention=(False, True),
-            blocks=1,
-            head_channels=8,
-            context_channels=12,
-            groups=4,
-        )
-    )
+    sizes = UNetConfig(4, 4, 16, (1, 2), (False, True), 1, 8, 12, groups=4)
+    unet = SeparationUNet(sizes)
     vae = SpectrogramVae(
         VaeConfig(channels=8, multipliers=(1, 1, 2), blocks=1, latent_channels=4, groups=4), 0.5
     )

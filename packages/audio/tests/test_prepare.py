@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -31,9 +30,6 @@ from rectiflow_audio.data import (
 )
 from rectiflow_audio.data.prepared import pack_wave, unpack_wave
 
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-SOUNDS = SHARED / "data" / "audio"
 RATE = 16_000
 
 
@@ -427,15 +423,15 @@ def test_prepared_sounds_need_no_sound_library(prepared):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.skipif(not SOUNDS.is_dir(), reason="needs the shared sounds")
-def test_real_recordings_and_the_awkward_ones(tmp_path):
+def test_real_recordings_and_the_awkward_ones(shared_data, tmp_path):
     """Every awkward file is used or refused with its own reason."""
-    raw = sorted(path.name for path in (SOUNDS / "raw").iterdir() if path.suffix != ".csv")
+    sounds = shared_data / "audio"
+    raw = sorted(path.name for path in (sounds / "raw").iterdir() if path.suffix != ".csv")
     rows = [{"file": f"raw/{name}", "caption": name, "split": "test"} for name in raw]
-    first = next(csv.DictReader((SOUNDS / "metadata.csv").open(encoding="utf-8")))
+    first = next(csv.DictReader((sounds / "metadata.csv").open(encoding="utf-8")))
     rows.append({"file": first["file"], "caption": first["caption"], "split": "train"})
     path = write_list(tmp_path, rows)
-    report = prepare(SOUNDS, tmp_path / "out", captions=path)
+    report = prepare(sounds, tmp_path / "out", captions=path)
     assert report.accepted + report.rejected == len(raw) + 1
     refused = dict(refusals(tmp_path / "out"))
     expected = {"tabla_20ms.wav", "silent_3s.wav", "rooster_truncated.wav", "corrupt_header.wav"}

@@ -44,17 +44,7 @@ class Mixtures:
 @pytest.fixture(scope="module")
 def pipe() -> SeparationPipeline:
     torch.manual_seed(0)
-    sizes = UNetConfig(
-        latent_channels=2,
-        out_channels=2,
-        channels=8,
-        multipliers=(1, 2),
-        attention=(False, True),
-        blocks=1,
-        head_channels=8,
-        context_channels=6,
-        groups=4,
-    )
+    sizes = UNetConfig(2, 2, 8, (1, 2), (False, True), 1, 8, 6, groups=4)
     vae = SpectrogramVae(
         VaeConfig(channels=4, multipliers=(1, 1, 2), blocks=1, latent_channels=2, groups=2)
     )

@@ -22,15 +22,7 @@ from rectiflow_audio.weights import (
 )
 from rectiflow_audio.weights.parts import LEFTOVERS
 
-UNET = UNetConfig(
-    latent_channels=2,
-    out_channels=4,
-    channels=32,
-    multipliers=(1, 2),
-    attention=(False, True),
-    blocks=1,
-    context_channels=12,
-)
+UNET = UNetConfig(2, 4, 32, (1, 2), (False, True), 1, context_channels=12)
 VAE = VaeConfig(channels=32, multipliers=(1, 2), blocks=1, latent_channels=2, inner_channels=3)
 VOCODER = VocoderConfig(n_mels=8, channels=32, block_kernels=(3,), dilations=((1, 3, 5),))
 VOCODER_JSON = {

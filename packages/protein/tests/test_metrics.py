@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +41,6 @@ from rectiflow_protein.metrics import (
 from rectiflow_protein.metrics.ramachandran import favoured
 from rectiflow_protein.residues import CA_CA_DISTANCE, THREE_LETTER
 
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-ARCHIVE = SHARED / "data" / "protein" / "backbones.npz"
-needs_archive = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}")
-
 
 @pytest.fixture
 def generator():
@@ -54,8 +48,8 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def natural():
-    return [torch.from_numpy(b.coords) for b in read_archive(ARCHIVE).backbones[::40]]
+def natural(archive):
+    return [torch.from_numpy(b.coords) for b in read_archive(archive).backbones[::40]]
 
 
 def _line(*steps: float) -> torch.Tensor:
@@ -167,7 +161,6 @@ def test_ideal_peptide_bond_is_valid_and_a_stretched_one_is_not():
     assert not masked.valid.any()
 
 
-@needs_archive
 def test_natural_chains_score_as_natural(natural):
     each = [backbone_metrics(coords) for coords in natural]
     found = {name: np.mean([float(metrics[name]) for metrics in each]) for name in each[0]}
@@ -179,7 +172,6 @@ def test_natural_chains_score_as_natural(natural):
     assert found["helix"] + found["strand"] + found["coil"] == pytest.approx(1)
 
 
-@needs_archive
 def test_mirrored_chains_leave_the_usual_regions(natural):
     mirror = torch.tensor([1.0, 1, -1])
     fractions = [ramachandran_fraction(coords * mirror).item() for coords in natural]

@@ -8,11 +8,7 @@ import torch
 from rectiflow_protein.io import Backbone, write_structure
 from rectiflow_protein.metrics import superpose
 from rectiflow_protein.motif import Motif, read_motif
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
-from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.residues import CA_CA_DISTANCE
-
-TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
 
 
 def helix(n, first=1, chain="A", shift=0.0, sequence=None):
@@ -22,18 +18,6 @@ def helix(n, first=1, chain="A", shift=0.0, sequence=None):
     rise = 1.5 * np.arange(n)[:, None] + np.array(rises)
     coords = np.stack([radii * np.cos(turn), radii * np.sin(turn), rise + shift], -1)
     return Backbone.from_coords(coords, sequence=sequence, first_residue=first, chain_id=chain)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(TINY)
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.4 / parameter.shape[-1] ** 0.5, generator=g)
-    return BackbonePipeline(network)
 
 
 @pytest.fixture

@@ -12,23 +12,11 @@ from rectiflow_protein.flow import (
     FrameEuler,
     LinearSchedule,
 )
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
+from rectiflow_protein.networks import ReQFlowConfig
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.sampling import batches, draw_noise
 
 TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(TINY)
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.4 / parameter.shape[-1] ** 0.5, generator=g)
-    return BackbonePipeline(network)
 
 
 def test_one_sample_per_length_in_the_order_asked_for(pipe):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -23,11 +22,6 @@ from rectiflow_protein.data import (
 )
 from rectiflow_protein.io import Backbone, StructureError, write_structure
 from rectiflow_protein.residues import ONE_LETTER
-
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-RAW = SHARED / "data" / "protein" / "raw"
-ARCHIVE = SHARED / "data" / "protein" / "backbones.npz"
 
 
 def made(seed: int, n: int = 12, chain: str = "A") -> Backbone:
@@ -366,9 +360,8 @@ def test_a_table_of_another_folder_is_noticed(prepared, tmp_path):
         PreparedBackbones(tmp_path / "out")
 
 
-@pytest.mark.skipif(not RAW.is_dir(), reason=f"no {RAW}")
-def test_the_raw_files(tmp_path):
-    report = prepare(RAW, tmp_path / "out", min_length=40)
+def test_the_raw_files(shared_data, tmp_path):
+    report = prepare(shared_data / "protein" / "raw", tmp_path / "out", min_length=40)
     assert (report.inputs, report.accepted, report.counts["residues"]) == (13, 7, 786)
     assert set(PreparedBackbones(tmp_path / "out").table["name"]) == {
         "101m_heme_A",
@@ -381,9 +374,8 @@ def test_the_raw_files(tmp_path):
     }
 
 
-@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}")
-def test_the_shared_archive_has_its_clusters():
-    archive = read_archive(ARCHIVE)
-    found = kmer_clusters([backbone.sequence for backbone in archive.backbones])
-    assert join_clusters(found.tolist(), archive.clusters) == found.tolist()
-    assert len(set(archive.clusters)) == found.max() + 1
+def test_the_shared_archive_has_its_clusters(archive):
+    known = read_archive(archive)
+    found = kmer_clusters([backbone.sequence for backbone in known.backbones])
+    assert join_clusters(found.tolist(), known.clusters) == found.tolist()
+    assert len(set(known.clusters)) == found.max() + 1

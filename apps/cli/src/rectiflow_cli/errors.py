@@ -113,7 +113,11 @@ def guarded(command: Callable[[list[str]], int], argv: list[str], *, debug: bool
     """
     make_streams_safe()
     try:
-        code = command(argv)
+        try:
+            code = command(argv)
+        except SystemExit:  # argparse, after help
+            sys.stdout.flush()
+            raise
         sys.stdout.flush()  # a full disk or a closed pipe shows here, not when Python ends
         return code
     except KeyboardInterrupt:

@@ -196,10 +196,13 @@ def record_start(cfg: DictConfig, folder: Path, resume: bool) -> None:
 
     record = RunFolder(folder).record
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    start = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "overrides": overrides}
-    start |= {"data": None if cfg.data.dir is None else str(cfg.data.dir)}
+    start = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "overrides": overrides,
+        "data": None if cfg.data.dir is None else str(cfg.data.dir),
+    }
     digest = _data_digest(cfg)
-    told = {"data_sha256": digest, "starts": []}
+    told: dict[str, Any] = {"data_sha256": digest, "starts": []}
     if resume and record.is_file():
         told = _read_record(record)
         if told["data_sha256"] != digest:

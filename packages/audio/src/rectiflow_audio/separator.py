@@ -224,12 +224,17 @@ class Separator:
 
         Two queries for one sound would else take it twice, and leave it inverted.
         """
-        rows = (part.expand(len(mels), *part.shape) for part in (mixture, wave))
-        generator = counter_generator("phase", self.request.seed, 0, device=self.device)
-        log_mel = LogMel().to(self.device)
-        return self.request.waveform(
-            Generated(mels, *rows, log_mel, self.vocoder, generator, is_shared=True)
+        count = len(mels)
+        generated = Generated(
+            mels,
+            mixture.expand(count, *mixture.shape),
+            wave.expand(count, *wave.shape),
+            LogMel().to(self.device),
+            self.vocoder,
+            counter_generator("phase", self.request.seed, 0, device=self.device),
+            is_shared=True,
         )
+        return self.request.waveform(generated)
 
     def _renderer(self, wave: Tensor, mixture: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what makes a wave of a log-mel generated for one mixture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -66,6 +67,10 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise the message instead of printing the usage."""
         raise ValueError(f"{message}. See: {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help without swallowing that it could not be written."""
+        (file or sys.stderr).write(message)
 
     def group(self, title: str) -> Callable[..., Any]:
         """Begin a group of flags and return what adds one to it."""

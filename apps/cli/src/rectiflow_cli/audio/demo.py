@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rectiflow.commands import counter, pick_device
 
-from rectiflow_cli.demo.card import Card, Metric, Request, headings, meanings, row, settings_list
+from rectiflow_cli.demo.card import Card, Metric, Request, numbers, settings_list
 from rectiflow_cli.demo.page import asset, picture
 
 if TYPE_CHECKING:
@@ -98,12 +98,11 @@ def card(request: Request) -> Card:
         mixture=_player(MIXTURE, "The mixture"),
         queries="\n".join(sections),
         residual=_player("sounds/residual.wav", "Everything but the estimates"),
-        headings=headings(METRICS),
-        rows="\n".join(
-            row(html.escape(e.query), METRICS, m)
-            for e, m in zip(result.estimates, metrics, strict=True)
+        numbers=numbers(
+            "Query",
+            METRICS,
+            ((html.escape(e.query), m) for e, m in zip(result.estimates, metrics, strict=True)),
         ),
-        meanings=meanings(METRICS),
         settings=settings_list({k: v for k, v in settings.items() if k != "queries"}),
         again=html.escape(_again(request, result)),
     )

@@ -79,20 +79,50 @@ class Metric:
     meaning: str
 
 
-def headings(metrics: Sequence[Metric]) -> str:
-    """Return the head of a table."""
-    return "".join(f'<th scope="col">{m.heading}</th>' for m in metrics)
+_NUMBERS = """\
+<h3>Numbers</h3>
+<div class="scroll" role="region" aria-label="Metrics of every {lower}" tabindex="0">
+<table>
+<thead><tr><th scope="col">{first}</th>{headings}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table>
+</div>
+<details>
+<summary>What the columns mean</summary>
+<dl class="meanings">
+{meanings}
+</dl>
+</details>"""
 
 
-def meanings(metrics: Sequence[Metric]) -> str:
-    """Return what the columns tell, as a list of definitions."""
-    return "\n".join(f"<dt>{m.heading}</dt><dd>{m.meaning}</dd>" for m in metrics)
+def numbers(
+    first: str, metrics: Sequence[Metric], rows: Iterable[tuple[str, Mapping[str, float]]]
+) -> str:
+    """Return a table with what its columns tell.
+
+    Parameters
+    ----------
+    first : str
+        Head of the column of names.
+    metrics : sequence of Metric
+        The other columns.
+    rows : iterable of (str, mapping)
+        A name, which is HTML, and the numbers.
+    """
+    return _NUMBERS.format(
+        first=first,
+        lower=first.lower(),
+        headings="".join(f'<th scope="col">{m.heading}</th>' for m in metrics),
+        rows="\n".join(_row(name, metrics, values) for name, values in rows),
+        meanings="\n".join(f"<dt>{m.heading}</dt><dd>{m.meaning}</dd>" for m in metrics),
+    )
 
 
-def row(name: str, metrics: Sequence[Metric], values: Mapping[str, float]) -> str:
-    """Return a line of a table: a name, which is HTML, and a cell for each column."""
-    numbers = [(m, values.get(m.key, math.nan)) for m in metrics]
-    cells = [m.form.format(value) if math.isfinite(value) else "–" for m, value in numbers]
+def _row(name: str, metrics: Sequence[Metric], values: Mapping[str, float]) -> str:
+    found = [(m, values.get(m.key, math.nan)) for m in metrics]
+    cells = [m.form.format(value) if math.isfinite(value) else "–" for m, value in found]
     return f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 

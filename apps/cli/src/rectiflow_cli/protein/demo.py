@@ -16,16 +16,7 @@ import numpy as np
 import torch
 from rectiflow.commands import pick_device, progress
 
-from rectiflow_cli.demo.card import (
-    Card,
-    Metric,
-    Request,
-    gathered,
-    headings,
-    meanings,
-    row,
-    settings_list,
-)
+from rectiflow_cli.demo.card import Card, Metric, Request, gathered, numbers, settings_list
 from rectiflow_cli.demo.page import asset, data_block, picture
 
 if TYPE_CHECKING:
@@ -119,16 +110,14 @@ def card(request: Request) -> Card:
         options="\n".join(
             f'<option value="{i}">{html.escape(s.label)}</option>' for i, s in enumerate(structures)
         ),
-        headings=headings(METRICS),
-        rows="\n".join(
-            row(
-                f'<a href="{s.file}" download>{html.escape(s.label)}</a>',
-                METRICS,
-                s.metrics,
-            )
-            for s in structures
+        numbers=numbers(
+            "Structure",
+            METRICS,
+            (
+                (f'<a href="{s.file}" download>{html.escape(s.label)}</a>', s.metrics)
+                for s in structures
+            ),
         ),
-        meanings=meanings(METRICS),
         breaks=_breaks(reference.chain),
         plots="\n".join(plots),
         matrices="\n".join(matrices),

@@ -13,16 +13,7 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, positive, progress, table
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.protein.flags import (
-    add_bound,
-    add_solver,
-    add_tools,
-    lengths_of,
-    make_corrections,
-    make_solver,
-    make_tools,
-    max_bytes_of,
-)
+from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -66,32 +57,27 @@ class Eval(commands.Evaluate):
         """Add files, or samples to make, and measures."""
         add = parser.group("what is measured")
         add("paths", metavar="DIR|FILE", nargs="*", help="Structure files, or folders of them.")
-        add(
-            "--lengths",
-            type=lengths_of,
-            metavar="A,B|A:B:STEP",
-            help="Residues of what --weights samples.",
-        )
+        flags.add_lengths(add, "what --weights samples")
         add("--num", type=positive, default=1, help="Samples of each length, with --weights.")
         add = parser.group("measures")
         add("--no-diversity", action="store_true", help="Do not compare all pairs.")
         add("--foldseek", metavar="TABLE", help="The result of a Foldseek search, for novelty.")
-        add_bound(add)
-        add_tools(parser)
-        add_solver(parser, steps=50)
+        flags.add_bound(add)
+        flags.add_tools(parser)
+        flags.add_solver(parser, steps=50)
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files or samples."""
         from rectiflow_protein.evaluation import evaluate
 
-        designer, predictor = make_tools(args)
+        designer, predictor = flags.make_tools(args)
         if bool(args.paths) == bool(args.weights):
             raise UsageError(
                 f"eval measures files or a model, got {'both' if args.paths else 'neither'}; "
                 "expected structure files, or --weights with --lengths."
             )
         chains, told = (
-            _read(args.paths, quiet=args.json, **max_bytes_of(args))
+            _read(args.paths, quiet=args.json, **flags.max_bytes_of(args))
             if args.paths
             else (self._sampled(args), {})
         )
@@ -114,9 +100,9 @@ class Eval(commands.Evaluate):
         result = pipe(
             lengths,
             steps=args.steps,
-            solver=make_solver(args),
+            solver=flags.make_solver(args),
             seed=args.seed,
-            corrections=make_corrections(args),
+            corrections=flags.make_corrections(args),
         )
         return [Chain(sample.backbone(), sample.name) for sample in result.samples]
 

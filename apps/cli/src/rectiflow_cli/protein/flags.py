@@ -45,6 +45,17 @@ def add_solver(parser: Parser, *, steps: int) -> None:
     )
 
 
+def add_lengths(add: Callable[..., Any], what: str, **options: Any) -> None:
+    """Add ``--lengths``."""
+    add(
+        "--lengths",
+        type=lengths_of,
+        metavar="A,B|A:B:STEP",
+        help=f"Residues of {what}; ends are included.",
+        **options,
+    )
+
+
 def add_bound(add: Callable[..., Any]) -> None:
     """Add the flag that raises the bound of reading."""
     add(

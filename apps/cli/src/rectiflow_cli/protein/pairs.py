@@ -9,14 +9,7 @@ from rectiflow import commands
 from rectiflow.commands import Candidates, Parser
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.protein.flags import (
-    add_solver,
-    add_tools,
-    lengths_of,
-    make_corrections,
-    make_solver,
-    make_tools,
-)
+from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,26 +38,21 @@ class Pairs(commands.Pairs):
     def own_flags(self, parser: Parser) -> None:
         """Add lengths, solver and filters."""
         add = parser.group("samples")
-        add(
-            "--lengths",
-            type=lengths_of,
-            metavar="A,B|A:B:STEP",
-            help="Residues of the samples, which go round these; ends are included.",
-        )
-        add_solver(parser, steps=100)
+        flags.add_lengths(add, "the samples, which go round these")
+        flags.add_solver(parser, steps=100)
         add = parser.group("filter")
         add("--keep-all", action="store_true", help="Keep every pair; published work advises not.")
         add("--max-coil", type=float, default=0.5, help="Largest share of coil.")
         add("--min-valid", type=float, default=0.97, help="Least share of valid CA-CA distances.")
         add("--max-contacts", type=float, default=1.0, help="CA pairs below 3 Å per 100 residues.")
-        add_tools(parser)
+        flags.add_tools(parser)
 
     def candidates(self, args: Any, pipe: BackbonePipeline) -> Candidates:
         """Return the sampler, or the inversion of real chains."""
         from rectiflow_protein.data import PreparedBackbones
         from rectiflow_protein.reflow import inverted_pair_sampler, pair_sampler
 
-        solver = make_solver(args)
+        solver = flags.make_solver(args)
         if not args.shards and (args.real or not args.lengths):
             raise UsageError(
                 f"{'--real' if args.real else 'pairs'} needs SHARDS{'' if args.real else ' or '}"
@@ -86,7 +74,7 @@ class Pairs(commands.Pairs):
             return Candidates(inverted_pair_sampler(pipe, chains, steps=args.steps), num, told=told)
         lengths = args.lengths or [len(chain["res_idx"]) for chain in chains]  # type: ignore[union-attr]
         keep, condition = self._filter(args)
-        corrections = make_corrections(args)
+        corrections = flags.make_corrections(args)
         sample = pair_sampler(
             pipe,
             lengths,
@@ -107,7 +95,7 @@ class Pairs(commands.Pairs):
         """Return the condition on pairs, and how the manifest tells it."""
         from rectiflow_protein.reflow import DesignabilityFilter, GeometricFilter
 
-        designer, predictor = make_tools(args)
+        designer, predictor = flags.make_tools(args)
         if args.keep_all:
             if designer is not None:
                 raise UsageError(

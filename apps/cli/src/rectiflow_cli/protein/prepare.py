@@ -8,7 +8,7 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Parser, positive
 
-from rectiflow_cli.protein.flags import add_bound, max_bytes_of
+from rectiflow_cli.protein import flags
 
 OWN = (
     *("min_length", "max_length", "max_coil", "rg_quantile", "max_resolution", "max_chains"),
@@ -52,7 +52,7 @@ class Prepare(commands.Prepare):
             help="Clusters that stay in one split; by shared 4-mers if absent.",
             **absent,
         )
-        add_bound(add)
+        flags.add_bound(add)
 
     def prepare(self, args: Any, progress: Any) -> Any:
         """Prepare the chains."""
@@ -63,7 +63,7 @@ class Prepare(commands.Prepare):
         return prepare(
             args.folder,
             args.out,
-            **{**filters, **given, **max_bytes_of(args)},
+            **{**filters, **given, **flags.max_bytes_of(args)},
             fractions=args.splits,
             seed=args.seed,
             workers=args.workers,

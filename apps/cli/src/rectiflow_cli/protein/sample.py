@@ -10,12 +10,7 @@ from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive, table
 from rectiflow.costs import Load
 
-from rectiflow_cli.protein.flags import (
-    add_solver,
-    lengths_of,
-    make_corrections,
-    make_solver,
-)
+from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackbonePipeline
@@ -48,16 +43,11 @@ class Sample(commands.Make):
         lengths.add_argument(
             "--length",
             dest="lengths",
-            type=lengths_of,
+            type=flags.lengths_of,
             metavar="N",
             help="Residues of every sample.",
         )
-        lengths.add_argument(
-            "--lengths",
-            type=lengths_of,
-            metavar="A,B|A:B:STEP",
-            help="Several lengths, ends included.",
-        )
+        flags.add_lengths(lengths.add_argument, "the samples")
         add = group.add_argument
         add("--num", type=positive, default=1, help="Samples of each length.")
         add(
@@ -70,7 +60,7 @@ class Sample(commands.Make):
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=("pdb", "cif"), default="pdb", help="Of the structures.")
         add("--trajectory", action="store_true", help="Write every step as models of a file.")
-        add_solver(parser, steps=50)
+        flags.add_solver(parser, steps=50)
         add = parser.group("details")
         add(
             "--last-time",
@@ -106,10 +96,10 @@ class Sample(commands.Make):
         """Return what decides a sample beside its number and length."""
         return pipe.sampling(
             args.steps,
-            make_solver(args),
+            flags.make_solver(args),
             args.seed,
             args.last_time,
-            make_corrections(args),
+            flags.make_corrections(args),
             args.motif,
         )
 
@@ -132,7 +122,7 @@ class Sample(commands.Make):
         """Return the padded batches that the calls come to."""
         from rectiflow_protein.sampling import batches
 
-        calls = pipe.sampling(args.steps, make_solver(args), 0, None)["nfe"]
+        calls = pipe.sampling(args.steps, flags.make_solver(args), 0, None)["nfe"]
         budget = args.max_pairs or pipe.pairs_per_batch
         found = []
         for chunk in self.chunks(args, pipe, jobs):
@@ -152,11 +142,11 @@ class Sample(commands.Make):
         result = pipe(
             [job.asked[1] for job in jobs],
             steps=args.steps,
-            solver=make_solver(args),
+            solver=flags.make_solver(args),
             seed=args.seed,
             indices=[job.asked[0] for job in jobs],
             last_time=args.last_time,
-            corrections=make_corrections(args),
+            corrections=flags.make_corrections(args),
             motif=args.motif,
             max_pairs=args.max_pairs,
             trajectory=args.trajectory,

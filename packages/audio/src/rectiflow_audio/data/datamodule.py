@@ -130,18 +130,12 @@ class WaveformData(FlowData):
 
     Parameters
     ----------
-    folder : str or Path
-        Output of ``prepare``.
-    batch_size : int, default 4
-        Clips per rank and step.
-    window_seconds : float, default 10.24
-        Length of an example.
+    folder, batch_size, window_seconds, num_workers, pin_memory
+        As for :class:`SeparationData`; captions need not be embedded.
     augment, loop, quietest_db
         As for :class:`WaveformDataset`; of the train split.
     seed : int
         Of the crops and their order.
-    num_workers, pin_memory
-        As for :class:`SeparationData`.
     """
 
     def __init__(

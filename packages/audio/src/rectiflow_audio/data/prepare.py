@@ -81,16 +81,13 @@ def prepare(
         preparation.
     wordings : Wordings, optional
         Further captions to embed.
-    workers : int, default 1
-        Processes. The result does not depend on it.
-    progress : callable, optional
-        ``progress(done, total)`` after every few files.
-    overwrite : bool, default False
-        Begin anew, whatever is there.
+    workers, progress, overwrite
+        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
     -------
     Report
+        Its ``counts`` are ``seconds``, ``labels`` and ``unlisted files``.
 
     Raises
     ------

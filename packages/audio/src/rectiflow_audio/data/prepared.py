@@ -28,16 +28,10 @@ TEXTS = "texts"
 """Folder of the embedded captions."""
 
 COLUMNS: dict[str, type] = {
-    "name": str,
-    "source": str,  # path below the prepared folder
-    "label": str,
-    "caption": str,
-    "split": str,
-    "seconds": float,
-    "sample_rate": int,  # of the source file, likewise its channels
-    "channels": int,
+    **dict.fromkeys(("name", "source", "label", "caption", "split"), str),
+    **{"seconds": float, "sample_rate": int, "channels": int},
 }
-"""Columns of ``metadata.csv`` and the type of each."""
+"""Columns of ``metadata.csv``: ``source`` is a path, the rate and the channels are the file's."""
 
 _STEP = 1 / 32_768  # of 16-bit samples
 

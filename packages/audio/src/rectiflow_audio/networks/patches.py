@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.storage.pretrained import Pretrained
@@ -52,13 +52,9 @@ class PatchCodec(Pretrained, nn.Module):
         return magnitudes.clamp_min(math.exp(self.exponent * FLOOR)).log() / self.exponent
 
     def to_latent(
-        self,
-        log_mel: Float[Tensor, "b 1 frames mels"],
-        *,
-        sample: bool = False,
-        generator: torch.Generator | None = None,
+        self, log_mel: Float[Tensor, "b 1 frames mels"], **sampling: Any
     ) -> Float[Tensor, "b c h w"]:
-        """Return scaled latents; there is but one sample of them."""
+        """Return scaled latents; there is but one sample of them, however it is asked for."""
         return self.encode(log_mel).mean * self.scale_factor
 
     def from_latent(self, z: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 1 frames mels"]:

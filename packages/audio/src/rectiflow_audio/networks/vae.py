@@ -48,13 +48,10 @@ class VaeConfig:
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
-        """Read sizes from the arguments of the authors' ``AutoencoderKL``.
+        """Read sizes from ``ddconfig`` and ``embed_dim`` of the authors' ``AutoencoderKL``.
 
-        Parameters
-        ----------
-        config : mapping
-            With ``ddconfig`` and ``embed_dim``, as under ``first_stage_config.params`` of the
-            authors' yaml; what concerns training is ignored.
+        They stand under ``first_stage_config.params`` of the authors' yaml; what concerns training
+        is ignored.
 
         Raises
         ------

@@ -95,14 +95,10 @@ def prepare(
         Shares of train, valid and test among clusters.
     seed : int
         Of the split.
-    workers : int, default 1
-        Processes. The result does not depend on it.
     max_bytes : int, default 128 MiB
         Largest structure file, uncompressed; larger ones are refused.
-    progress : callable, optional
-        ``progress(done, total)`` after every few files.
-    overwrite : bool, default False
-        Begin anew, whatever is there.
+    workers, progress, overwrite
+        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
     -------

@@ -206,19 +206,8 @@ def synthetic_pairs(
 ) -> Path:
     """Make a folder of pairs, synthetic chains and noise that has nothing to do with them.
 
-    Training on them exercises rectification where there is no teacher to sample from.
-
-    Parameters
-    ----------
-    out : Path or str
-        The folder.
-    num, min_length, max_length, seed
-        As for :func:`synthetic_chains`.
-
-    Returns
-    -------
-    Path
-        The folder.
+    Training on them exercises rectification where there is no teacher to sample from. Arguments
+    are those of :func:`prepare_synthetic`.
     """
     chains = synthetic_chains(num, min_length, max_length, seed=seed)
 

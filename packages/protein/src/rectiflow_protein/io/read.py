@@ -50,7 +50,7 @@ def read_structure(
     chain : str, optional
         Read this chain alone.
     max_bytes : int, default 128 MiB
-        Largest file, uncompressed; reading takes a few times as much memory.
+        Largest file, uncompressed; reading takes up to ten times as much memory.
 
     Returns
     -------

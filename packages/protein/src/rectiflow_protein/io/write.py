@@ -166,22 +166,15 @@ def _cif(models: list[Backbone], b: np.ndarray, *, binary: bool) -> bytes:
     """Content of an mmCIF or BinaryCIF file."""
     import biotite.structure.io.pdbx as pdbx
 
-    atoms = _atom_stack(models, b)
-    if binary:
-        packed = pdbx.BinaryCIFFile()
-        pdbx.set_structure(packed, atoms, data_block=models[0].name)
-        if len(models) > 1:
-            packed.block["struct"] = pdbx.BinaryCIFCategory({"title": TRAJECTORY})
-        buffer = io.BytesIO()
-        packed.write(buffer)
-        return buffer.getvalue()
-    file = pdbx.CIFFile()
-    pdbx.set_structure(file, atoms, data_block=models[0].name)
+    file: Any = pdbx.BinaryCIFFile() if binary else pdbx.CIFFile()
+    pdbx.set_structure(file, _atom_stack(models, b), data_block=models[0].name)
     if len(models) > 1:
-        file.block["struct"] = pdbx.CIFCategory({"title": TRAJECTORY})
-    text = io.StringIO()
-    file.write(text)
-    return text.getvalue().encode()
+        category = pdbx.BinaryCIFCategory if binary else pdbx.CIFCategory
+        file.block["struct"] = category({"title": TRAJECTORY})
+    content: Any = io.BytesIO() if binary else io.StringIO()
+    file.write(content)
+    found = content.getvalue()
+    return found if binary else found.encode()
 
 
 def _atom_stack(models: list[Backbone], b: np.ndarray) -> Any:

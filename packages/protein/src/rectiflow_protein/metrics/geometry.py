@@ -104,10 +104,8 @@ def ca_ca_strict_fraction(
 
     Parameters
     ----------
-    ca : Tensor, shape (..., n, 3)
-        CA positions in ångström.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    ca, mask
+        As for :func:`ca_ca_valid_fraction`.
     aatype : Tensor, shape (..., n), optional
         Residue types; none is proline by default.
     """
@@ -146,10 +144,8 @@ def ca_clashes(
 
     Parameters
     ----------
-    ca : Tensor, shape (..., n, 3)
-        CA positions in ångström.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    ca, mask
+        As for :func:`ca_ca_valid_fraction`.
     cutoff : float, default 1.0
         Ångström; the default is the published one.
     separation : int, default 1
@@ -228,10 +224,8 @@ def torsions(
 
     Parameters
     ----------
-    coords : Tensor, shape (..., n, a, 3)
-        Ångström, atoms N, CA, C first.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    coords, mask
+        As for :func:`peptide_geometry`.
     """
     n, ca, c = _backbone(coords)
     missing = ~_bonded(ca, mask)

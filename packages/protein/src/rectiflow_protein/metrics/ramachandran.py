@@ -43,10 +43,8 @@ def ramachandran_fraction(
 
     Parameters
     ----------
-    coords : Tensor, shape (..., n, a, 3)
-        Ångström, atoms N, CA, C first.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    coords, mask
+        As for :func:`~rectiflow_protein.metrics.torsions`.
     aatype : Tensor, shape (..., n), optional
         Residue types; glycine, which is free to turn, is not counted. None is by default.
 

@@ -18,15 +18,7 @@ if TYPE_CHECKING:
 def secondary_structure_fractions(
     coords: Float[Tensor, "*b n 4 3"], mask: Bool[Tensor, "*b n"] | None = None
 ) -> dict[str, Float[Tensor, "*b"]]:
-    """Shares of helix, strand and coil by DSSP.
-
-    Parameters
-    ----------
-    coords : Tensor, shape (..., n, 4, 3)
-        N, CA, C, O in ångström.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
-    """
+    """Shares of helix, strand and coil by DSSP; arguments as for :func:`backbone_metrics`."""
     codes = dssp(coords, mask=mask)
     real = torch.ones_like(codes, dtype=torch.bool) if mask is None else mask.bool()
     count = real.sum(-1)
