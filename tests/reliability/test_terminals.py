@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -107,11 +106,12 @@ def test_a_folder_in_which_every_file_fails(tmp_path: Path) -> None:
 
 
 def test_file_names_that_are_no_text_do_not_stop_a_batch(tmp_path: Path) -> None:
-    source = files("rectiflow_protein") / "examples" / "helical_hairpin.pdb"
+    from rectiflow_protein.examples import PROTEIN_G
+
     folder = tmp_path / "in"
     folder.mkdir()
     for name in (b"a.pdb", b"caf\xe9.pdb"):
-        shutil.copy(str(source), os.fsencode(folder) + b"/" + name)
+        shutil.copy(PROTEIN_G, os.fsencode(folder) + b"/" + name)
     (folder / "broken.pdb").write_text("nothing")
     answer = command("protein", "eval", folder, "-o", tmp_path / "measured")
     assert answer.code == 0, answer.err
