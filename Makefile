@@ -11,10 +11,10 @@ WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types arrows docs format bench clean
+.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio
 
 help:  ## Show this list.
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' Makefile | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 15
 
 # The stamp makes repeated calls instant; a changed lock or project file runs it again.
 .venv/.installed: uv.lock pyproject.toml tools/install.py $(wildcard shared/pyproject.toml packages/*/pyproject.toml apps/*/pyproject.toml)
@@ -60,3 +60,31 @@ bench: install  ## Measure speed and memory; writes JSON under benchmarks/result
 
 clean:  ## Remove what make and the tools made, except .venv and .toolchain.
 	rm -rf site dist build demo .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+
+# Every stage goes on where it was stopped, and is left out once it is done.
+STAGE = @test -d $(RUNS)/$(1)/export || $(BIN)/rectiflow $(2) \
+  $$(test -f $(RUNS)/$(1)/checkpoints/last.ckpt && echo resume=$(RUNS)/$(1) || echo hydra.run.dir=$(RUNS)/$(1))
+
+CHAINS ?= $(error name structure files or an archive of chains: make small-protein CHAINS=FOLDER)
+small-protein: RUNS ?= runs/small-protein
+small-protein: install  ## Train the small protein checkpoints: make small-protein CHAINS=FOLDER.
+	$(BIN)/rectiflow protein prepare $(CHAINS) -o $(RUNS)/shards --min-length 40
+	$(call STAGE,first,protein train) data.dir=$(RUNS)/shards experiment=small
+	$(call STAGE,base,protein train) data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export
+	$(BIN)/rectiflow protein pairs --weights $(RUNS)/base/export --lengths 60:100:2 --num 168 --steps 50 \
+	  --repulsion --min-valid 0.8 --max-coil 0.85 --max-contacts 3 --seed 1 -o $(RUNS)/pairs
+	$(call STAGE,rectified,protein reflow) data.dir=$(RUNS)/pairs experiment=small_rectify weights=$(RUNS)/base/export
+	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
+	  --data $(RUNS)/shards --out $(RUNS)/quality.json
+
+SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)
+small-audio: RUNS ?= runs/small-audio
+small-audio: install  ## Train the small sound checkpoint: make small-audio SOUNDS=FOLDER.
+	$(BIN)/rectiflow audio prepare $(SOUNDS) -o $(RUNS)/shards --wordings paraphrases
+	$(call STAGE,vae,audio train) data.dir=$(RUNS)/shards experiment=small_vae
+	$(call STAGE,latent,audio train) data.dir=$(RUNS)/shards experiment=small_latent \
+	  vae.weights=$(RUNS)/vae/export data.wordings=paraphrases
+	$(call STAGE,flow,audio train) data.dir=$(RUNS)/shards experiment=small \
+	  network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases
+	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/flow/export \
+	  --out $(RUNS)/quality.json

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,29 @@ def _seeded() -> None:
         numpy.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread, so that sums come out the same."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the tests of a module share."""
+    return tmp_path_factory.mktemp("work")
+
+
+@pytest.fixture
+def in_work(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in the folder that the tests of the module share."""
+    monkeypatch.chdir(work)
 
 
 @pytest.fixture(scope="session")

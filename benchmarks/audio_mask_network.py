@@ -5,15 +5,14 @@ and mixture latents it sees the mixture's log-mel in patches of 4 x 4, and answe
 
     python benchmarks/audio_mask_network.py --data PREPARED --out mask.safetensors
 
-It is trained on the flow's own mixtures, wordings and schedule, in bfloat16 like the flow. A run
-that was cut off goes on from ``mask.safetensors.checkpoint`` beside the output.
+It is trained on the flow's own mixtures and wordings, each mixture asked for both of its sounds. A
+run that was cut off goes on from ``mask.safetensors.checkpoint`` beside the output.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,17 +21,18 @@ from statistics import fmean
 import torch
 from rectiflow.conditioning import TextEncoder
 from rectiflow.randomness import counter_generator
+from rectiflow.storage.files import whole_file, write_tensors
 from rectiflow.storage.pretrained import load_strict, load_tensors
+from rectiflow.training.stream import DrawnBatches
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
-from rectiflow_audio.data.dataset import DrawnBatches, MixtureDataset
+from rectiflow_audio.data.dataset import MixtureDataset
 from rectiflow_audio.data.mixtures import MixtureRules
-from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.data.prepared import PreparedSounds
 from rectiflow_audio.frontend import LogMel, normalise
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask
 from rectiflow_audio.networks import SeparationUNet, UNetConfig
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
@@ -49,8 +49,10 @@ SIZES = UNetConfig(
     head_channels=16,
     context_channels=384,
     groups=16,
+    has_sentence=True,
+    bands=16,
 )
-"""Those of the small checkpoint, but for the channels in and out."""
+"""Those of the small checkpoint, but for where it starts and that it tells a mask."""
 
 PEAK_RATE = 3e-4
 """Learning rate; at 1e-3, which the flow takes, nothing was learned until it had fallen to this."""
@@ -86,10 +88,13 @@ class MaskObjective(nn.Module):
 
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the mean loss over the batch; nothing is random."""
-        target, mixture = self.log_mel(batch["target"]), self.log_mel(batch["mixture"])
+        target = self.log_mel(torch.cat([batch["target"], batch["other"]]))
+        mixture = self.log_mel(batch["mixture"]).repeat(2, 1, 1)
         frames = mixture.shape[1] // 32 * 32
         target, mixture = target[:, :frames], mixture[:, :frames]
-        mask = self.network(mixture, batch["context"], batch["context_mask"])
+        context = torch.cat([batch["context"], batch["other_context"]])
+        context_mask = torch.cat([batch["context_mask"], batch["other_mask"]])
+        mask = self.network(mixture, context, context_mask)
         given, wanted = (COMPRESSION * mixture).exp(), (COMPRESSION * target).exp()
         found = mask.clamp_min(1e-8) ** COMPRESSION * given
         return {"loss": (found - wanted).square().mean() / given.square().mean()}
@@ -116,7 +121,7 @@ def mask_estimate(network: MaskNetwork, text: TextEncoder) -> Callable[[Tensor, 
 def save_mask_network(network: MaskNetwork, step: int, path: Path) -> None:
     """Write the weights in half precision, with the number of training steps."""
     tensors = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(tensors, path, {"format": "pt", "step": json.dumps(step)})
+    write_tensors(path, tensors, {"format": "pt", "step": json.dumps(step)})
 
 
 def load_mask_network(path: Path) -> tuple[MaskNetwork, int]:
@@ -131,9 +136,10 @@ def load_mask_network(path: Path) -> tuple[MaskNetwork, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
-    parser.add_argument("--wordings", type=Path, default="configs/audio/data/paraphrases.csv")
-    parser.add_argument("--steps", type=int, default=8800)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--wordings", default="paraphrases")
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--batch", type=int, default=4, help="mixtures, two questions each")
+    parser.add_argument("--bf16", action="store_true", help="where the processor computes in it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
@@ -142,12 +148,14 @@ def main() -> None:
         prepared.clips("train"),
         prepared.texts,
         2.555,
-        rules=MixtureRules((-10.0, 10.0), AMBIGUOUS),
+        rules=MixtureRules((-7.0, 7.0), AMBIGUOUS),
         wordings=Wordings.read(args.wordings),
-        augment=Augment(),
+        augment=Augment(speed=0.2, equaliser_db=8.0),
         loop=0.3,
-        absent=0.03,
-        alone=0.03,
+        absent=0.06,
+        alone=0.02,
+        crowd=0.12,
+        ask_both=True,
         balanced=True,
         seed=args.seed,
     )
@@ -173,7 +181,7 @@ def main() -> None:
         epoch, first = divmod(step, per_epoch)
         for rows in order.batches(epoch)[first : first + args.steps - step]:
             batch = default_collate([dataset[row] for row in rows])
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
                 loss = objective(batch, counter_generator("mask", args.seed, step))["loss"]
             optimizer.zero_grad()
             loss.backward()
@@ -187,8 +195,8 @@ def main() -> None:
                 print(step, f"{fmean(losses):.4f} {seconds:.0f} s", flush=True)
                 losses.clear()
                 state = {name: part.state_dict() for name, part in parts.items()}
-                torch.save({**state, "step": step, "seconds": seconds}, f"{checkpoint}.part")
-                os.replace(f"{checkpoint}.part", checkpoint)
+                with whole_file(checkpoint) as part:
+                    torch.save({**state, "step": step, "seconds": seconds}, part)
     save_mask_network(network, step, args.out)
 
 

@@ -33,6 +33,7 @@ from rectiflow import grids
 from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
 from rectiflow.solvers import Euler
+from rectiflow.storage.files import write_text
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig
 from reference_flowsep import ReferenceUNet, ReferenceVae, ReferenceVocoder
@@ -453,7 +454,7 @@ def main() -> None:
     begin, device = time.monotonic(), torch.device(args.device)
     rates = {str(d)[6:]: matrix_rate(d, device) for d in (torch.float32, torch.bfloat16)}
     results = {
-        "environment": environment(args.device),
+        "environment": environment(),
         "settings": {k: v for k, v in vars(args).items() if k not in ("out", "child")},
         "aims": AIMS,
         "rates_per_second": rates,
@@ -468,9 +469,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -59,6 +58,7 @@ from rectiflow.solvers import (
     PseudoCorrector,
     Solver,
 )
+from rectiflow.storage.files import write_text
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -341,7 +341,7 @@ def main() -> None:
     solvers = measure_solvers(64, args)
     print(table(solvers))
     results = {
-        "environment": environment(args.device) | {"torchdiffeq": torchdiffeq.__version__},
+        "environment": environment() | {"torchdiffeq": torchdiffeq.__version__},
         "clock": clock_for(args.device, args.threads).__name__,
         "settings": {k: v for k, v in vars(args).items() if k != "out"},
         "targets": TARGETS,
@@ -352,9 +352,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".partial")
-        partial.write_text(text + "\n")
-        os.replace(partial, args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import torch
 from environment import environment
+from rectiflow.storage.files import write_text
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from reference_reqflow import ReferenceNetwork
 from torch import Tensor, nn
@@ -321,7 +322,7 @@ def main() -> None:
     device = torch.device(args.device)
     rates = {str(d)[6:]: matrix_rate(d, device) for d in (torch.float32, torch.bfloat16)}
     results = {
-        "environment": environment(args.device),
+        "environment": environment(),
         "settings": {k: v for k, v in vars(args).items() if k not in ("out", "child")},
         "aims": AIMS,
     }
@@ -334,9 +335,7 @@ def main() -> None:
     print(text)
     if args.out is not None:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = args.out.with_suffix(".partial")
-        partial.write_text(text + "\n", encoding="utf-8")
-        os.replace(partial, args.out)
+        write_text(args.out, text + "\n")
 
 
 if __name__ == "__main__":

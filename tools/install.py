@@ -1,7 +1,7 @@
 """Make ``.venv`` hold exactly the locked packages, every file checked against its hash.
 
 Needs nothing but this Python: uv is fetched with pip into ``.toolchain/`` where it is not on PATH.
-The git tree stays clean (``uv sync`` would write the index's addresses into ``uv.lock``).
+The git tree stays clean.
 """
 
 from __future__ import annotations

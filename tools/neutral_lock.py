@@ -2,8 +2,9 @@
 
 uv writes the address of the index it used into every line of its lock. The committed form names
 none: versions, file names and hashes stay, and a bare ``uv sync`` resolves to the same versions
-from whichever index the user has configured (it then writes that index's addresses into the
-working file, which the git filter ``neutral-lock`` removes again on ``git add``).
+from whichever index the user has configured. It then writes that index's addresses into the
+working file, and restores the neutral form as it ends (``shared/hatch_build.py``); after a mere
+``uv lock`` the git filter ``neutral-lock`` removes them on ``git add``.
 
 Run with ``--clean`` (stdin to stdout, the git filter), ``--write`` (rewrite the working file) or
 ``--check`` (the working file, neutralised, must equal what git holds).

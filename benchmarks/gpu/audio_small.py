@@ -14,7 +14,7 @@ import os
 
 import timed_training
 import torch
-from entry import ROOT, parse, write
+from entry import parse, write
 from rectiflow.time_density import Shifted, Uniform
 from rectiflow.training import FlowTraining, network_weights, read_metrics
 from rectiflow.training.schedules import piecewise_linear
@@ -54,7 +54,7 @@ def sounds(args: argparse.Namespace) -> SeparationData:
         MIXTURES_PER_STEP if on_gpu else 2,
         window_seconds=2.555,
         rules=MixtureRules((-10.0, 10.0), AMBIGUOUS),
-        wordings=ROOT / "configs" / "audio" / "data" / "paraphrases.csv",
+        wordings="paraphrases",
         augment=Augment(),
         loop=0.3,
         absent=0.03,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import timed_training
 import torch
+from rectiflow.storage.files import write_json
 from rectiflow.storage.preparation import split_of
 from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
@@ -78,7 +79,7 @@ def _archived(path: Path) -> tuple[list[dict[str, Tensor]], list[int], list[str]
 
 
 def held_out_batches(dataset: BackboneDataset) -> list[dict[str, Tensor]]:
-    lengths = [len(dataset[i]["trans_1"]) for i in range(len(dataset))]
+    lengths = [len(dataset[i]["x1.trans"]) for i in range(len(dataset))]
     if not lengths:
         return []
     source = PaddedBatches(lengths, max_num_res_squared=PAIRS_PER_STEP, shuffle=False)
@@ -151,6 +152,4 @@ def kept(path: Path) -> dict[str, Any]:
 def keep(path: Path, found: dict[str, Any]) -> None:
     """Store what has been measured so far."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_json(path, found, indent=1)

@@ -1,17 +1,15 @@
-"""What the entries of the GPU queue share: arguments, the machine's description, result files."""
+"""What the entries of the GPU queue share: arguments, result files."""
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
-import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from rectiflow.machine import describe_machine
+from rectiflow.storage.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTED = time.monotonic()
@@ -37,34 +35,13 @@ def seconds_left(args: argparse.Namespace) -> float:
     return args.seconds - (time.monotonic() - STARTED)
 
 
-def machine(device: str) -> dict:
-    """Describe hardware, versions and date."""
-    found: dict[str, object] = {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "cores": os.cpu_count(),
-    }
-    for name in ("rectiflow", "lightning", "numpy", "scipy", "safetensors"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = None
-    if device.startswith("cuda"):
-        properties = torch.cuda.get_device_properties(device)
-        found |= {
-            "gpu": properties.name,
-            "gpu_gib": round(properties.total_memory / 2**30, 1),
-            "cuda": torch.version.cuda,
-        }
-    return found
-
-
 def write(args: argparse.Namespace, name: str, results: dict) -> None:
     """Write ``NAME.json`` to the output folder, whole or not at all."""
-    told = {"entry": name, "machine": machine(args.device), **results}
+    told = {
+        "entry": name,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": describe_machine() | {"cuda": torch.version.cuda},
+        **results,
+    }
     target = args.out / f"{name}.json"
-    partial = target.with_suffix(".partial")
-    partial.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, target)
+    write_json(target, told, indent=1)

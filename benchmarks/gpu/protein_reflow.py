@@ -17,7 +17,7 @@ from entry import parse, seconds_left, write
 from rectiflow.rectify import Pair, PairStore, generate_pairs
 from rectiflow.storage.pretrained import weights_hash
 from rectiflow_protein.data import PaddedBatches
-from rectiflow_protein.data.pair_datamodule import PairDataModule
+from rectiflow_protein.data.datamodule import BackbonePairs
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.reflow import GeometricFilter, pair_sampler
@@ -76,7 +76,7 @@ def retrain(
     """Train a copy of the teacher on its pairs; return the steps done and the averaged student."""
     student = copy.deepcopy(teacher).requires_grad_(True).train()
     batching = partial(PaddedBatches, max_num_res_squared=PAIRS_PER_STEP)
-    data = PairDataModule(pairs, batching, multiple=PADDED_TO)
+    data = BackbonePairs(pairs, batching, multiple=PADDED_TO)
     steps = train(student, data, run / "run", args, lr=1e-4, max_steps=MAX_STEPS, ema=0.999)
     return steps, export(student, run / "run", run / "export", steps=steps)
 

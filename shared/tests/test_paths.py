@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from rectiflow.analytic import GaussianMixtureFlow
+from rectiflow.conversions import reparametrise
 from rectiflow.fields import bind, counted
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
@@ -16,15 +18,15 @@ from rectiflow.paths import (
     LinearVP,
     Path,
     Polynomial,
-    Prediction,
     TargetCFM,
     Trigonometric,
     VariancePreserving,
-    reparametrise,
 )
+from rectiflow.predictions import Data, Noise, Prediction, Score, Velocity
 from rectiflow.solvers.runge_kutta import RK4
 from rectiflow.sources import Normal
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 PATHS = [
     Linear(),
@@ -38,7 +40,8 @@ PATHS = [
     Affine(lambda t: torch.sin(math.pi / 2 * t), lambda t: torch.cos(math.pi / 2 * t)),
 ]
 each_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
-KINDS = list(Prediction)
+SOURCE = Normal(mean=0.3, scale=2.0)
+KINDS = [Velocity(), Data(), Noise(), Score(SOURCE)]
 
 
 def times(n: int = 17) -> torch.Tensor:
@@ -95,8 +98,6 @@ def test_half_log_snr_is_inverted(path: Path) -> None:
     for s in (1e-6, 0.3, 1 - 1e-6):
         if not (isinstance(path, VariancePreserving) and s < 1e-3):
             assert path.t_of_lam(path.lam(s)) == pytest.approx(s, rel=1e-9, abs=1e-12)
-    ratio = path.coeffs(0.4).a / path.coeffs(0.4).b
-    assert path.snr_inverse(ratio) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if not isinstance(p, TargetCFM | Affine)])
@@ -108,7 +109,6 @@ def test_half_log_snr_at_and_far_beyond_the_ends(path: Path) -> None:
     if not isinstance(path, VariancePreserving):
         assert path.lam(0.0) == -math.inf
         assert path.t_of_lam(-800.0) == pytest.approx(0.0, abs=1e-15)
-        assert path.snr_inverse(0.0) == 0.0
 
 
 def test_small_noise_levels_keep_relative_accuracy() -> None:
@@ -130,23 +130,22 @@ def test_interpolation_and_its_velocity(path: Path) -> None:
 
 
 @each_path
-@pytest.mark.parametrize("given", KINDS)
-@pytest.mark.parametrize("wanted", KINDS)
-def test_every_prediction_gives_every_other(
-    path: Path, given: Prediction, wanted: Prediction
+@pytest.mark.parametrize("said", KINDS, ids=lambda p: type(p).__name__)
+def test_every_prediction_gives_the_velocity_and_follows_from_it(
+    path: Path, said: Prediction
 ) -> None:
     """One sample: x1 and x0 are known, so all four predictions are."""
     x0, x1, t = randn(17, 4), randn(17, 4, seed=1), times()
-    x, v = path.interpolate(x0, x1, t)
-    source = Normal(mean=0.3, scale=2.0)
-    score = -(x0 - 0.3) / (4 * path.coeffs(t).b[:, None])
-    known = dict(zip(KINDS, (v, x1, x0, score), strict=True))
-    out = path.convert(known[given], x, t, given=given, wanted=wanted, source=source)
-    assert_close(out, known[wanted], rtol=1e-9, atol=1e-9)
-    one = path.convert(
-        known[given][3], x[3], float(t[3]), given=given, wanted=wanted, source=source
-    )
+    (point,) = path.points(x0, x1, t, None)
+    value = said.target(point)
+    out = said.velocity(value, point.x, t, path)
+    assert_close(out, point.velocity, rtol=1e-9, atol=1e-9)
+    one = said.velocity(value[3], point.x[3], float(t[3]), path)
     assert_close(one, out[3])
+    score = -(x0 - 0.3) / (4 * path.coeffs(t).b[:, None])
+    assert_close(path.data(out, point.x, t), x1, rtol=1e-9, atol=1e-9)
+    assert_close(path.noise(out, point.x, t), x0, rtol=1e-9, atol=1e-9)
+    assert_close(path.score(out, point.x, t, SOURCE), score, rtol=1e-9, atol=1e-9)
 
 
 def test_named_conversions_are_the_table() -> None:
@@ -156,9 +155,9 @@ def test_named_conversions_are_the_table() -> None:
     assert_close(path.data(v, x, t), x + (1 - s) * v)
     assert_close(path.noise(v, x, t), x - s * v)
     assert_close(path.score(v, x, t), -(x - s * v) / (1 - s))
-    for kind in ("data", "noise", "score"):
-        value = path.convert(v, x, t, given="velocity", wanted=kind)
-        assert_close(path.velocity(x, t, **{kind: value}), v)
+    assert_close(path.data(v, x, 0.3), x + 0.7 * v)
+    assert_close(path.noise(v, x, 0.3), x - 0.3 * v)
+    assert_close(path.score(v, x, 0.3), -(x - 0.3 * v) / 0.7)
 
 
 @pytest.mark.parametrize("path", [p for p in PATHS if not isinstance(p, Polynomial)])
@@ -174,33 +173,77 @@ def test_data_and_noise_follow_from_the_velocity_at_both_ends(path: Path, t: flo
     assert_close(path.noise(v, x, t), flow.noise(x, t))
 
 
-@pytest.mark.parametrize(("given", "wanted", "t"), [
-    ("velocity", "score", 1.0),
-    ("data", "score", 1.0),
-    ("data", "velocity", 1.0),
-    ("data", "noise", 1.0),
-    ("noise", "velocity", 0.0),
-    ("noise", "data", 0.0),
-    ("score", "velocity", 0.0),
-    ("score", "data", 0.0),
-])  # fmt: skip
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_undetermined_conversions_are_errors(given, wanted, t, as_tensor: bool) -> None:
+UNDETERMINED = [
+    ("finite score", 1.0, lambda path, x, t: path.score(x, x, t)),
+    ("data does not determine a finite velocity", 1.0, lambda path, x, t: path.from_data(x, x, t)),
+    ("noise does not determine", 0.0, lambda path, x, t: path.from_noise(x, x, t)),
+    ("noise does not determine", 0.0, lambda path, x, t: path.from_score(x, x, t)),
+]
+
+
+@pytest.mark.parametrize(("said", "t", "convert"), UNDETERMINED)
+def test_undetermined_conversions_are_errors(said, t, convert) -> None:
     x = randn(3, 2)
-    when = torch.tensor([0.5, t, 0.5]) if as_tensor else t
     for path in (Linear(), Trigonometric(), LinearVP(), Polynomial(2)):
-        with pytest.raises(ValueError, match=rf"{given} .*finite {wanted} .*got t=.*Keep the vel"):
-            path.convert(x, x, when, given=given, wanted=wanted)
+        with pytest.raises(ValueError, match=rf"{said} .*got t=.*Keep the vel"):
+            convert(path, x, t)
+
+
+@pytest.mark.parametrize(("said", "t", "convert"), UNDETERMINED)
+def test_rows_of_a_tensor_of_times_stand_alone(said, t, convert) -> None:
+    """Times on a device are not read: the row without an answer is not finite, others are."""
+    x, when = randn(3, 2), torch.tensor([0.5, t, 0.5], dtype=torch.float64)
+    for path in (Linear(), Trigonometric(), LinearVP(), Polynomial(2)):
+        out = convert(path, x, when)
+        assert not out[1].isfinite().any()
+        assert_close(out[::2], convert(path, x[::2], 0.5))
 
 
 def test_regular_conversions_at_the_ends_are_not_errors() -> None:
     x = randn(3, 2)
     for path in (Linear(), Trigonometric(), LinearVP(), Polynomial(2)):
         assert_close(path.noise(x, x, 0.0), x)
-        assert_close(path.convert(x, x, 0.0, given="score", wanted="noise"), -x)
-        assert_close(path.convert(x, x, 1.0, given="noise", wanted="data"), x)
     with pytest.raises(ValueError, match="velocity does not determine a finite data"):
         Polynomial(2).data(x, x, 0.0)
+
+
+class Operations(TorchDispatchMode):
+    """Lists the tensor operations that run inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@each_path
+def test_conversions_read_nothing_and_cost_few_operations(path: Path) -> None:
+    x, t = randn(5, 2), torch.linspace(0.1, 0.9, 5)
+    with Operations() as seen:
+        for convert in (path.data, path.noise, path.score, path.from_data, path.from_noise):
+            convert(x, x, t)
+        path.interpolate(x, x, t)
+        path.t_of_lam(path.lam(t))
+    assert not [name for name in seen.names if "local_scalar" in name or "item" in name]
+    path.data(x, x, 0.5), path.score(x, x, 0.5)  # coefficients are remembered from here on
+    for convert, most in ((path.data, 2), (path.noise, 2), (path.score, 5)):
+        with Operations() as seen:
+            convert(x, x, 0.5)
+        assert len(seen.names) <= most
+    with Operations() as seen:
+        Linear().data(x, x, 0.5), Linear().noise(x, x, 0.5)
+    assert len(seen.names) == 2
+
+
+@each_path
+def test_paths_are_values(path: Path) -> None:
+    assert hash(path) == hash(dataclasses.replace(path))
+    assert path == dataclasses.replace(path)
+    if not isinstance(path, Affine):
+        assert eval(repr(path)) == path
 
 
 def test_bad_arguments() -> None:
@@ -209,21 +252,16 @@ def test_bad_arguments() -> None:
         Linear().coeffs(1.5)
     with pytest.raises(ValueError, match="outside the path, got t=nan"):
         Linear().coeffs(math.nan)
-    with pytest.raises(ValueError, match="one prediction is needed, got none"):
-        Linear().velocity(x, 0.5)
-    with pytest.raises(ValueError, match="got data, noise"):
-        Linear().velocity(x, 0.5, data=x, noise=x)
-    with pytest.raises(ValueError, match="'speed' is not a valid Prediction"):
-        Linear().convert(x, x, 0.5, given="speed", wanted="data")
-    for lam in (-6.0, torch.tensor([0.0, -6.0])):
-        with pytest.raises(ValueError, match=r"VariancePreserving never has .*\[-5.02498, inf\]"):
-            VariancePreserving().t_of_lam(lam)
+    with pytest.raises(ValueError, match=r"VariancePreserving never has .*\[-5.02498, inf\]"):
+        VariancePreserving().t_of_lam(-6.0)
+    assert VariancePreserving().t_of_lam(torch.tensor([0.0, -6.0])).isnan().tolist() == [
+        False,
+        True,
+    ]
     with pytest.raises(ValueError, match="TargetCFM never has half log-SNR 5"):
         TargetCFM(0.01).t_of_lam(5.0)
     with pytest.raises(ValueError, match="Affine never has"):
         Affine(lambda t: 0.5 + 0.4 * t, lambda t: 1 - t / 2).t_of_lam(10.0)
-    with pytest.raises(ValueError, match="must not be negative"):
-        Linear().snr_inverse(-1.0)
     with pytest.raises(ValueError, match=r"at least 1, got n=0\.5"):
         Polynomial(0.5)
     with pytest.raises(ValueError, match="sigma_min must be"):
@@ -231,8 +269,10 @@ def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="noise rates must grow"):
         VariancePreserving(2.0, 1.0)
     for path in (VariancePreserving(), LinearVP()):
-        with pytest.raises(ValueError, match=r"infinite at t = 1, got t=\[0.5, 1, 0.5\]"):
-            path.interpolate(x, x, torch.tensor([0.5, 1.0, 0.5]))
+        with pytest.raises(ValueError, match=r"velocity of .* is infinite at this time, got t=1"):
+            path.interpolate(x, x, 1.0)
+        _, v = path.interpolate(x, x, torch.tensor([0.5, 1.0, 0.5]))
+        assert v.isfinite().all(1).tolist() == [True, False, True]
 
 
 def test_given_derivatives_are_used() -> None:

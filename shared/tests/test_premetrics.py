@@ -10,21 +10,19 @@ import pytest
 import torch
 from rectiflow.premetrics import (
     ElementwiseHuber,
-    IctHuber,
     MeanSquared,
     PartWeights,
     Premetric,
     PseudoHuber,
-    RfppHuber,
     RootMeanSquared,
 )
 from torch.testing import assert_close
 
 GOLDEN = np.load(Path(__file__).resolve().parents[2] / "tests" / "golden" / "core_analytic.npz")
 GOLDEN_KEYS = {
-    "huber_ict": PseudoHuber(IctHuber()),
-    "huber_rfpp": PseudoHuber(RfppHuber()),
-    "huber_elementwise_1e-3": PseudoHuber(ElementwiseHuber(1e-3)),
+    "huber_ict": PseudoHuber(),
+    "huber_rfpp": PseudoHuber(power=1, mean=True),
+    "huber_elementwise_1e-3": ElementwiseHuber(1e-3),
     "mse_mean": MeanSquared(),
     "l2_root_mean": RootMeanSquared(),
 }
@@ -112,7 +110,7 @@ def test_parts_are_added_with_their_weights_and_masks() -> None:
 
 def test_bad_arguments() -> None:
     x, mse = torch.zeros(2, 3), MeanSquared()
-    with pytest.raises(ValueError, match=r"one shape, got \(2, 3\) and \(2, 1\)"):
+    with pytest.raises(ValueError, match=r"prediction must have shape \(2, 1\), got \(2, 3\)"):
         mse(x, x[:, :1])
     with pytest.raises(
         ValueError, match=r"leading axes of \(2, 3\), got torch.bool of shape \(3,\)"
@@ -120,10 +118,12 @@ def test_bad_arguments() -> None:
         mse(x, x, torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="must be boolean"):
         mse(x, x, torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r"must have parts \['a'\], got one tensor"):
+    with pytest.raises(ValueError, match=r"must have shape \{'a': \(2, 3\)\}, got \(2, 3\)"):
         mse(x, {"a": x})
-    with pytest.raises(ValueError, match="the target is one tensor"):
+    with pytest.raises(ValueError, match=r"must have shape \(2, 3\), got \{'a'"):
         mse({"a": x}, x)
+    with pytest.raises(ValueError, match=r"one tensor but the mask has parts \['a'\]"):
+        mse(x, x, {"a": x.bool()})
     with pytest.raises(ValueError, match=r"must have parts \['a', 'b'\], got \['a'\]"):
         PartWeights({"a": (1.0, mse), "b": (1.0, mse)})({"a": x}, {"a": x})
     for cost in (mse, PartWeights({"a": (1.0, mse)})):
@@ -137,5 +137,14 @@ def test_rules_use_their_factor() -> None:
     e, zero = draw(2, 9), torch.zeros(2, 9, dtype=torch.float64)
     total = e.square().sum(1)
     c = 0.1 * math.sqrt(9)
-    assert_close(PseudoHuber(IctHuber(0.1))(e, zero), (total + c * c).sqrt() - c)
-    assert_close(PseudoHuber(RfppHuber(0.1))(e, zero), ((total + 0.81).sqrt() - 0.9) / 9)
+    assert_close(PseudoHuber(0.1)(e, zero), (total + c * c).sqrt() - c)
+    assert_close(PseudoHuber(0.1, 1, True)(e, zero), ((total + 0.81).sqrt() - 0.9) / 9)
+
+
+def test_costs_are_values() -> None:
+    parts = {"trans": (1.0, MeanSquared()), "rot": (0.5, PseudoHuber(power=1, mean=True))}
+    for cost in (*GOLDEN_KEYS.values(), PartWeights(parts)):
+        again = eval(repr(cost))
+        assert again == cost
+        assert hash(again) == hash(cost)
+    assert PartWeights(parts) != PartWeights({"trans": (1.0, MeanSquared())})

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,16 +16,19 @@ import torch
 from rectiflow.storage.preparation import (
     REPORT,
     Judged,
+    Kept,
+    Preparation,
     check_fractions,
+    check_places,
     digest_of,
     extract,
     number_repeated_names,
     read_report,
     split_of,
-    write_report,
-    write_rows,
 )
-from rectiflow.storage.shards import ShardReader, ShardWriter
+from rectiflow.storage.prepared import Prepared
+from rectiflow.storage.shards import ShardError, ShardReader, ShardWriter
+from rectiflow.storage.table import read_table, write_rows
 
 NUMBERS = range(70)  # three chunks
 
@@ -138,6 +142,90 @@ def test_shares_that_do_not_add_up_are_refused(shares):
         check_fractions(shares)
 
 
+COLUMNS = {"name": str, "size": int, "score": float, "split": str}
+
+
+class Numbers(Prepared):
+    columns = COLUMNS
+    unit = "number"
+
+
+def described(number: int) -> Judged:
+    """Accept odd numbers."""
+    if number % 2 == 0:
+        return Judged(refused=[{"number": number, "reason": f"{number} is even"}])
+    row = {"name": f"n{number}", "size": number, "score": None if number == 1 else number / 3}
+    return Judged([({"value": torch.full((number,), 1.0)}, row)])
+
+
+def preparation(settings: dict | None = None, finish=None) -> Preparation[int]:
+    def split(found):
+        for row in found.rows:
+            row["split"] = "train" if row["size"] < 30 else "valid"
+        kept = [i for i, row in enumerate(found.rows) if row["size"] != 33]
+        return Kept(kept, {"sum": sum(found.rows[i]["size"] for i in kept)})
+
+    told = settings or {"kind": "numbers"}
+    return Preparation("number", COLUMNS, ("number", "reason"), described, finish or split, told)
+
+
+def test_a_preparation_leaves_records_a_table_and_the_reasons(tmp_path):
+    report = preparation().run(range(36), tmp_path)
+    assert (report.inputs, report.accepted, report.rejected) == (36, 17, 18)
+    assert report.splits == {"train": 15, "valid": 2, "test": 0}
+    assert report.counts == {"sum": sum(range(1, 36, 2)) - 33}
+    assert "accepted 17 numbers of 36 inputs (291 sum, 15 train, 2 valid" in str(report)
+    prepared = Numbers(tmp_path, verify=True)
+    assert prepared.table["size"].tolist() == [n for n in range(1, 36, 2) if n != 33]
+    assert prepared.table["score"].dtype == float
+    assert math.isnan(prepared.table["score"][0])
+    assert prepared.rows("valid").tolist() == [15, 16]
+    assert len(prepared.records[16]["value"]) == 35
+
+    class Small:
+        def keep(self, table):
+            return table["size"] < 4
+
+    assert prepared.rows("train", [Small()]).tolist() == [0, 1]
+    with pytest.raises(ValueError, match="has no number in the split 'test', got 17 numbers"):
+        prepared.some_rows("test")
+    with pytest.raises(ValueError, match="unknown split 'val'; known: train, valid, test"):
+        prepared.rows("val")
+    assert not (tmp_path / ".partial").exists()
+
+
+def test_a_preparation_goes_on_and_is_not_repeated(tmp_path):
+    def stop(found):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        preparation(finish=stop).run(range(36), tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"has no metadata\.csv; expected a folder"):
+        Numbers(tmp_path)
+    progress = []
+    done = preparation().run(range(36), tmp_path, progress=lambda *each: progress.append(each))
+    assert progress == []
+    (tmp_path / "moved").mkdir()
+    for path in list(tmp_path.glob("*.*")):
+        path.rename(tmp_path / "moved" / path.name)
+    again = preparation(finish=stop).run(range(36), tmp_path / "moved")
+    assert again == replace(done, folder=tmp_path / "moved")
+    with pytest.raises(ShardError, match="kind is 'numbers' there, got 'other' now"):
+        preparation({"kind": "other"}).run(range(36), tmp_path / "moved")
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        preparation().run(range(36), tmp_path / "new", workers=0)
+    (tmp_path / "moved" / REPORT).write_text('{"clips": 3}')
+    with pytest.raises(ShardError, match="is of another version"):
+        read_report(tmp_path / "moved")
+
+
+def test_the_input_folder_is_only_read(tmp_path):
+    for out in (tmp_path, tmp_path / "out"):
+        with pytest.raises(ValueError, match="out must not lie inside the input folder"):
+            check_places(tmp_path, out)
+    check_places(tmp_path, tmp_path.with_name("other"))
+
+
 def test_a_table_is_written_whole(tmp_path):
     write_rows(tmp_path / "a.csv", ("x", "y"), [{"x": 1 / 3, "y": None}, {"x": 2, "y": "a,b"}])
     assert (tmp_path / "a.csv").read_text() == 'x,y\n0.333333,\n2,"a,b"\n'
@@ -146,19 +234,25 @@ def test_a_table_is_written_whole(tmp_path):
     assert (tmp_path / "a.csv").read_text().startswith("x,y\n0.333333")
 
 
-@dataclass(frozen=True)
-class Report:
-    folder: Path
-    clips: int
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x\n1\n", "lacks the columns y, got"),
+        ("x,y\n1\n", "a damaged row near line 2"),
+        ("x,y\n1,2,3\n", "a damaged row near line 2"),
+        ("x,y\n1,2\n\na,2\n", "a damaged row near line 4 .*invalid literal"),
+    ],
+)
+def test_damaged_tables_say_where(tmp_path, text, message):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "a.csv", {"x": int, "y": float})
 
 
-def test_a_report_moves_with_its_folder(tmp_path):
-    (tmp_path / "a").mkdir()
-    assert read_report(Report, tmp_path / "a") is None
-    write_report(Report(tmp_path / "a", 3))
-    (tmp_path / "a").rename(tmp_path / "b")
-    assert read_report(Report, tmp_path / "b") == Report(tmp_path / "b", 3)
-    assert [path.name for path in (tmp_path / "b").iterdir()] == [REPORT]
+def test_an_empty_table_keeps_its_types(tmp_path):
+    (tmp_path / "a.csv").write_text("x,y\n")
+    table = read_table(tmp_path / "a.csv", {"x": int, "y": float})
+    assert (table["x"].dtype.kind, table["y"].dtype.kind) == ("i", "f")
 
 
 def test_a_digest_tells_settings_apart():

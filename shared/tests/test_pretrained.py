@@ -10,16 +10,17 @@ from dataclasses import asdict, dataclass, field
 
 import pytest
 import torch
+from rectiflow.storage.archives import Stub, read_inert
 from rectiflow.storage.pretrained import (
     CheckpointError,
     Pretrained,
+    find_pretrained,
     load_strict,
     load_tensors,
     read_card,
     read_config,
     weights_hash,
 )
-from rectiflow.storage.tensor_files import Stub, read_inert
 from safetensors.torch import save_file
 from torch import nn
 
@@ -64,7 +65,8 @@ def test_round_trip(tmp_path, tied):
     assert told["card"] == {"licence": "Apache-2.0", "metrics": {"loss": 0.5}}
     assert told["weights_hash"] == weights_hash(network)
     assert read_card(tmp_path / "model.safetensors") == told
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    names = [path.name for path in tmp_path.iterdir()]
+    assert sorted(names) == [".rectiflow", "config.json", "model.safetensors"]
 
 
 def test_device_and_dtype(tmp_path):
@@ -379,3 +381,98 @@ def test_absent_and_damaged_files(tmp_path):
         file.writestr("readme", json.dumps({}))
     with pytest.raises(CheckpointError, match=r"no data\.pkl"):
         read_inert(tmp_path / "other.zip")
+
+
+def rewrite(folder, **changes):
+    """Change config.json, and with it what the weights tell of it."""
+    told = read_config(folder) | changes
+    tensors = load_tensors(folder / "model.safetensors")
+    save_file(tensors, folder / "model.safetensors", {"rectiflow": json.dumps(told)})
+    (folder / "config.json").write_text(json.dumps(told))
+
+
+def test_a_foreign_file_is_not_replaced(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"holds config\.json, which this command did not"):
+        Network(2).save_pretrained(tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+    Network(2).save_pretrained(tmp_path, overwrite=True)
+    Network(3).save_pretrained(tmp_path)
+    assert Network.from_pretrained(tmp_path).config["width"] == 3
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/..", "../a", "a/b/..", "-a/b"])
+def test_what_names_no_weights_is_refused_and_not_looked_up(name, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no weights at"):
+        find_pretrained(name, tmp_path)
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path):
+    network = Network(2)
+    with torch.no_grad():
+        network.first.weight[0, 0] = float("nan")
+    network.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"hold NaN or infinity: \[first\.weight"):
+        Network.from_pretrained(tmp_path)
+
+
+def test_sizes_beyond_the_machine_are_refused_before_memory_is_taken(tmp_path):
+    Network(2).save_pretrained(tmp_path)
+    rewrite(tmp_path, config={"width": 10**9, "heads": [1, 2], "tied": False})
+    with pytest.raises(CheckpointError, match="have another shape"):
+        Network.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("config", [{"width": "x"}, {"breadth": 2}, {"width": -1}])
+def test_a_config_that_describes_no_network_is_refused(tmp_path, config):
+    Network(2).save_pretrained(tmp_path)
+    rewrite(tmp_path, config=config)
+    with pytest.raises(CheckpointError, match=r"does not describe a Network|another shape"):
+        Network.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("{", "no JSON"), ("[]", "holds a list"), ("{}", "lacks class"), ('{"class": 1}', "lacks")],
+)
+def test_a_damaged_config_is_refused(tmp_path, text, found):
+    Network(2).save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=found):
+        Network.from_pretrained(tmp_path)
+
+
+def test_a_changed_config_is_noticed(tmp_path):
+    Network(2).save_pretrained(tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    told["config"]["heads"] = [2, 2]
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    with pytest.raises(CheckpointError, match="tells another configuration"):
+        Network.from_pretrained(tmp_path)
+
+
+def test_a_compressed_archive_is_refused_before_it_unfolds(tmp_path):
+    path = tmp_path / "bomb.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        with archive.open("archive/data.pkl", "w") as member:
+            for _ in range(64):
+                member.write(bytes(1 << 20))
+        archive.writestr("archive/version", "3")
+    for read in (load_tensors, read_inert):
+        with pytest.raises(CheckpointError, match=r"compressed member 'archive/data\.pkl'"):
+            read(path)
+
+
+def test_tensors_larger_than_their_file_are_refused(tmp_path):
+    torch.save({"w": torch.zeros(1).expand(1 << 40)}, tmp_path / "wide.pt")
+    with pytest.raises(CheckpointError, match="claims 4398046511104 bytes"):
+        load_tensors(tmp_path / "wide.pt")
+
+
+def test_dicts_that_hold_themselves_end(tmp_path):
+    level = {"w": torch.zeros(1)}
+    for _ in range(40):
+        level = {"a": level, "b": level}
+    torch.save(level, tmp_path / "deep.pt")
+    with pytest.raises(CheckpointError, match="dicts within dicts"):
+        load_tensors(tmp_path / "deep.pt")

@@ -99,13 +99,13 @@ def test_exception_in_the_block_writes_nothing_more(tmp_path):
 def test_killed_writer_leaves_whole_shards(tmp_path):
     script = (
         "import os, signal, sys, torch; from rectiflow.storage.shards import ShardWriter\n"
-        "import rectiflow.storage.shards as shards\n"
+        "import rectiflow.storage.files as files\n"
         "writer = ShardWriter(sys.argv[1], shard_size=2)\n"
         "replace = os.replace\n"
         "def dying(a, b):\n"
         "    if str(b).endswith('00002.safetensors'): os.kill(os.getpid(), signal.SIGKILL)\n"
         "    replace(a, b)\n"
-        "shards.os.replace = dying\n"
+        "files.os.replace = dying\n"
         "for i in range(9): writer.add({'x': torch.full((2,), float(i))})\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], timeout=120)

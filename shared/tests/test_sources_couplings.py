@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -11,16 +12,17 @@ import pytest
 import torch
 from rectiflow.couplings import (
     Annealed,
+    CosineAnnealing,
+    Coupling,
+    ExponentialAnnealing,
+    GeodesicCost,
     Independent,
+    LinearAnnealing,
     MinibatchOT,
     Paired,
-    cosine_annealing,
-    exponential_annealing,
-    geodesic_cost,
-    linear_annealing,
-    squared_distance,
+    SquaredDistance,
 )
-from rectiflow.sources import Empirical, FromCallable, Mixture, Normal, Prior
+from rectiflow.sources import Empirical, Mixture, Normal, Prior
 from rectiflow.spaces import Euclidean, Product, Rotations
 from rectiflow.states import State
 from torch.testing import assert_close
@@ -94,7 +96,7 @@ def test_prior_fits_points_of_every_space() -> None:
     assert x0["rot"].shape == (4, 7, 4)
     assert x0["rot"].dtype == torch.float64
     assert_close(x0["rot"].norm(dim=-1), torch.ones(4, 7).double())
-    assert Prior(Rotations()).sample((5,), generator=generator()).shape == (5, 4)
+    assert Prior(Rotations()).sample((5, 4), generator=generator()).shape == (5, 4)
 
 
 def test_draws_are_reproducible_and_use_no_global_state() -> None:
@@ -107,20 +109,6 @@ def test_draws_are_reproducible_and_use_no_global_state() -> None:
         assert torch.equal(a, source.sample((6, 2), generator=generator(5)))
         assert not torch.equal(a, source.sample((6, 2), generator=generator(6)))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_callable_source() -> None:
-    def ones(shape, *, generator, device, dtype):
-        return torch.ones(shape, device=device, dtype=dtype)
-
-    source = FromCallable(ones, log_density=lambda x: x.sum(1))
-    x = source.sample_like(torch.zeros(3, 2, dtype=torch.float64))
-    assert torch.equal(x, torch.ones(3, 2, dtype=torch.float64))
-    assert_close(source.log_prob(x), torch.full((3,), 2.0).double())
-    with pytest.raises(TypeError, match="no density; expected log_density"):
-        FromCallable(ones).log_prob(x)
-    with pytest.raises(ValueError, match=r"returned shape \(1,\); expected \(3, 2\)"):
-        FromCallable(lambda shape, **_: torch.ones(1)).sample((3, 2))
 
 
 def test_bad_sources() -> None:
@@ -136,11 +124,54 @@ def test_bad_sources() -> None:
         Empirical({"a": torch.zeros(2), "b": torch.zeros(3)})
     with pytest.raises(ValueError, match=r"event shape \(3,\) does not match the data set, got"):
         Empirical(torch.zeros(2, 4)).sample((5, 3))
-    with pytest.raises(TypeError, match="expected a source of single tensors"):
-        Mixture([Prior(Product({"a": Euclidean()}))]).sample((2, 2))
+
+
+@pytest.mark.parametrize(
+    "source", [Normal(), Normal((1.0, -2.0), 0.5), Mixture([Normal(), Normal(3.0)], [1.0, 3.0])]
+)
+def test_sources_are_values(source) -> None:
+    again = eval(repr(source))
+    assert again == source
+    assert hash(again) == hash(source)
+    assert Normal(torch.tensor([1.0, -2.0]), 0.5) == Normal([1, -2], 0.5)
 
 
 # ---------------------------------------------------------------- couplings
+
+
+@dataclasses.dataclass(frozen=True)
+class Around(Coupling):
+    """Noise around the data."""
+
+    width: float
+
+    def fresh(self, x1, source, mask, generator):
+        z = source.sample_like(x1, generator=generator)
+        return torch.where(mask[..., None], x1 + self.width * z, 0.0)
+
+
+def test_noise_may_depend_on_the_data_and_its_mask() -> None:
+    x1, mask = torch.full((5000, 2, 3), 7.0), torch.tensor([True, False]).expand(5000, 2)
+    x0 = Around(0.1).draw(x1, Normal(), mask=mask, generator=generator())
+    assert x0[:, 0].mean().item() == pytest.approx(7.0, abs=0.01)
+    assert x0[:, 0].std().item() == pytest.approx(0.1, abs=0.01)
+    assert (x0[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("coupling", [
+    Independent(), Paired(), MinibatchOT(), Annealed(LinearAnnealing(10)), Around(2.0),
+])  # fmt: skip
+def test_couplings_are_values(coupling) -> None:
+    again = eval(repr(coupling))
+    assert again == coupling
+    assert hash(again) == hash(coupling)
+    assert coupling.in_loader == isinstance(coupling, MinibatchOT)
+
+
+def test_noise_that_comes_with_the_data_is_paired_already() -> None:
+    x1, x0 = torch.randn(8, 2), torch.randn(8, 2)
+    for coupling in (Independent(), Paired(), MinibatchOT()):
+        assert coupling.draw(x1, Normal(), x0=x0) is x0
 
 
 def test_independent_noise_is_fresh_or_the_callers() -> None:
@@ -152,7 +183,7 @@ def test_independent_noise_is_fresh_or_the_callers() -> None:
 
 def test_golden_assignment() -> None:
     x0, x1, perm = golden("ot/x0"), golden("ot/x1"), golden("ot/perm")
-    paired = MinibatchOT().draw(x1, Normal(), x0=x0)
+    paired = MinibatchOT().assign(x0, x1)
     assert torch.equal(paired[perm], x0)  # x1[perm[i]] is what x0[i] goes to
     cost = (paired - x1).square().sum(1).mean()
     assert_close(cost, golden("ot/cost_mean"), rtol=1e-12, atol=0)
@@ -161,13 +192,13 @@ def test_golden_assignment() -> None:
 def test_assignment_is_the_best_of_all_permutations() -> None:
     x0 = torch.randn(6, 3, generator=generator()).double()
     x1 = torch.randn(6, 3, generator=generator(1)).double()
-    cost = squared_distance(x0, x1)
+    cost = SquaredDistance()(x0, x1)
     assert_close(cost[2, 4], (x0[2] - x1[4]).square().sum())
     best = min(
         sum(cost[order[j], j].item() for j in range(6))
         for order in itertools.permutations(range(6))
     )
-    paired = MinibatchOT().draw(x1, Normal(), x0=x0)
+    paired = MinibatchOT().assign(x0, x1)
     assert (paired - x1).square().sum().item() == pytest.approx(best)
 
 
@@ -179,7 +210,7 @@ def test_assignment_only_permutes_the_noise() -> None:
     assert torch.equal(x1, kept)
     assert torch.equal(paired.sort(0).values, fresh.sort(0).values)
     assert (
-        squared_distance(paired, x1).diag().sum() < 0.8 * squared_distance(fresh, x1).diag().sum()
+        SquaredDistance()(paired, x1).diag().sum() < 0.8 * SquaredDistance()(fresh, x1).diag().sum()
     )
 
 
@@ -188,14 +219,14 @@ def test_assignment_on_rotations_uses_the_geodesic() -> None:
     space = Rotations()
     x1 = space.prior((12,), generator=generator(), dtype=torch.float64)
     order = torch.randperm(12, generator=generator(1))
-    paired = MinibatchOT(geodesic_cost(space)).draw(x1, Prior(space), x0=-x1[order])
+    paired = MinibatchOT(GeodesicCost(space)).assign(-x1[order], x1)
     assert_close(paired, -x1)
 
 
 def test_assignment_keeps_the_parts_of_a_state_together() -> None:
     x1 = {"a": torch.arange(5.0)[:, None], "b": torch.zeros(5, 1)}
     x0: State = {"a": torch.arange(5.0).flip(0)[:, None], "b": torch.arange(5.0).flip(0)[:, None]}
-    paired = MinibatchOT().draw(x1, Normal(), x0=x0)
+    paired = MinibatchOT().assign(x0, x1)
     assert torch.equal(paired["a"], x1["a"])
     assert torch.equal(paired["b"], x1["a"])
 
@@ -203,12 +234,12 @@ def test_assignment_keeps_the_parts_of_a_state_together() -> None:
 def test_bad_costs() -> None:
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match=r"finite matrix of shape \(3, 3\), got shape \(3,\)"):
-        MinibatchOT(lambda a, b: torch.zeros(3)).draw(x, Normal(), x0=x)
+        MinibatchOT(lambda a, b: torch.zeros(3)).assign(x, x)
     with pytest.raises(ValueError, match="with finite=False"):
-        MinibatchOT().draw(x, Normal(), x0=x * torch.nan)
+        MinibatchOT().assign(x * torch.nan, x)
 
 
-@pytest.mark.parametrize("coupling", [Paired(), Annealed(linear_annealing(10))])
+@pytest.mark.parametrize("coupling", [Paired(), Annealed(LinearAnnealing(10))])
 def test_stored_pairs_never_draw_fresh_noise_instead(coupling) -> None:
     with pytest.raises(ValueError, match="needs the stored noise of each sample, got x0=None"):
         coupling.draw(torch.zeros(2, 2), Normal())
@@ -217,7 +248,7 @@ def test_stored_pairs_never_draw_fresh_noise_instead(coupling) -> None:
 
 
 @pytest.mark.parametrize(("key", "schedule"), [
-    ("linear", linear_annealing), ("cos", cosine_annealing), ("exp", exponential_annealing),
+    ("linear", LinearAnnealing), ("cos", CosineAnnealing), ("exp", ExponentialAnnealing),
 ])  # fmt: skip
 def test_golden_annealing(key: str, schedule) -> None:
     beta = schedule(300_000)
@@ -240,7 +271,7 @@ def test_annealed_noise_keeps_its_law(beta: float) -> None:
 
 
 def test_annealing_is_at_the_step_it_is_given_and_holds_no_state() -> None:
-    coupling = Annealed(linear_annealing(4))
+    coupling = Annealed(LinearAnnealing(4))
     x0 = torch.zeros(20_000, 1)
     spread = [
         coupling.at(step).draw(x0, Normal(), x0=x0, generator=generator()).std().item()
@@ -254,9 +285,9 @@ def test_annealing_is_at_the_step_it_is_given_and_holds_no_state() -> None:
 def test_bad_annealing() -> None:
     x = torch.zeros(2, 2)
     with pytest.raises(ValueError, match="normal source, got Prior"):
-        Annealed(linear_annealing(5)).draw(x, Prior(Euclidean()), x0=x)
+        Annealed(LinearAnnealing(5)).draw(x, Prior(Euclidean()), x0=x)
     with pytest.raises(ValueError, match=r"\[0, 1\], got 1.5 at step 3"):
         Annealed(lambda step: 1.5, step=3).draw(x, Normal(), x0=x)
-    for schedule in (linear_annealing, cosine_annealing, exponential_annealing):
+    for schedule in (LinearAnnealing, CosineAnnealing, ExponentialAnnealing):
         with pytest.raises(ValueError, match="at least one warm-up step, got 0"):
             schedule(0)

@@ -12,10 +12,11 @@ import torch
 from rectiflow.time_density import (
     Beta,
     CosMap,
+    Discrete,
     Edm,
-    Grid,
     LogitNormal,
     Mode,
+    PiecewiseUniform,
     Shifted,
     TimeDensity,
     Uniform,
@@ -30,6 +31,8 @@ GOLDEN = np.load(Path(__file__).resolve().parents[2] / "tests" / "golden" / "cor
 DENSITIES = [
     Uniform(),
     Uniform(0.1, 0.7),
+    PiecewiseUniform((0.01, 0.6, 0.99), (3, 7)),
+    PiecewiseUniform((0.0, 0.2, 0.5, 1.0), (0.1, 0.6, 0.3)),
     LogitNormal(),
     LogitNormal(1.0, 0.6),
     Mode(1.29),
@@ -139,16 +142,16 @@ def test_positive_logit_mean_means_more_noise() -> None:
 
 
 def test_grid_is_the_starts_of_equal_steps() -> None:
-    t = Grid(4).sample(4000, generator=torch.Generator().manual_seed(0))
+    t = Discrete(4).sample(4000, generator=torch.Generator().manual_seed(0))
     values, counts = t.unique(return_counts=True)
     assert values.tolist() == [0, 0.25, 0.5, 0.75]
     assert counts.tolist() == [1000] * 4
-    assert Grid(1).sample(3).tolist() == [0, 0, 0]
-    assert Grid(4).icdf(torch.ones(1)).item() == 0.75
+    assert Discrete(1).sample(3).tolist() == [0, 0, 0]
+    assert Discrete(4).icdf(torch.ones(1)).item() == 0.75
     at = torch.tensor([0.0, 0.25, 0.3, 1.0], dtype=torch.float64)
-    assert_close(Grid(4).log_prob(at).exp(), torch.tensor([0.25, 0.25, 0, 0]).double())
-    third = Grid(3).icdf(torch.tensor([0.5]))
-    assert Grid(3).log_prob(third).isfinite().all()
+    assert_close(Discrete(4).log_prob(at).exp(), torch.tensor([0.25, 0.25, 0, 0]).double())
+    third = Discrete(3).icdf(torch.tensor([0.5]))
+    assert Discrete(3).log_prob(third).isfinite().all()
 
 
 def test_stratified_samples_hit_every_slice_once_in_random_order() -> None:
@@ -217,12 +220,16 @@ def test_golden_diffusers_schedule(steps: int, shift: int) -> None:
 @pytest.mark.parametrize(("build", "message"), [
     (lambda: Uniform(0.5, 0.5), "0 <= low < high <= 1"),
     (lambda: Uniform(-0.1), "got low=-0.1"),
+    (lambda: PiecewiseUniform((0, 0.5), (1, 1)), "a positive mass between"),
+    (lambda: PiecewiseUniform((0.5, 0.5, 1), (1, 1)), "increasing edges"),
+    (lambda: PiecewiseUniform((0, 0.5, 1.5), (1, 1)), "increasing edges"),
+    (lambda: PiecewiseUniform((0, 0.5, 1), (1, 0)), "a positive mass"),
     (lambda: LogitNormal(0, 0), "must be positive, got 0"),
     (lambda: Mode(1.8), r"from -1 to 1\.7519, got 1\.8"),
     (lambda: Mode(-1.1), r"got -1\.1"),
     (lambda: UShaped(0), r"needs a > 0, got 0; use Uniform"),
     (lambda: Beta(0.0, 1.0), "beta parameters must be positive"),
-    (lambda: Grid(0), "at least one time, got k=0"),
+    (lambda: Discrete(0), "at least one time, got k=0"),
     (lambda: Shifted(Uniform(), 0.0), "shift must be positive, got 0"),
     (lambda: sd3_shift(0.5, -1.0), "shift must be positive"),
     (lambda: dynamic_shift(9, low=(4, 0), high=(4, 1)), "different token counts, got 4"),

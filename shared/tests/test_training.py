@@ -14,24 +14,28 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
-from rectiflow.couplings import Annealed, Paired, linear_annealing
+from rectiflow.couplings import Annealed, LinearAnnealing, MinibatchOT, Paired
 from rectiflow.flow import Flow
 from rectiflow.randomness import counter_generator, counter_seed
+from rectiflow.sources import Normal
 from rectiflow.storage.records import flatten_state, state_of
 from rectiflow.training import (
     FlowObjective,
     FlowTraining,
     PowerDecay,
     RunFolder,
+    ShuffledBatches,
     network_weights,
     read_checkpoint,
     read_metrics,
     read_snapshots,
     reconstruct,
+    step_loader,
 )
 from rectiflow.training.meter import Meter
 from rectiflow.training.metrics_csv import MetricsCsv
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_run import TinyVelocity, tiny_run
@@ -40,11 +44,11 @@ from tiny_run import TinyVelocity, tiny_run
 class Quadratic(nn.Module):
     """Loss (w - mean(x1))², so that every step has a closed form."""
 
-    def __init__(self, spoil=(), scale=1.0):
+    def __init__(self, spoil=(), scale=1.0, by=math.nan):
         super().__init__()
         self.network = nn.Linear(1, 1, bias=False)
         nn.init.zeros_(self.network.weight)
-        self.spoil, self.scale = spoil, scale
+        self.spoil, self.scale, self.by = spoil, scale, by
         self.seen = []
 
     def forward(self, batch, generator):
@@ -52,7 +56,7 @@ class Quadratic(nn.Module):
         self.seen.append((step, torch.rand((), generator=generator).item(), self.training))
         loss = self.scale * (self.network.weight - batch["x1"].mean()).square().sum()
         if step in self.spoil and self.training:
-            loss = loss * math.nan
+            loss = loss * self.by
         return {"loss": loss, "twice": 2 * loss}
 
 
@@ -76,34 +80,47 @@ def test_training_learns_and_logs(tmp_path):
     assert logged(folder, "train/samples_per_s")[150] > 0
     assert logged(folder, "train/skipped")[150] == 0
     assert folder.config.read_text() == "seed: 3\n"
-    assert json.loads(folder.version.read_text())["torch"] == torch.__version__
+    assert json.loads(folder.version.read_text())["libraries"]["torch"] == torch.__version__
     assert list(folder.tensorboard.glob("events.*"))
     assert training.batches_seen == 300
 
 
-def test_non_finite_step_changes_nothing(tmp_path, caplog):
-    """Weights, moments, weight decay and averages stay as they were; the counter tells."""
-    spoiled = quadratic_training(ema=[0.9], spoil=(3, 4))
-    states = {}
+@pytest.mark.parametrize("grad_clip", [None, 0.5])
+def test_gradient_that_is_not_finite_counts_as_zero(tmp_path, caplog, grad_clip):
+    """Weights, moments and averages are those of a run whose loss is constant in these steps."""
 
-    def keep(training):
+    def final(name, **objective):
+        training = quadratic_training(ema=[0.9], grad_clip=grad_clip, **objective)
+        folder, _ = tiny_run(tmp_path / name, training=training, max_steps=8, accumulate=1)
         moments = training.trainer.optimizers[0].state[training.network.weight]
-        average = training.averages[0]
-        kept = [training.network.weight, average.average["weight"], *moments.values()]
-        return [*(value.detach().clone() for value in kept), torch.tensor(average.updates)]
+        average = training.averages[0].average["weight"]
+        return training, folder, [training.network.weight, average, *moments.values()]
 
-    class Keep(Callback):
-        def on_train_batch_end(self, trainer, training, *_):
-            states[trainer.global_step - 1] = keep(training)
-
-    options = {"max_steps": 8, "accumulate": 1, "callbacks": [Keep()]}
-    folder, _ = tiny_run(tmp_path, training=spoiled, **options)
-    assert all(torch.equal(a, b) for a, b in zip(states[2], states[4], strict=True))
-    assert not torch.equal(states[4][0], states[5][0])
+    spoiled, folder, found = final("spoiled", spoil=(3, 4))
+    wanted = final("zero", spoil=(3, 4), by=0.0)[2]
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+    assert not torch.equal(found[0], final("whole")[2][0])
     assert spoiled.skipped == 2
     assert read_checkpoint(folder.last)["flow_training"]["skipped"] == 2
     assert logged(folder, "train/skipped")[8] == 2
-    assert "not finite, step skipped" in caplog.text
+    assert "gradient(s) not finite" in caplog.text
+
+
+def test_step_never_reads_the_device(tmp_path):
+    """No operation of the optimiser step copies a number to the host."""
+    training, seen = quadratic_training(grad_clip=1.0), []
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    weight = training.network.weight
+    weight.grad = torch.ones_like(weight)
+    with Reads():
+        training.tame(torch.optim.SGD([weight], lr=0.1), "grad_norm")
+    assert seen
+    assert not [name for name in seen if "local_scalar" in name]
 
 
 def test_gradients_are_clipped_to_the_global_norm(tmp_path):
@@ -268,9 +285,51 @@ def test_flow_objective_takes_stored_noise_and_refuses_to_lose_it():
         objective({"y": batch["x1"]}, generator)
 
 
+def test_optimal_pairs_are_made_where_batches_are_loaded_and_resume(tmp_path):
+    """The step gets paired noise; the noise of a batch depends on its number alone."""
+    seen = {}
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer, training, batch, *_):
+            seen.setdefault(training.batches_seen, []).append(batch)
+
+    def run(folder, **options):
+        torch.manual_seed(0)
+        flow = Flow(coupling=MinibatchOT(), source=Normal(scale=2.0))
+        training = FlowTraining(
+            FlowObjective(TinyVelocity(), flow), partial(torch.optim.AdamW, lr=0.01)
+        )
+        return tiny_run(tmp_path / folder, training=training, callbacks=[Keep()], **options)[0]
+
+    whole = run("whole", max_steps=4)
+    run("cut", max_steps=2)
+    cut = run("cut", max_steps=4, resume=True)
+    assert logged(cut, "train/loss") == logged(whole, "train/loss")
+    assert sorted(seen) == list(range(8))
+    for first, *others in seen.values():
+        assert torch.equal(MinibatchOT().assign(first["x0"], first["x1"]), first["x0"])
+        assert all(torch.equal(first["x0"], other["x0"]) for other in others)
+    assert not torch.equal(seen[0][0]["x0"], seen[1][0]["x0"])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_numbered_batches_are_those_of_the_plain_loader(workers):
+    data, source = [{"x1": torch.tensor(i)} for i in range(10)], ShuffledBatches(10, 3)
+    plain = iter(step_loader(data, source, start_batch=2))
+    finished = iter(step_loader(data, source, start_batch=2, finish=number, num_workers=workers))
+    for expected in range(2, 8):
+        batch = next(finished)
+        assert batch["number"] == expected
+        assert torch.equal(batch["x1"], next(plain)["x1"])
+
+
+def number(batch, at):
+    return {**batch, "number": torch.tensor(at)}
+
+
 def test_annealing_follows_the_training_step():
     network = TinyVelocity(dropout=0.0)
-    objective = FlowObjective(network, Flow(coupling=Annealed(linear_annealing(10))))
+    objective = FlowObjective(network, Flow(coupling=Annealed(LinearAnnealing(10))))
     batch = {"x0": torch.randn(64, 2), "x1": torch.randn(64, 2)}
     paired = FlowObjective(network, Flow(coupling=Paired()))
 

@@ -19,7 +19,7 @@ from rectiflow_cli.main import main
 COMMAND = Path(sys.executable).with_name("rectiflow")
 STEPS = 20
 TRAINING = (
-    *("experiment=debug", f"trainer.max_steps={STEPS}", "trainer.checkpoint_every=2"),
+    *("debug=tiny", f"trainer.max_steps={STEPS}", "trainer.checkpoint_every=2"),
     *("trainer.validate_every=10", "validation.lengths=[12]", "validation.pictures=false"),
 )
 ENOUGH = 5  # logged steps before the run is killed

@@ -15,10 +15,10 @@ import pytest
 import torch
 from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
 from rectiflow.couplings import (
+    CosineAnnealing,
+    ExponentialAnnealing,
+    LinearAnnealing,
     MinibatchOT,
-    cosine_annealing,
-    exponential_annealing,
-    linear_annealing,
 )
 from rectiflow.diagnostics import (
     flow_jacobian_svd,
@@ -30,18 +30,12 @@ from rectiflow.diagnostics import (
 from rectiflow.flow import Flow
 from rectiflow.grids import uniform
 from rectiflow.integrate import plan
+from rectiflow.interpolants import Brownian, Gamma, Interpolant, Quadratic, SineSquared
 from rectiflow.likelihood import log_likelihood
 from rectiflow.paths import Linear, LinearVP, Path, Polynomial, Trigonometric, VariancePreserving
-from rectiflow.premetrics import (
-    ElementwiseHuber,
-    IctHuber,
-    MeanSquared,
-    PseudoHuber,
-    RfppHuber,
-    RootMeanSquared,
-)
+from rectiflow.predictions import Data, Noise, Prediction, Score
+from rectiflow.premetrics import ElementwiseHuber, MeanSquared, PseudoHuber, RootMeanSquared
 from rectiflow.solvers.runge_kutta import RK4
-from rectiflow.sources import Normal
 from rectiflow.spaces import Rotations
 from rectiflow.time_density import (
     CosMap,
@@ -178,14 +172,55 @@ def test_conversions(golden: Golden, name: str) -> None:
     a, b, _, _ = path.coeffs(t)
     assert_close(1 / (a + b), expected["scale_linear"], **EXACT)
     assert_close(data - noise, expected["v_linear"], **EXACT)
-    for kind in ("data", "noise", "score"):
-        value = getattr(path, kind)(v, x, t)
-        assert_close(path.velocity(x, t, **{kind: value}), v, rtol=1e-8, atol=1e-9)
+    said: dict[Prediction, torch.Tensor] = {
+        Data(): expected["x1"],
+        Noise(): expected["x0"],
+        Score(): expected["score"],
+    }
+    for prediction, value in said.items():
+        assert_close(prediction.velocity(value, x, t, path), v, rtol=1e-8, atol=1e-9)
+
+
+GAMMAS: dict[str, Gamma | None] = {
+    "brownian": Brownian(),
+    "quadratic": Quadratic(),
+    "sin2": SineSquared(),
+    "zero": None,
+}
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("name", ["linear", "trig"])
+def test_interpolant_fields(golden: Golden, name: str, gamma: str) -> None:
+    """Acceptance 1 between two mixtures: all pairs of their components, independently."""
+    w0, w1, t, x = (golden[f"si/{key}"] for key in ("w0", "w1", "t", "x"))
+    mean0, cov0, mean1, cov1 = (golden[f"si/{key}"] for key in ("mean0", "cov0", "mean1", "cov1"))
+    size0, size1 = len(w0), len(w1)
+    level, expected = GAMMAS[gamma], f"si/{name}_{gamma}/"
+    path = PATHS[name]
+    flow = GaussianMixtureFlow(
+        torch.outer(w0, w1).flatten(),
+        mean1.repeat(size0, 1),
+        cov1.repeat(size0, 1, 1),
+        path=path if level is None else Interpolant(path, level),
+        source_mean=mean0.repeat_interleave(size1, 0),
+        source_cov=cov0.repeat_interleave(size1, 0),
+    )
+    assert_close(flow.log_prob(x, t), golden[f"{expected}logp"], **EXACT)
+    assert_close(flow.score(x, t), golden[f"{expected}score"], **EXACT)
+    assert_close(flow.velocity(x, t), golden[f"{expected}b"], **EXACT)
+    if level is not None:
+        interpolant = Interpolant(path, level)
+        eta = flow.denoiser(x, t)
+        assert_close(eta, golden[f"{expected}eta_z"], **EXACT)
+        assert_close(interpolant.score(eta, t), golden[f"{expected}score"], **EXACT)
+        drift = golden[f"{expected}v"]
+        assert_close(interpolant.velocity(drift, eta, t), golden[f"{expected}b"], **EXACT)
 
 
 def test_equivalent_times_of_a_discrete_schedule(golden: Golden) -> None:
     ratio = 1 / golden["sd15/nsr"]
-    assert_close(Linear().snr_inverse(ratio), golden["sd15/tau_linear"], **EXACT)
+    assert_close(Linear().t_of_lam(ratio.log()), golden["sd15/tau_linear"], **EXACT)
 
 
 def test_gaussian_straightness_cost_and_loss_floor(golden: Golden) -> None:
@@ -232,13 +267,13 @@ def test_transport_costs_are_ordered(golden: Golden) -> None:
     x1 = flow.flow_map(x0, tolerance=1e-9)
     assert_close(x1, golden["gmm2d/sobol_x1"], rtol=0, atol=1e-6)
     rectified = transport_cost(x0, x1)
-    optimal = transport_cost(MinibatchOT().draw(x1, Normal(), x0=x0), x1)
+    optimal = transport_cost(MinibatchOT().assign(x0, x1), x1)
     assert_close(rectified, golden["gmm2d/cost_rectified_on_sobol"], rtol=1e-6, atol=0)
     assert_close(optimal, golden["gmm2d/cost_ot_on_sobol"], rtol=1e-6, atol=0)
     assert golden["gmm2d/cost_independent"] >= rectified >= optimal
     for key, pair in (("rectified", None), ("ot", MinibatchOT())):
         start, end = golden["si/rf_x0"], golden["si/rf_x1"]
-        start = start if pair is None else pair.draw(end, Normal(), x0=start)
+        start = start if pair is None else pair.assign(start, end)
         assert_close(transport_cost(start, end), golden[f"si/rf_cost_{key}"], **EXACT)
     assert golden["si/rf_cost_independent"] >= golden["si/rf_cost_rectified"]
     assert golden["si/rf_cost_rectified"] >= golden["si/rf_cost_ot"]
@@ -292,9 +327,9 @@ def test_diffusers_schedules(golden: Golden) -> None:
 def test_premetrics(golden: Golden) -> None:
     e = golden["premetric/e"]
     costs = {
-        "huber_ict": PseudoHuber(IctHuber()),
-        "huber_rfpp": PseudoHuber(RfppHuber()),
-        "huber_elementwise_1e-3": PseudoHuber(ElementwiseHuber(1e-3)),
+        "huber_ict": PseudoHuber(),
+        "huber_rfpp": PseudoHuber(power=1, mean=True),
+        "huber_elementwise_1e-3": ElementwiseHuber(1e-3),
         "mse_mean": MeanSquared(),
         "l2_root_mean": RootMeanSquared(),
     }
@@ -315,7 +350,7 @@ def test_quaternion_geodesics(golden: Golden) -> None:
 
 def test_optimal_assignment(golden: Golden) -> None:
     x0, x1, perm = golden["ot/x0"], golden["ot/x1"], golden["ot/perm"]
-    paired = MinibatchOT().draw(x1, Normal(), x0=x0)
+    paired = MinibatchOT().assign(x0, x1)
     assert torch.equal(paired[perm], x0)
     assert_close(transport_cost(paired, x1), golden["ot/cost_mean"], **EXACT)
 
@@ -351,7 +386,7 @@ def test_intrinsic_dimension(golden: Golden) -> None:
 
 
 def test_annealing_schedules(golden: Golden) -> None:
-    schedules = {"linear": linear_annealing, "cos": cosine_annealing, "exp": exponential_annealing}
+    schedules = {"linear": LinearAnnealing, "cos": CosineAnnealing, "exp": ExponentialAnnealing}
     for key, schedule in schedules.items():
         beta = schedule(300_000)
         found = torch.tensor([beta(int(k)) for k in golden["slimflow/step"]], dtype=torch.float64)

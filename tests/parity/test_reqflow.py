@@ -9,6 +9,7 @@ import json
 import os
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,11 +24,11 @@ from rectiflow.spaces import (
     rotvec_to_quat,
 )
 from rectiflow_protein.flow import (
-    BackboneFlow,
+    FRAME_PATH,
     ExponentialSchedule,
     FrameEuler,
     LinearSchedule,
-    endpoint_velocity,
+    backbone_flow,
 )
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, rotmat_from_backbone
 from rectiflow_protein.igso3 import angle_cdf
@@ -38,7 +39,7 @@ from rectiflow_protein.networks.embedders import (
     index_embedding,
     time_embedding,
 )
-from rectiflow_protein.pipeline import _SampleBatch
+from rectiflow_protein.sampling import SampleBatch
 from rectiflow_protein.weights import load_official, sizes_from_config
 from safetensors.torch import load_file
 
@@ -242,13 +243,17 @@ def frames_at(tensors, name):
 
 def test_corruption(small):
     tensors, _ = small
-    found = BackboneFlow().corrupt(
-        frames_at(tensors, 1),
-        frames_at(tensors, 0),
-        tensors["corrupt/t"][:, 0],
-        res_mask=tensors["corrupt/res_mask"],
-        diffuse_mask=tensors["corrupt/diffuse_mask"],
+    real = tensors["corrupt/res_mask"].bool()
+    x1 = frames_at(tensors, 1)
+    x1["trans"] = torch.where(real.unsqueeze(-1), x1["trans"], 0.0)  # as batches are padded
+    (point,) = backbone_flow().points(
+        x1,
+        x0=frames_at(tensors, 0),
+        t=tensors["corrupt/t"][:, 0],
+        mask=real,
+        moving=real & tensors["corrupt/diffuse_mask"].bool(),
     )
+    found: Any = point.x
     wanted = frames_at(tensors, "t")
     torch.testing.assert_close(found["trans"], wanted["trans"], atol=1e-5, rtol=0)
     torch.testing.assert_close(found["rot"], wanted["rot"], atol=1e-6, rtol=0)
@@ -262,7 +267,7 @@ def test_euler_steps(small, t, dt, name, schedule):
     tensors, _ = small
     prediction = {"trans": tensors["euler/pred_trans"], "rot": tensors["euler/pred_rotquats"]}
     found, _ = FrameEuler(schedule).step(
-        lambda x, t: endpoint_velocity(x, prediction, t),
+        lambda x, t: FRAME_PATH.from_data(prediction, x, t),
         frames_at(tensors, "t"),
         t,
         t + dt,
@@ -331,7 +336,7 @@ def test_sampler_trajectories(network_of, small, name):
     wanted, steps = group(tensors, f"sample/{name}/"), about["samplers"][name]["num_timesteps"]
     noise = [{"trans": wanted["trans_0"][0], "rot": rotmat_to_quat(wanted["rotmats_0"][0])}]
     schedule = LinearSchedule() if name.startswith("linear") else ExponentialSchedule(10.0)
-    batch = _SampleBatch(network, noise, None, True, lambda: None)
+    batch = SampleBatch(network, noise, None, True, lambda: None)
     (sample,) = batch.run(steps, FrameEuler(schedule), [0])
     assert len(batch.predictions) == about["samplers"][name]["network_calls"]
     # Rounding is amplified along the trajectory, most where a distance crosses a bin of the
@@ -357,7 +362,7 @@ def test_linear_schedule_is_the_cores_euler(network_of, small):
     target, x0 = frames_at(tensors, 1), frames_at(tensors, 0)
 
     def field(x, t):
-        return endpoint_velocity(x, target, t)
+        return FRAME_PATH.from_data(target, x, t)
 
     grid = [0.01, 0.3, 0.7, 0.95]
     ours = integrate(field, x0, plan(grid, FrameEuler(LinearSchedule())), space=FRAME_SPACE)

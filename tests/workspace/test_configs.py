@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from rectiflow_cli import domains
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.targets import check_config
 
 ROOT = config_root()
-DOMAINS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name != "common")
+DOMAINS = [domain.name for domain in domains.DOMAINS]
+BESIDE = {"hydra", "shared"}  # folders that are no groups: what others are made of
 PRIMARIES = [(d, path.stem) for d in DOMAINS for path in sorted((ROOT / d).glob("*.yaml"))]
 
 
@@ -25,7 +27,7 @@ def groups(domain: str) -> list[tuple[str, str]]:
     folders = {
         p.name for root in (ROOT / domain, ROOT / "common") for p in root.iterdir() if p.is_dir()
     }
-    return [(g, option) for g in sorted(folders - {"hydra"}) for option in options(domain, g)]
+    return [(g, option) for g in sorted(folders - BESIDE) for option in options(domain, g)]
 
 
 OVERRIDES = [(domain, *pair) for domain in DOMAINS for pair in groups(domain)]
@@ -37,7 +39,7 @@ def check(config: DictConfig) -> None:
 
 def test_there_are_configs_for_every_domain():
     assert {domain for domain, _ in PRIMARIES} == set(DOMAINS)
-    assert {"audio", "protein"} <= set(DOMAINS)
+    assert {path.name for path in ROOT.iterdir() if path.is_dir()} == {"common", *DOMAINS}
 
 
 @pytest.mark.parametrize(("domain", "name"), PRIMARIES)
@@ -47,7 +49,11 @@ def test_primary_config_composes_and_fits_its_targets(domain, name):
 
 @pytest.mark.parametrize(("domain", "group", "option"), OVERRIDES)
 def test_every_option_of_every_group_fits_training(domain, group, option):
-    check(compose(domain, "train", [f"{group}={option}"]))
+    words = [f"{group}={option}"]
+    stage = option.partition("_")[2] if group == "debug" else ""
+    if stage and stage != "pairs":
+        words.append(f"experiment=small_{stage}")
+    check(compose(domain, "reflow" if stage == "pairs" else "train", words))
 
 
 @pytest.mark.parametrize("domain", DOMAINS)
@@ -57,7 +63,7 @@ def test_run_folders_say_what_ran(domain):
 
 
 def test_no_config_is_unreachable():
-    """A file that no group option or primary names is dead."""
+    """A file that no group option, primary or defaults list names is dead."""
     reachable = {ROOT / d / f"{name}.yaml" for d, name in PRIMARIES} | {
         ROOT / "common" / "base.yaml"
     }
@@ -67,4 +73,8 @@ def test_no_config_is_unreachable():
             ROOT / "common" / group / f"{option}.yaml",
         }
     found = set(Path(ROOT).rglob("*.yaml"))
+    text = "".join(path.read_text(encoding="utf-8") for path in found)
+    reachable |= {
+        path for path in found if path.parent.name == "shared" and f"/shared/{path.stem}" in text
+    }
     assert not {str(path.relative_to(ROOT)) for path in found - reachable}

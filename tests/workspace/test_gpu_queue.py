@@ -96,7 +96,7 @@ def test_parity_runs_on_a_bare_machine(bare, tmp_path):
     assert found["passed"] is True
     assert {row["case"] for row in found["networks"]} == {"len24", "len60", "len24_nosc"}
     assert len(found["solvers"]) > 10
-    assert found["machine"]["rectiflow"] == "0.1.0"
+    assert found["machine"]["libraries"]["rectiflow"] == "0.1.0"
     assert all(0 < row["tf32_bf16_edges"]["trans"] < 2.0 for row in found["networks"])
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -158,3 +160,24 @@ def test_lock_knows_every_member_and_what_it_requires(committed, repository):
             wanted = [*project["dependencies"], *(r for rs in extras.values() for r in rs)]
             names = {re.match(r"[\w.-]+", requirement)[0].lower() for requirement in wanted}
             assert names == {r["name"] for r in locked["metadata"]["requires-dist"]}, path
+
+
+def test_installing_for_editing_leaves_the_lock_neutral(repository, tool, tmp_path):
+    """What ``uv sync`` does last, after it has written its index's addresses."""
+    spec = importlib.util.spec_from_file_location("hook", repository / "shared" / "hatch_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    (tmp_path / "tools").mkdir()
+    shutil.copy(tool, tmp_path / "tools")
+    lock = tmp_path / "uv.lock"
+    hook = module.NeutralLock(str(tmp_path / "shared"), {}, None, None, "", "wheel")
+    for version, kept in (("standard", True), ("editable", False)):
+        lock.write_text(HYDRATED)
+        hook.initialize(version, {})
+        assert lock.read_text() == (HYDRATED if kept else clean(tool, HYDRATED))
+
+
+def test_every_sync_that_writes_the_lock_runs_the_hook(repository):
+    project = tomllib.loads((repository / "shared" / "pyproject.toml").read_text())
+    assert {"file": "../uv.lock"} in project["tool"]["uv"]["cache-keys"]
+    assert "custom" in project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]

@@ -100,7 +100,7 @@ def test_configs_are_found_from_an_installed_wheel(installed, tmp_path):
 def test_training_config_composes_from_an_installed_wheel(installed, tmp_path):
     code = (
         "from rectiflow_cli.hydra_app import compose;"
-        "cfg = compose('protein', 'train', ['trainer=debug']); print(cfg.trainer.max_steps)"
+        "cfg = compose('protein', 'train', ['debug=tiny']); print(cfg.trainer.max_steps)"
     )
     assert python(code, installed, tmp_path) == "3"
 

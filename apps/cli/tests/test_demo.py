@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html.parser
-import importlib.util
 import io
 import json
 import re
@@ -97,7 +96,7 @@ class Elements(html.parser.HTMLParser):
 
 def test_every_domain_has_a_card():
     for domain in DOMAINS:
-        assert importlib.util.find_spec(f"rectiflow_cli.demo.{domain.name}")
+        assert domain.has_card()
 
 
 def test_html_is_well_formed(document):
@@ -151,7 +150,8 @@ def test_files_are_those_of_the_result(made):
     assert reference["file"] == "structures/reference.pdb"
     assert "seconds" not in reference
     assert reference["ca_ca_strict"] == 1
-    assert reference["helix"] > 0.8
+    assert reference["helix"] > 0.2
+    assert reference["strand"] > 0.35
     for structure in protein["structures"]:
         assert len(read_structure(out / structure["file"])) == structure["length"]
     assert {p.name for p in (out / "structures").iterdir()} == {
@@ -210,31 +210,30 @@ def test_table_shows_the_numbers(made):
 
 
 def test_input_is_the_reference_with_its_breaks(weights, tmp_path):
-    from rectiflow_protein.examples import helical_hairpin
+    from rectiflow_protein.examples import PROTEIN_G
 
-    whole = helical_hairpin()
-    gap = whole[[*range(18), *range(22, 41)]]
+    gap = read_structure(PROTEIN_G)[[*range(18), *range(22, 56)]]
     write_structure(tmp_path / "a<b.pdb", gap)
     argv = ["-o", str(tmp_path / "out"), "--weights", str(weights), "--num", "1", "--steps", "1"]
     argv += ["--domain", "protein"]
     assert demo.main([*argv, "--input", str(tmp_path / "a<b.pdb")]) == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "Reference: a&lt;b, 37 residues" in text
+    assert "Reference: a&lt;b, 52 residues" in text
     assert "a<b" not in text
     assert "has a chain break, counted" in text
     [sample, reference] = json.loads((tmp_path / "out" / "result.json").read_text())["domains"][
         "protein"
     ]["structures"]
     assert sample["length"] == 60
-    assert reference["ca_ca_strict"] == pytest.approx(35 / 36, abs=1e-3)
+    assert reference["ca_ca_strict"] == pytest.approx(50 / 51, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
-        (["--num", "0"], UsageError, "--num must be at least 1, got 0; expected a count"),
-        (["--steps", "-3"], UsageError, "--steps must be at least 1, got -3"),
-        (["--device", "cuda:99"], UsageError, "cuda:99"),
+        (["--num", "0"], ValueError, "--num: expected an integer of at least 1, got '0'"),
+        (["--steps", "-3"], ValueError, "--steps: expected an integer of at least 1, got '-3'"),
+        (["--device", "cuda:99"], ValueError, "cuda:99"),
         (["--domain", "protein", "--weights", "smal"], FileNotFoundError, "smal"),
         (["--weights", "smal"], UsageError, "--weights smal is a checkpoint of one domain, got 2"),
         (["--domain", "rocks"], UsageError, "unknown domain 'rocks'; known: audio, protein"),

@@ -8,11 +8,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
-from rectiflow_cli.protein.train import KEYS
 from rectiflow_cli.targets import check_config
+from rectiflow_cli.train import KEYS
 from rectiflow_protein.data.batching import LengthBatches, PaddedBatches
 from rectiflow_protein.data.synthetic import prepare_synthetic, synthetic_pairs
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
+from rectiflow_protein.training import RECIPE
 
 EXPERIMENTS = sorted(p.stem for p in (config_root() / "protein" / "experiment").glob("*.yaml"))
 RELEASED = 16_779_268
@@ -39,15 +40,15 @@ def composed(name: str, made, *more: str):
 
 
 def test_the_published_experiments_are_there():
-    assert {"debug", "small", "reqflow_scope", "reqflow_pdb"} <= set(EXPERIMENTS)
-    for name in ("debug", "small", "reqflow_scope", "reqflow_pdb"):
+    assert {"small", "reqflow_scope", "reqflow_pdb"} <= set(EXPERIMENTS)
+    for name in ("small", "reqflow_scope", "reqflow_pdb"):
         assert f"{name}_rectify" in EXPERIMENTS
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_its_training_and_data(name, made):
     cfg = composed(name, made)
-    check_config(cfg, KEYS)
+    check_config(cfg, (*KEYS, *RECIPE.keys))
     pretrained = "weights" in cfg.network
     with torch.device("cpu" if pretrained else "meta"):
         training = instantiate(cfg.training, _convert_="all")

@@ -32,9 +32,10 @@ def test_there_and_back_is_the_same_network(network, tmp_path, capsys):
     assert all(name.startswith("model.") for name in state)
     assert main(["protein", "convert", str(official), "-o", str(back), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["sizes"] == vars(TINY)
-    assert told["weights_hash"] == weights_hash(network)
-    assert told["parameters"] == sum(p.numel() for p in network.parameters())
+    described = told["networks"]["network"]
+    assert described["sizes"] == vars(TINY)
+    assert described["weights_hash"] == weights_hash(network)
+    assert described["parameters"] == sum(p.numel() for p in network.parameters())
     assert "apache-2.0" in told["licence"]
     loaded = ReQFlowNetwork.from_pretrained(back)
     assert weights_hash(loaded) == weights_hash(network)
@@ -47,7 +48,7 @@ def test_the_text_names_sizes_hash_and_licence(network, tmp_path, capsys):
     assert main([*words, "--to", "official"]) == 0
     text = capsys.readouterr().out
     assert "c_s 32, c_z 16" in text
-    assert f"hash: {weights_hash(network)}" in text
+    assert f"hash {weights_hash(network)}" in text
     assert "licence: the model card" in text
 
 

@@ -6,31 +6,16 @@ import json
 import biotite.structure.io as structure_io
 import numpy as np
 import pytest
-import torch
 from rectiflow_cli.main import main
 from rectiflow_cli.protein import sample as verb
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    """A narrow network whose every path is live."""
-    folder = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2))
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.add_(0.02 * torch.randn_like(parameter))
-    network.save_pretrained(folder)
-    return str(folder)
 
 
 @pytest.fixture
-def sample(weights, tmp_path, capsys):
+def sample(narrow, tmp_path, capsys):
     """Run the command; returns its JSON document."""
 
     def run(out: str, *words: str, steps: str = "4"):
-        given = ["--weights", weights, "--steps", steps, "--device", "cpu", "-o"]
+        given = ["--weights", narrow, "--steps", steps, "--device", "cpu", "-o"]
         code = main(["protein", "sample", *words, *given, str(tmp_path / out), "--json"])
         captured = capsys.readouterr()
         assert code == 0, captured.err
@@ -48,19 +33,21 @@ def test_structures_are_poly_alanine_that_others_read(sample, tmp_path):
     assert [row["length"] for row in told["samples"]] == [12, 12, 16, 16]
     assert [row["index"] for row in told["samples"]] == [0, 1, 2, 3]
     for row in told["samples"]:
-        atoms = structure_io.load_structure(tmp_path / "s" / row["file"])
+        atoms = structure_io.load_structure(tmp_path / "s" / row["files"][0])
         assert set(atoms.res_name) == {"ALA"}
         assert len(atoms) == 5 * row["length"]
         assert np.isfinite(atoms.coord).all()
     assert {"ca_ca_valid", "clashes", "helix", "radius_of_gyration"} <= set(told["samples"][0])
     assert told["settings"]["nfe"] == 4
     assert len(told["settings"]["weights_hash"]) == 64
-    assert json.loads((tmp_path / "s" / "result.json").read_text())["samples"] == told["samples"]
-    assert not list((tmp_path / "s").glob(".*"))
+    listed = json.loads((tmp_path / "s" / "result.json").read_text())
+    assert listed["samples"] == told["samples"]
+    assert listed["command"][:2] == ["protein", "sample"]
+    assert [path.name for path in (tmp_path / "s").glob(".*")] == [".rectiflow"]
 
 
-def test_text_has_a_table_and_says_what_comes_next(weights, tmp_path, capsys):
-    words = ["--length", "12", "--steps", "2", "--weights", weights, "-o", str(tmp_path)]
+def test_text_has_a_table_and_says_what_comes_next(narrow, tmp_path, capsys):
+    words = ["--length", "12", "--steps", "2", "--weights", narrow, "-o", str(tmp_path)]
     assert main(["protein", "sample", *words]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
@@ -76,8 +63,8 @@ def test_shards_together_are_the_whole(sample, tmp_path):
     whole = sample("whole", *words)
     parts = [sample("parts", *words, "--shard", f"{i}/2") for i in range(2)]
     assert [len(part["samples"]) for part in parts] == [3, 3]
-    names = sorted(row["file"] for row in whole["samples"])
-    assert sorted(row["file"] for part in parts for row in part["samples"]) == names
+    names = sorted(row["files"][0] for row in whole["samples"])
+    assert sorted(row["files"][0] for part in parts for row in part["samples"]) == names
     for name in names:
         np.testing.assert_allclose(
             positions(tmp_path / "parts" / name), positions(tmp_path / "whole" / name), atol=2e-3
@@ -91,9 +78,9 @@ def test_shards_together_are_the_whole(sample, tmp_path):
 def test_only_what_is_missing_is_made(sample, tmp_path):
     first = sample("s", "--length", "12", "--num", "2")
     assert (first["made"], first["kept"]) == (2, 0)
-    lost = tmp_path / "s" / first["samples"][1]["file"]
+    lost = tmp_path / "s" / first["samples"][1]["files"][0]
     before = lost.read_bytes()
-    kept = tmp_path / "s" / first["samples"][0]["file"]
+    kept = tmp_path / "s" / first["samples"][0]["files"][0]
     stamp = kept.stat().st_mtime_ns
     lost.unlink()
     second = sample("s", "--length", "12", "--num", "3")
@@ -102,40 +89,40 @@ def test_only_what_is_missing_is_made(sample, tmp_path):
     assert kept.stat().st_mtime_ns == stamp
 
 
-def test_other_settings_need_another_folder(sample, weights, tmp_path, capsys):
+def test_other_settings_need_another_folder(sample, narrow, tmp_path, capsys):
     sample("s", "--length", "12")
-    words = ["--length", "12", "--weights", weights, "-o", str(tmp_path / "s")]
+    words = ["--length", "12", "--weights", narrow, "-o", str(tmp_path / "s")]
     assert main(["protein", "sample", *words, "--steps", "5", "--seed", "7"]) == 2
     err = capsys.readouterr().err
-    assert "holds samples made with other settings (seed 0, now 7; steps 4, now 5)" in err
+    assert "holds results made with other settings (seed 0, now 7; steps 4, now 5)" in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_stopped_run_leaves_whole_samples_only(sample, weights, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb, "_budget", lambda max_pairs, pipe: 1)  # one sample per call
-    from rectiflow_protein.pipeline import BackboneResult
+def test_a_stopped_run_leaves_whole_samples_only(sample, narrow, tmp_path, monkeypatch):
+    monkeypatch.setattr(verb, "_BATCHES_PER_SAVE", 0)  # one sample per call
+    from rectiflow_protein.result import BackboneResult
 
-    save, calls = BackboneResult.save, []
+    write, calls = BackboneResult.write, []
 
-    def stopped(self, folder, *, suffix=".pdb"):
-        written = save(self, folder, suffix=suffix)
+    def stopped(self, folder, suffix=""):
+        written = write(self, folder, suffix)
         calls.append(written)
         if len(calls) == 2:
             raise KeyboardInterrupt
         return written
 
-    monkeypatch.setattr(BackboneResult, "save", stopped)
-    words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", weights]
+    monkeypatch.setattr(BackboneResult, "write", stopped)
+    words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", narrow]
     assert main(["protein", "sample", *words, "-o", str(tmp_path / "s")]) == 130
     found = sorted(path.name for path in (tmp_path / "s").iterdir())
-    assert found == ["length_012_sample_00000.pdb", "result.json"]
+    assert found == [".rectiflow", "length_012_sample_00000.pdb", "result.json"]
     told = sample("s", "--length", "12", "--num", "3")
     assert (told["made"], told["kept"]) == (2, 1)
 
 
 def test_trajectories_are_models_of_a_file(sample, tmp_path):
     told = sample("s", "--length", "12", "--trajectory", "--format", "cif")
-    stem = told["samples"][0]["file"].removesuffix(".cif")
+    stem = told["samples"][0]["files"][0].removesuffix(".cif")
     final = positions(tmp_path / "s" / f"{stem}.cif")
     movies = [positions(tmp_path / "s" / f"{stem}_{k}.cif") for k in ("trajectory", "predictions")]
     assert [movie.shape for movie in movies] == [(4, 60, 3), (4, 60, 3)]
@@ -155,8 +142,8 @@ def test_solvers_and_schedules_change_the_samples(sample, tmp_path):
     }
     told = {name: sample(name, "--length", "12", *words) for name, words in flags.items()}
     assert told["midpoint"]["settings"]["nfe"] == 7
-    assert told["bfloat16"]["settings"]["edge_dtype"] == "bfloat16"
-    found = [positions(tmp_path / n / told[n]["samples"][0]["file"]).round(2) for n in flags]
+    assert told["bfloat16"]["settings"]["dtype"] == "bfloat16"
+    found = [positions(tmp_path / n / told[n]["samples"][0]["files"][0]).round(2) for n in flags]
     assert len({array.tobytes() for array in found}) == len(flags)
 
 
@@ -165,12 +152,12 @@ def test_evaluation_reads_the_folder(sample, tmp_path, capsys):
     words = ["protein", "eval", str(tmp_path / "s"), "-o", str(tmp_path / "e")]
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert [row["length"] for row in told["structures"]] == [12, 14]
+    assert [row["length"] for row in told["samples"]] == [12, 14]
     assert told["summary"]["count"] == 2
     assert 0 < told["summary"]["diversity_tm"] <= 1
     with (tmp_path / "e" / "metrics.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == [
-            row["name"] for row in told["structures"]
+            row["name"] for row in told["samples"]
         ]
     assert main([*words[:3], "--no-diversity"]) == 0
     text = capsys.readouterr().out

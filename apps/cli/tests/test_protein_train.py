@@ -10,18 +10,14 @@ from rectiflow_cli.main import main
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.pipeline import BackbonePipeline
 
-DEBUG = ("experiment=debug", "validation.lengths=[12]", "trainer.validate_every=5")
+DEBUG = (
+    *("debug=tiny", "data.min_length=16", "validation.lengths=[12]"),
+    "trainer.validate_every=5",
+)
 PLAIN = "validation.pictures=false"  # drawing takes longer than training here
 
 
-@pytest.fixture(scope="module")
-def work(tmp_path_factory):
-    return tmp_path_factory.mktemp("work")
-
-
-@pytest.fixture(autouse=True)
-def _in_work(work, monkeypatch):
-    monkeypatch.chdir(work)
+pytestmark = pytest.mark.usefixtures("in_work")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +39,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_folder_has_all_of_a_run(trained):
-    for name in ("config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
+    for name in ("run.json", "config.yaml", "version.json", "metrics.csv", "losses.png", ".hydra"):
         assert (trained / name).exists()
     for name in ("last.ckpt", "best.ckpt"):
         assert (trained / "checkpoints" / name).is_file()
@@ -51,7 +47,7 @@ def test_a_run_folder_has_all_of_a_run(trained):
     assert shots == ["step_0000005"]
     inside = {path.name for path in (trained / "samples" / shots[0]).iterdir()}
     assert inside == {
-        *("length_012_sample_00000.pdb", "result.json"),
+        *(".rectiflow", "length_012_sample_00000.pdb", "result.json"),
         *("ramachandran.png", "ca_ca.png", "distances.png"),
     }
 
@@ -74,7 +70,7 @@ def test_the_export_is_the_averaged_network_with_a_card(trained):
     assert (card["step"], card["weights"]) == (5, "moving average 0.999")
     assert card["metrics"]["val/loss"] > 0
     assert card["data"]["module"]["batching"]["max_batch_size"] == 4
-    assert card["version"]["torch"]
+    assert card["version"]["libraries"]["torch"]
     best = json.loads((trained / "export_best" / "config.json").read_text())["card"]
     assert best["step"] == 5
     assert len(BackbonePipeline.from_pretrained(trained / "export")([9], steps=2).samples) == 1
@@ -95,7 +91,7 @@ def test_a_run_that_goes_on_has_the_numbers_of_one_that_did_not_stop(trained, wo
 
 def test_a_run_is_not_overwritten(trained, capsys):
     assert main(["protein", "train", *DEBUG, f"hydra.run.dir={trained}"]) == 2
-    assert f"already holds a run; expected a new folder. Add resume={trained}" in (
+    assert f"already holds a run; expected a new folder. Go on with it by resume={trained}" in (
         capsys.readouterr().err
     )
 
@@ -135,13 +131,13 @@ def test_each_wrong_setting_is_one_line(words, message, trained, work, capsys):
 def test_filters_that_leave_nothing_say_so(trained, capsys):
     words = [*DEBUG, f"data.dir={trained / 'data'}", "data.min_length=300"]
     assert main(["protein", "train", *words]) == 2
-    assert "no chain to train on" in capsys.readouterr().err
+    assert "has no chain in the split 'train'" in capsys.readouterr().err
 
 
 def test_pairs_then_reflow(trained, work, capsys):
     teacher = str(trained / "export")
     words = ["--weights", teacher, "--steps", "3", "--device", "cpu", "--json"]
-    made = ["protein", "pairs", "--lengths", "12,14", "--num", "4", "--keep-all", *words]
+    made = ["protein", "pairs", "--lengths", "12,14", "--num", "8", "--keep-all", *words]
     for part in ("0/2", "1/2"):
         assert main([*made, "--shard", part, "-o", "pairs"]) == 0
     told = json.loads(capsys.readouterr().out.rpartition("}\n{")[2].join(["{", ""]))
@@ -151,9 +147,10 @@ def test_pairs_then_reflow(trained, work, capsys):
     for i in range(8):
         assert parts[i].x0["trans"].equal(whole[i].x0["trans"])
         assert parts[i].x1["trans"].allclose(whole[i].x1["trans"], atol=2e-3)
-    assert main(["protein", "pairs", "--real", str(trained / "data"), *words, "-o", "real"]) == 0
+    assert main(["protein", "pairs", str(trained / "data"), "--real", *words, "-o", "real"]) == 0
     capsys.readouterr()
-    given = ["data.dir=pairs", f"weights={teacher}", "trainer=debug", "data.module.real=real"]
+    given = ["data.dir=pairs", f"weights={teacher}", "data.module.real=real"]
+    given += ["trainer=cpu", "trainer.max_steps=3", "trainer.validate_every=3"]
     more = ["validation.lengths=[12]", "validation.steps=2", PLAIN, "data.module.hold_out_every=4"]
     run = ["protein", "reflow", *given, *more, f"hydra.run.dir={work / 'reflow'}", "--json"]
     assert main(run) == 0
@@ -167,7 +164,7 @@ def test_pairs_then_reflow(trained, work, capsys):
 
 def test_reflow_has_a_debug_experiment(work, capsys):
     words = [
-        "experiment=debug_rectify",
+        "debug=tiny",
         PLAIN,
         "trainer.max_steps=1",
         f"hydra.run.dir={work / 'dr'}",
@@ -181,12 +178,14 @@ def test_reflow_has_a_debug_experiment(work, capsys):
     [
         (["--lengths", "12"], "no pair was kept, got {'broken chain': 1}"),
         (["--lengths", "12", "--keep-all", "--proteinmpnn", "x"], "got no --predictor"),
-        (["--real", "nowhere"], "nowhere"),
-        (["--real", "data", "--rotation", "exact"], "--real inverts by Euler's method"),
+        (["nowhere", "--real"], "nowhere"),
+        (["--real"], "--real needs SHARDS, got neither; expected a folder of prepared chains"),
+        (["{data}", "--real", "--rotation", "exact"], "--real inverts by Euler's method"),
     ],
 )
 def test_pairs_that_cannot_be_made(words, message, trained, work, capsys):
     given = ["--weights", str(trained / "export"), "--steps", "2", "--num", "1", "-o", "bad"]
+    words = [word.format(data=trained / "data") for word in words]
     assert main(["protein", "pairs", *words, *given]) == 2
     err = capsys.readouterr().err
     assert message in err

@@ -9,7 +9,6 @@ import torch
 from rectiflow_audio.data import (
     Augment,
     Clips,
-    DrawnBatches,
     MixtureDataset,
     MixtureRules,
     WaveformDataset,
@@ -149,7 +148,7 @@ def test_target_or_interferer_may_be_missing():
             assert label_heard(item["mixture"]) == "dog"
     assert 15 < kinds["absent"] < 45
     assert 15 < kinds["alone"] < 45
-    with pytest.raises(ValueError, match=r"loop, absent and alone are probabilities"):
+    with pytest.raises(ValueError, match=r"loop, absent, alone and crowd are probabilities"):
         MixtureDataset(clips(), Lengths(), WINDOW, absent=0.6, alone=0.6)
 
 
@@ -205,30 +204,6 @@ def test_single_clips_have_their_peak_or_less():
         WaveformDataset(clips(), WINDOW, quietest_db=3)
 
 
-def test_every_row_comes_once_for_each_draw():
-    source = DrawnBatches(5, 8, seed=1)
-    batches = [source.batches(epoch) for epoch in range(3)]
-    assert all(len(batch) == 1 and len(batch[0]) == 8 for batch in batches)
-    seen = Counter(index for epoch in batches for batch in epoch for index in batch)
-    assert max(seen.values()) == 1
-    assert {row for row, _ in seen} == set(range(5))
-    assert {draw for _, draw in seen} == set(range(6))
-    assert source.batches(2) == batches[2]
-
-
-def test_ranks_share_an_epoch_without_overlap():
-    sources = [DrawnBatches(10, 4, rank=rank, world_size=2) for rank in range(2)]
-    a, b = ({i for batch in s.batches(0) for i in batch} for s in sources)
-    assert len(a) == len(b) == 4
-    assert not a & b
-
-
-@pytest.mark.parametrize("sizes", [(0, 4), (4, 0)])
-def test_batches_need_items(sizes):
-    with pytest.raises(ValueError, match="batches need items"):
-        DrawnBatches(*sizes)
-
-
 def test_clips_must_be_described_and_windows_long_enough():
     with pytest.raises(ValueError, match="got 1 waves, 2 captions and 1 labels"):
         Clips([torch.ones(3)], ["a", "b"], [""])
@@ -244,3 +219,28 @@ def test_a_mixture_is_made_by_the_public_rule():
     expected = mix(a - a.mean(), b - b.mean(), float(item["snr"]))
     assert torch.allclose(item["target"], expected.target, atol=1e-6)
     assert torch.allclose(item["mixture"], expected.mixture, atol=1e-6)
+
+
+def test_both_sounds_of_a_mixture_are_told():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, ask_both=True)
+    for row in range(9):
+        item = data[row]
+        assert data.clips.labels[data.partner(row)] == label_heard(item["other"])
+        torch.testing.assert_close(
+            item["target"] + item["other"], item["mixture"], atol=1e-5, rtol=0
+        )
+        told = len("a ") + len(label_heard(item["other"]))
+        assert float(item["other_context"][0, 0]) == told
+
+
+def test_a_crowd_holds_a_third_sound_that_nobody_asks_for():
+    data = MixtureDataset(clips(), Lengths(), WINDOW, crowd=1.0, ask_both=True)
+    for row in range(9):
+        item = data[row]
+        third = item["mixture"] - item["target"] - item["other"]
+        heard = [label_heard(wave) for wave in (item["target"], item["other"], third)]
+        assert sorted(heard) == sorted(LABELS)
+    lone = MixtureDataset(clips(), Lengths(), WINDOW, crowd=1.0, absent=1.0, ask_both=True)[4]
+    assert not lone["target"].any()
+    assert float(lone["mixture"].abs().max()) == pytest.approx(0.5, rel=1e-4)
+    assert lone["other"].any()

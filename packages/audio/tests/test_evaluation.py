@@ -111,7 +111,7 @@ def test_files_and_text(examples, tmp_path):
     assert len(rows) == 9
     assert float(rows[0]["sdri"]) == found.rows[0]["sdri"]
     assert json.loads(summary.read_text()) == found.summary
-    assert not list(tmp_path.glob(".*"))
+    assert [path.name for path in tmp_path.glob(".*")] == [".rectiflow"]
     lines = found.table().splitlines()
     assert lines[0].split()[:5] == ["system", "sdr", "↑", "sdri", "↑"]
     assert "mel_lsd ↓" in lines[0]

@@ -2,8 +2,11 @@
 
 import csv
 import logging
+import random
+import unicodedata
 
 import pytest
+from rectiflow_audio.data import read_captions
 from rectiflow_audio.data.lists import (
     AUDIOCAPS,
     AUDIOCAPS_LABELS,
@@ -16,6 +19,7 @@ from rectiflow_audio.data.lists import (
     VGGSOUND,
     files_of,
 )
+from rectiflow_audio.data.tables import TableError
 
 
 def write(path, header, *rows):
@@ -128,7 +132,7 @@ def test_missing_sounds_are_counted_or_left_out(tmp_path, caplog):
 
 
 def test_wrong_lists_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no list .*absent\.csv"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*absent\.csv; expected a CSV"):
         ESC50.read(tmp_path / "absent.csv", tmp_path)
     path = write(tmp_path / "list.csv", ["idx", "caption"], [0, "dog"])
     with pytest.raises(ValueError, match=r"lacks columns \['src_wav', 'noise_wav'\], got \['idx'"):
@@ -156,3 +160,70 @@ def test_every_form_names_its_own_columns():
     for name, form in FORMS.items():
         used = {form.query, form.target, form.mixture, form.snr, form.label, form.index}
         assert used | {*form.interferers} <= {*form.columns, None}, name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "0,dog,a.wav,b.wav\n1,someone, speaking,a.wav,b.wav\n",
+            "line 3 has too many cells, got 5",
+        ),
+        ('0,"dog,a.wav,b.wav\n1,cat,a.wav,b.wav\n', "expected every quote to be closed"),
+        ('0,"dog" barks,a.wav,b.wav\n', "expected every quote to be closed"),
+        ("0,d\xf6g,a.wav,b.wav\n", "is not UTF-8 text"),
+    ],
+)
+def test_cells_are_never_guessed(tmp_path, text, message):
+    touch(tmp_path, "a.wav", "b.wav")
+    path = tmp_path / "list.csv"
+    path.write_bytes(b"idx,caption,src_wav,noise_wav\n" + text.encode("latin-1"))
+    with pytest.raises(TableError, match=message):
+        ESC50.read(path, tmp_path)
+
+
+def test_names_are_found_in_either_form_and_keep_their_spaces(tmp_path):
+    touch(tmp_path, unicodedata.normalize("NFD", "sub\u00e9/caf\u00e9.wav"), "two  spaces.wav")
+    named = unicodedata.normalize("NFC", "sub\u00e9/caf\u00e9.wav")
+    row = [0, "dog", named, "two  spaces.wav"]
+    path = write(tmp_path / "list.csv", ["idx", "caption", "src_wav", "noise_wav"], row)
+    (found,) = ESC50.read(path, tmp_path)
+    assert all(file.is_file() for file in files_of(found))
+    row[2] = "x" * 300 + "\u00e9.wav"
+    path = write(tmp_path / "list.csv", ["idx", "caption", "src_wav", "noise_wav"], row)
+    with pytest.raises(FileNotFoundError, match="1 mixtures of"):
+        ESC50.read(path, tmp_path)
+
+
+def mutated(data: bytearray, draws: random.Random) -> bytes:
+    """Change, cut, or repeat some bytes."""
+    for _ in range(draws.choice((1, 2, 8))):
+        at = draws.randrange(len(data))
+        part = draws.choice((b'"', b",", b"\n", b"\xff", b"\0", b"", data[: draws.randrange(9)]))
+        data[at : at + draws.randrange(4)] = part
+        data = data or bytearray(b"x")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_lists_raise_what_is_documented(tmp_path, count):
+    draws = random.Random(0)
+    table = b'file,caption,label\na.wav,"a dog, barking",dog\nb.wav,rain,rain\n'
+    lines = b'{"wav": "a.wav", "caption": "a dog"}\n{"file": "b.wav", "caption": "rain"}\n'
+    mixtures = b"source,noise,snr,caption\na,b,-3,a dog barks\n"
+    touch(tmp_path, "a.wav", "b.wav")
+    read, told = 0, []
+    for k in range(count):
+        name, data = (("x.csv", table), ("x.jsonl", lines), ("y.csv", mixtures))[k % 3]
+        (tmp_path / name).write_bytes(mutated(bytearray(data), draws))
+        try:
+            if name == "y.csv":
+                DCASE2024.read(tmp_path / name, tmp_path)
+            else:
+                read_captions(tmp_path / name)
+            read += 1
+        except (ValueError, FileNotFoundError) as error:
+            told.append(error)
+    assert {type(error) for error in told} <= {ValueError, TableError, FileNotFoundError}
+    assert all(str(error).startswith((str(tmp_path), "1 mixtures")) for error in told)
+    assert count * 0.05 < read < count * 0.95

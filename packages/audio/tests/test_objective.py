@@ -8,17 +8,7 @@ from rectiflow.randomness import counter_generator
 from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
 from rectiflow_audio.networks import UNetConfig, VaeConfig
 
-SIZES = UNetConfig(
-    latent_channels=2,
-    out_channels=2,
-    channels=8,
-    multipliers=(1, 2),
-    attention=(False, True),
-    blocks=1,
-    head_channels=8,
-    context_channels=6,
-    groups=4,
-)
+SIZES = UNetConfig(2, 2, 8, (1, 2), (False, True), 1, 8, 6, groups=4)
 
 
 @pytest.fixture(scope="module")

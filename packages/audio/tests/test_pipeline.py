@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from rectiflow.conditioning import TextEmbedding
 from rectiflow.solvers import Heun
+from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio import (
     GriffinLim,
     Masking,
@@ -25,9 +27,10 @@ from rectiflow_audio import (
 from rectiflow_audio.candidates import Best, Medoid
 from rectiflow_audio.data import mix
 from rectiflow_audio.examples import KICK_DRUM, RAIN
-from rectiflow_audio.io import AudioFileError, read_audio, write_audio
+from rectiflow_audio.io import AudioFileError, AudioWriter, read_audio, sound_info, write_audio
 from rectiflow_audio.metrics import si_sdr
-from rectiflow_audio.pipeline import PRETRAINED
+from rectiflow_audio.result import file_names
+from rectiflow_audio.separator import Separator, one_place
 from rectiflow_audio.windows import Windows
 
 RATE = 16_000
@@ -55,19 +58,8 @@ def hash_of(text: str) -> int:
 @pytest.fixture(scope="module")
 def pipe() -> SeparationPipeline:
     torch.manual_seed(0)
-    unet = SeparationUNet(
-        UNetConfig(
-            latent_channels=4,
-            out_channels=4,
-            channels=16,
-            multipliers=(1, 2),
-            attention=(False, True),
-            blocks=1,
-            head_channels=8,
-            context_channels=12,
-            groups=4,
-        )
-    )
+    sizes = UNetConfig(4, 4, 16, (1, 2), (False, True), 1, 8, 12, groups=4)
+    unet = SeparationUNet(sizes)
     vae = SpectrogramVae(
         VaeConfig(channels=8, multipliers=(1, 1, 2), blocks=1, latent_channels=4, groups=4), 0.5
     )
@@ -138,6 +130,26 @@ def test_the_mean_channels_mask_serves_every_channel(pipe, mixture):
     np.testing.assert_allclose(one[0], each[0], atol=1e-5)
 
 
+def test_one_place_keeps_levels_between_channels(pipe, mixture):
+    panned = np.concatenate([mixture[:1], 0.25 * mixture[:1]])
+    left, right = pipe(panned, RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(right, 0.25 * left, atol=1e-5)
+    alone = pipe(mixture[:1], RATE, "rain").estimates[0].samples
+    np.testing.assert_allclose(left, alone[0], atol=1e-5)
+
+
+def test_one_place_follows_the_louder_channel():
+    steady = torch.tensor([1.0, 2.0, 3.0, 4.0])[:, None].log()  # frames, one band
+    wild = torch.tensor([0.4, 0.1, 0.2, 0.3])[:, None].log()
+    gain = torch.tensor([[1.0], [2.0]])
+    mels = torch.stack([steady, wild + gain[1].log()])[:, None]
+    placed = (one_place(mels, gain, 2) - gain.log()[:, None, :, None])[:, 0, :, 0]
+    difference = (placed[1] - placed[0]).exp()
+    torch.testing.assert_close(difference, difference[:1].expand(4))
+    torch.testing.assert_close(difference[0], (0.3 / 30.0) ** torch.tensor(0.5))
+    torch.testing.assert_close(placed[0].exp(), steady[:, 0].exp(), rtol=0.05, atol=0)
+
+
 def test_results_are_a_function_of_the_seed(pipe, mixture):
     found = [pipe(mixture, RATE, "rain", seed=s).estimates[0].samples for s in (3, 3, 4)]
     np.testing.assert_array_equal(found[0], found[1])
@@ -178,10 +190,13 @@ def test_other_solvers_serve(pipe, mixture):
     assert result.settings["nfe"] == 4
 
 
-def test_bfloat16_is_near_float32(pipe, mixture):
+def test_bfloat16_is_near_float32(pipe, mixture, monkeypatch):
     wave = mixture[:, :9000]
     full = pipe(wave, RATE, "rain").estimates[0].samples
-    low = pipe(wave, RATE, "rain", dtype=torch.bfloat16).estimates[0].samples
+    monkeypatch.setattr(pipe, "dtype", torch.bfloat16)
+    result = pipe(wave, RATE, "rain")
+    low = result.estimates[0].samples
+    assert result.settings["dtype"] == "bfloat16"
     assert 0 < np.abs(full - low).max() < 0.05
 
 
@@ -237,34 +252,34 @@ def test_files_of_any_length_are_streamed(pipe, mixture, tmp_path):
     calls = []
     summary = pipe.separate_file(
         tmp_path / "in.wav",
-        ["rain", "a dog barks"],
-        [tmp_path / "rain.wav", tmp_path / "dog.flac"],
-        residual_out=tmp_path / "rest.wav",
+        pipe.request(["rain", "a dog barks"], residual=True),
+        [tmp_path / name for name in ("rain.wav", "dog.flac", "rest.wav")],
         progress=lambda done, total: calls.append((done, total)),
     )
-    found = pipe(mixture, RATE, ["rain", "a dog barks"])
+    found = pipe(mixture, RATE, ["rain", "a dog barks"], residual=True)
     written = read_audio(tmp_path / "rain.wav").samples
     np.testing.assert_allclose(written, found.estimates[0].samples, atol=1e-4)
     assert read_audio(tmp_path / "dog.flac").samples.shape == mixture.shape
     assert calls[-1][0] == calls[-1][1] == len(calls)
-    assert summary["files"] == ["rain.wav", "dog.flac", "rest.wav"]
+    assert read_audio(tmp_path / "rest.wav").samples.any()
     assert summary["energy"]["rain"] == pytest.approx(found.estimates[0].energy, rel=1e-2)
 
 
 def test_a_failure_leaves_no_file(pipe, tmp_path):
     (tmp_path / "no.wav").write_bytes(b"RIFF")
     with pytest.raises(AudioFileError, match=r"no\.wav"):
-        pipe.separate_file(tmp_path / "no.wav", "rain", [tmp_path / "out.wav"])
+        pipe.separate_file(tmp_path / "no.wav", pipe.request("rain"), [tmp_path / "out.wav"])
     assert [p.name for p in tmp_path.iterdir()] == ["no.wav"]
 
 
 def test_results_are_saved_under_their_queries(pipe, mixture, tmp_path):
     result = pipe(mixture[:, :9000], RATE, ["A dog barks!", "a dog barks"], residual=True)
     files = result.save(tmp_path / "out")
-    assert [f.name for f in files] == ["a_dog_barks_0.wav", "a_dog_barks_1.wav", "residual.wav"]
+    assert [f.name for f in files] == ["a_dog_barks.wav", "a_dog_barks_2.wav", "residual.wav"]
     summary = json.loads((tmp_path / "out" / "result.json").read_text())
-    assert summary["queries"] == ["A dog barks!", "a dog barks"]
-    assert summary["weights_hash"]
+    assert summary["settings"]["queries"] == ["A dog barks!", "a dog barks"]
+    assert len(summary["settings"]["weights_hash"]) == 64
+    assert summary["samples"][0]["files"] == [path.name for path in files]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -288,7 +303,7 @@ def test_saved_pipelines_come_back(pipe, mixture, tmp_path, dtype):
         ({"steps": 0}, "at least 1"),
         ({"n_candidates": 0}, "at least 1"),
         ({"guidance": -1.0}, "guidance must be at least 0"),
-        ({"channels": "left"}, "'each' or 'mid'"),
+        ({"channels": "left"}, "'image', 'each' or 'mid'"),
         ({"waveform": Vocoding()}, "no vocoder"),
         ({"waveform": GriffinLim(), "consistent": True}, "sum to the mixture"),
         ({"waveform": GriffinLim(), "channels": "mid"}, "makes no mask"),
@@ -336,7 +351,7 @@ def test_shipped_checkpoints_share_their_autoencoder_and_fit_the_limit():
     assert small.vae.state_dict().keys() == rectified.vae.state_dict().keys()
     for name, value in small.vae.state_dict().items():
         torch.testing.assert_close(value, rectified.vae.state_dict()[name], rtol=0, atol=0)
-    files = [path for path in PRETRAINED.rglob("*") if path.is_file()]
+    files = [path for path in SeparationPipeline.shipped.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16 * 2**20
 
 
@@ -347,3 +362,148 @@ def test_the_small_checkpoint_separates_sounds_it_knows():
     found = pipe(mixture, RATE, "rain is falling").estimates[0].samples[0]
     gain = si_sdr(torch.from_numpy(found), target) - si_sdr(mixture, target)
     assert gain > 5
+
+
+def tone(samples: int = 16_000) -> np.ndarray:
+    return (0.2 * np.random.default_rng(1).standard_normal((1, samples))).astype(np.float32)
+
+
+def test_channels_that_cancel_are_told_of(pipe, tmp_path):
+    wave = tone()
+    stereo = np.concatenate([wave, -wave])
+    message = r"the channels cancel, their mean holds \S+ of their power; .* channels='each'"
+    with pytest.raises(ValueError, match=message):
+        pipe(stereo, RATE, "rain", channels="mid")
+    write_audio(tmp_path / "in.wav", stereo, RATE)
+    request = pipe.request("rain", channels="mid")
+    with pytest.raises(AudioFileError, match=r"in\.wav: " + message):
+        pipe.separate_file(tmp_path / "in.wav", request, [tmp_path / "out.wav"])
+    assert not (tmp_path / "out.wav").exists()
+    assert not pipe(0 * stereo, RATE, "rain", channels="mid").estimates[0].samples.any()
+
+
+@pytest.mark.parametrize("samples", [9000, 16_000])
+def test_channels_with_offsets_of_their_own_give_what_they_give_without(pipe, samples):
+    wave = np.concatenate([tone(samples), 0.5 * tone(samples)])
+    offsets = np.array([[0.3], [-0.3]], np.float32)
+    plain = pipe(wave, RATE, "rain", channels="mid").estimates[0].samples
+    shifted = pipe(wave + offsets, RATE, "rain", channels="mid").estimates[0].samples
+    np.testing.assert_allclose(shifted, plain, atol=2e-3 * np.abs(plain).max())
+
+
+def test_two_wordings_of_one_sound_leave_no_inverted_residual(pipe, mixture):
+    """The same query twice: the masks are equal, and together at most 1."""
+    result = pipe(mixture, RATE, ["rain", "rain", "rain!"], residual=True)
+    gain = (result.residual * mixture).sum() / np.square(mixture).sum()
+    assert -1e-3 < gain < 1
+    total = sum(e.samples for e in result.estimates) + result.residual
+    np.testing.assert_allclose(total, mixture, atol=1e-5)
+    np.testing.assert_array_equal(result.estimates[0].samples, result.estimates[1].samples)
+
+
+def test_consistency_needs_two_sources_of_which_the_residual_is_one(pipe, mixture):
+    with pytest.raises(ValueError, match="one estimate that sums to the mixture is the mixture"):
+        pipe(mixture, RATE, "rain", consistent=True)
+    plain = pipe(mixture, RATE, "rain", residual=True)
+    firm = pipe(mixture, RATE, "rain", residual=True, consistent=True)
+    np.testing.assert_array_equal(firm.estimates[0].samples, plain.estimates[0].samples)
+    assert firm.residual.any()
+
+
+def test_arrays_of_another_kind_are_told_of(pipe, mixture):
+    with pytest.raises(ValueError, match=r"must hold floats, got int16; .* by 32768"):
+        pipe((mixture * 32_768).astype(np.int16), RATE, "rain")
+    with pytest.raises(ValueError, match=r"got \(30011, 2\)\. Channels come first: .* mixture\.T"):
+        pipe(mixture.T, RATE, "rain")
+    with pytest.raises(ValueError, match=r"a query is no text, .* in the encoding of the terminal"):
+        pipe(mixture, RATE, "caf\udce9")
+    doubled = pipe(mixture.astype(np.float64), RATE, "rain").estimates[0].samples
+    np.testing.assert_array_equal(doubled, pipe(mixture, RATE, "rain").estimates[0].samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("window_seconds", 1e12),
+        ("window_seconds", float("nan")),
+        ("window_seconds", "10"),
+        ("steps", 0),
+        ("steps", True),
+        ("steps", 2.5),
+        ("guidance", -1),
+        ("has_vocoder", 1),
+        ("text_encoder", None),
+        ("colour", "red"),
+    ],
+)
+def test_settings_of_a_checkpoint_are_checked(pipe, tmp_path, name, value):
+    pipe.save_pretrained(tmp_path)
+    described = json.loads((tmp_path / "config.json").read_text())
+    described["settings"][name] = value
+    (tmp_path / "config.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=rf"config\.json: is damaged.*{name}"):
+        SeparationPipeline.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json: is damaged"):
+        SeparationPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("level", [1e-4, 0.1, 3.0])
+def test_files_have_the_depth_of_the_recording(pipe, tmp_path, subtype, level):
+    if level > 1 and subtype != "FLOAT":
+        pytest.skip("beyond full scale only floats")
+    wave = level * tone() / np.abs(tone()).max()
+    write_audio(tmp_path / "in.wav", wave, RATE, subtype=subtype)
+    parts = [tmp_path / "rain.wav", tmp_path / "rest.wav"]
+    pipe.separate_file(tmp_path / "in.wav", pipe.request("rain", residual=True), parts)
+    assert {sound_info(path).subtype for path in parts} == {subtype}
+    step = {"PCM_16": 2**-15, "PCM_24": 2**-23, "FLOAT": 1e-6 * level}[subtype]
+    total = sum(read_audio(path).samples for path in parts)
+    np.testing.assert_allclose(total, read_audio(tmp_path / "in.wav").samples, atol=1.1 * step)
+
+
+def test_file_names_of_queries_never_clash():
+    queries = ["rain", "Rain!", "rain 2", "residual", "Шум дождя", "?", "é" * 200]
+    names = [name.removesuffix(".wav") for name in file_names(queries)]
+    assert names[:6] == ["rain", "rain_2", "rain_2_2", "residual_2", "шум_дождя", "estimate"]
+    assert len(set(names)) == len(names)
+    assert max(len(name.encode()) for name in names) <= 120
+
+
+def resident() -> float:
+    """Return this process's resident memory in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    [told] = (line for line in lines if line.startswith("VmRSS:"))
+    return int(told.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="needs Linux to tell memory")
+def test_memory_does_not_grow_with_the_length(pipe, tmp_path, monkeypatch):
+    """Ten minutes of stereo, 202 MiB as floats, through all but the networks.
+
+    The long form, an hour with networks, is ``benchmarks/audio_memory.py``.
+    """
+    sizes, memory = set(), []
+
+    def halves(self, waves, real=None):
+        sizes.add(len(waves))
+        return torch.stack([0.25 * waves, 0.75 * waves], 1)
+
+    monkeypatch.setattr(Separator, "separate", halves)
+    monkeypatch.setattr(pipe, "settings", replace(pipe.settings, window_seconds=10.24))
+    with AudioWriter(tmp_path / "in.wav", 44_100, 2) as writer:
+        for _ in range(60):
+            writer.write(np.full((2, 441_000), 0.1, np.float32))
+    files = tmp_path / "part.wav", tmp_path / "rest.wav"
+    pipe.separate_file(
+        tmp_path / "in.wav",
+        "rain",
+        files[:1],
+        residual_out=files[1],
+        progress=lambda done, total: memory.append(resident()),
+    )
+    assert {sound_info(path).samples for path in files} == {26_460_000}
+    assert max(sizes) == 4  # of two channels each: eight latents on a CPU
+    early = len(memory) // 4
+    assert max(memory[early:]) - max(memory[:early]) < 48

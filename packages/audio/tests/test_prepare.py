@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +19,7 @@ import torch
 from rectiflow.storage.preparation import split_of
 from rectiflow.storage.shards import ShardError
 from rectiflow_audio.data import (
+    MixtureDataset,
     PreparedSounds,
     TextTable,
     Wordings,
@@ -28,11 +28,8 @@ from rectiflow_audio.data import (
     prepare,
     read_captions,
 )
-from rectiflow_audio.data.shards import pack_wave, unpack_wave
+from rectiflow_audio.data.prepared import pack_wave, unpack_wave
 
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-SOUNDS = SHARED / "data" / "audio"
 RATE = 16_000
 
 
@@ -93,6 +90,11 @@ def fingerprint(folder: Path) -> dict[str, str]:
     }
 
 
+def rows_of(sounds: PreparedSounds) -> list[dict]:
+    table = sounds.table
+    return [{key: table[key][i] for key in table} for i in range(len(sounds))]
+
+
 def refusals(out: Path) -> list[tuple[str, str]]:
     with (out / "rejected.csv").open(newline="", encoding="utf-8") as file:
         return [(row["file"], row["reason"]) for row in csv.DictReader(file)]
@@ -104,9 +106,10 @@ def test_every_row_is_used_or_refused_with_a_reason(folder, tmp_path):
     out = tmp_path / "out"
     report = prepare(folder, out, progress=lambda *done: seen.append(done))
     assert fingerprint(folder) == before
-    assert (report.files, report.clips, report.rejected, report.unlisted) == (70, 61, 9, 1)
-    assert report.labels == 4
-    assert report.seconds == pytest.approx(61 * 0.2)
+    assert (report.inputs, report.accepted, report.rejected) == (70, 61, 9)
+    assert report.counts["labels"] == 4
+    assert report.counts["unlisted files"] == 1
+    assert report.counts["seconds"] == pytest.approx(61 * 0.2)
     assert seen == [(32, 70), (64, 70), (70, 70)]
     assert not (out / ".partial").exists()
     expected = [
@@ -124,28 +127,27 @@ def test_every_row_is_used_or_refused_with_a_reason(folder, tmp_path):
     assert [file for file, _ in found] == [file for file, _ in expected]
     for (_, reason), (_, part) in zip(found, expected, strict=True):
         assert part in reason
-    assert "61 clips, 0.2 minutes in 4 classes" in str(report)
-    assert "1 sound files are not in the list" in str(report)
+    assert "61 clips of 70 inputs (12.2 seconds, 4 labels, 1 unlisted files, " in str(report)
 
 
 def test_what_is_stored_is_what_was_listed(prepared):
     _, out = prepared
     sounds = PreparedSounds(out, verify=True)
     assert len(sounds) == 61
-    table = {row["source"]: (i, row) for i, row in enumerate(sounds.table)}
+    table = {row["source"]: (i, row) for i, row in enumerate(rows_of(sounds))}
     for k in (0, 17, 59):
         row, told = table[f"sub/s{k:02d}.{('wav', 'flac')[k % 2]}"]
         wave = unpack_wave(sounds.records[row])
         assert np.array_equal(wave.numpy(), noise(k)[:, 0] / np.float32(32768))
         assert (told["caption"], told["label"]) == (f"noise {k}", "ab"[k % 2])
-        assert (told["seconds"], told["sample_rate"], told["channels"]) == ("0.2000", "16000", "1")
+        assert (told["seconds"], told["sample_rate"], told["channels"]) == (0.2, 16_000, 1)
     assert table["other.wav"][1]["caption"] == "a noise, named other"
-    assert sounds.records.names[0] == sounds.table[0]["name"] == "s00"
+    assert sounds.records.names[0] == sounds.table["name"][0] == "s00"
 
 
 def test_splits_come_from_the_list_or_from_the_name(prepared):
     report, out = prepared
-    table = PreparedSounds(out).table
+    table = rows_of(PreparedSounds(out))
     for k, row in enumerate(table[:60]):
         drawn = split_of(row["source"], {"train": 0.9, "valid": 0.05, "test": 0.05})
         assert row["split"] == ("train", "valid", "test", drawn)[k % 4]
@@ -391,7 +393,7 @@ def test_damaged_folders_are_told(prepared, tmp_path):
     with pytest.raises(ValueError, match="has 60 rows for 61 records"):
         PreparedSounds(out)
     (out / "metadata.csv").write_text(text + "x,y\n")
-    with pytest.raises(ValueError, match=r"a damaged row near line \d+"):
+    with pytest.raises(ValueError, match="line 63 has 2 cells; expected 8"):
         PreparedSounds(out)
     (out / "metadata.csv").write_text("name\nx\n")
     with pytest.raises(ValueError, match="lacks the columns source, label"):
@@ -403,7 +405,7 @@ def test_an_empty_split_is_told(tmp_path):
     soundfile.write(tmp_path / "in" / "a.wav", noise(0), RATE)
     write_list(tmp_path / "in", [{"file": "a.wav", "caption": "a", "split": "train"}])
     prepare(tmp_path / "in", tmp_path / "out")
-    with pytest.raises(ValueError, match="has no clip in the split 'test', got 1 clips in all"):
+    with pytest.raises(ValueError, match="has no clip in the split 'test', got 1 clips"):
         PreparedSounds(tmp_path / "out").clips("test")
 
 
@@ -421,16 +423,16 @@ def test_prepared_sounds_need_no_sound_library(prepared):
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-@pytest.mark.skipif(not SOUNDS.is_dir(), reason="needs the shared sounds")
-def test_real_recordings_and_the_awkward_ones(tmp_path):
+def test_real_recordings_and_the_awkward_ones(shared_data, tmp_path):
     """Every awkward file is used or refused with its own reason."""
-    raw = sorted(path.name for path in (SOUNDS / "raw").iterdir() if path.suffix != ".csv")
+    sounds = shared_data / "audio"
+    raw = sorted(path.name for path in (sounds / "raw").iterdir() if path.suffix != ".csv")
     rows = [{"file": f"raw/{name}", "caption": name, "split": "test"} for name in raw]
-    first = next(csv.DictReader((SOUNDS / "metadata.csv").open(encoding="utf-8")))
+    first = next(csv.DictReader((sounds / "metadata.csv").open(encoding="utf-8")))
     rows.append({"file": first["file"], "caption": first["caption"], "split": "train"})
     path = write_list(tmp_path, rows)
-    report = prepare(SOUNDS, tmp_path / "out", captions=path)
-    assert report.clips + report.rejected == len(raw) + 1
+    report = prepare(sounds, tmp_path / "out", captions=path)
+    assert report.accepted + report.rejected == len(raw) + 1
     refused = dict(refusals(tmp_path / "out"))
     expected = {"tabla_20ms.wav", "silent_3s.wav", "rooster_truncated.wav", "corrupt_header.wav"}
     assert {Path(file).name for file in refused} == expected
@@ -445,7 +447,7 @@ def test_a_list_of_bad_files_gives_an_empty_folder_and_a_warning(tmp_path, caplo
     (tmp_path / "in").mkdir()
     write_list(tmp_path / "in", [{"file": "absent.wav", "caption": "a"}])
     report = prepare(tmp_path / "in", tmp_path / "out", encode=LetterEncoder())
-    assert (report.clips, report.rejected, report.seconds) == (0, 1, 0)
+    assert (report.accepted, report.rejected, report.counts["seconds"]) == (0, 1, 0)
     assert "no clip was accepted" in caplog.text
     assert len(PreparedSounds(tmp_path / "out")) == 0
 
@@ -464,5 +466,35 @@ def test_one_odd_file_does_not_end_a_preparation(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rectiflow_audio.data.extract.resample", odd)
     report = prepare(tmp_path / "in", tmp_path / "out")
-    assert report.clips == 1
+    assert report.accepted == 1
     assert refusals(tmp_path / "out") == [("a.wav", "unforeseen RuntimeError: odd")]
+
+
+def test_every_caption_of_a_file_is_kept_and_drawn(tmp_path):
+    inputs = tmp_path / "in"
+    inputs.mkdir()
+    rows = []
+    for name in ("dog", "rain"):
+        soundfile.write(inputs / f"{name}.wav", noise(len(name)), RATE)
+        rows += [{"file": f"{name}.wav", "caption": f"{name} {k}", "label": name} for k in range(5)]
+    shutil.copy(inputs / "dog.wav", inputs / "copy.wav")
+    rows.append({"file": "copy.wav", "caption": "a copy", "label": "dog"})
+    rows.append({"file": "dog.wav", "caption": "dog 0", "label": "dog"})
+    rows.append({"file": "dog.wav", "caption": "a cat", "label": "cat"})
+    write_list(inputs, rows)
+    report = prepare(inputs, tmp_path / "out", fractions={"train": 1, "valid": 0, "test": 0})
+    assert (report.accepted, report.rejected) == (
+        2,
+        3,
+    )  # by name, words or label
+    sounds = PreparedSounds(tmp_path / "out")
+    sounds.encode(LetterEncoder())
+    clips = sounds.clips("train")
+    assert sorted(clips.texts) == sorted(
+        f"{name} {k}" for name in ("dog", "rain") for k in range(5)
+    )
+    generator = torch.Generator().manual_seed(0)
+    drawn = {clips.draw_caption(0, generator) for _ in range(100)}
+    assert drawn == {f"dog {k}" for k in range(5)}
+    dataset = MixtureDataset(clips, sounds.texts, 0.2)
+    assert {dataset[(1, draw)]["caption"] for draw in range(60)} == {f"rain {k}" for k in range(5)}

@@ -56,7 +56,7 @@ def test_the_folder_trains_with_the_shipped_text_encoder(tmp_path):
     out = prepare_synthetic(tmp_path / "out", num=5, seconds=0.3)
     sounds = PreparedSounds(out)
     assert [len(sounds.rows(split)) for split in ("train", "valid", "test")] == [5, 2, 0]
-    assert {row["caption"] for row in sounds.table} == {caption for _, caption in KINDS.values()}
+    assert set(sounds.table["caption"]) == {caption for _, caption in KINDS.values()}
     assert sounds.texts.width == 384
-    assert all(row["caption"] in sounds.texts for row in sounds.table)
+    assert all(caption in sounds.texts for caption in sounds.table["caption"])
     assert (tmp_path / "out_sounds" / "metadata.csv").is_file()

@@ -29,12 +29,7 @@ SIZES = VaeConfig(channels=8, multipliers=(1, 2), blocks=1, latent_channels=2, g
 MEL = MelConfig(n_fft=256, hop=64, n_mels=16)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class MeanSquare(nn.Module):

@@ -1,6 +1,7 @@
 """The authors' checkpoints: read back as written, every tensor accounted for, told by network."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,26 +10,19 @@ from rectiflow.storage.tensor_files import CheckpointError
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.networks.vocoder import BigVgan, VocoderConfig
 from rectiflow_audio.weights import (
-    LEFTOVERS,
     OfficialFlowSep,
     load_official,
     load_official_vae,
     load_official_vocoder,
+    read_vocoder_config,
     to_official,
     unet_to_official,
     vae_to_official,
     without_unused_outputs,
 )
+from rectiflow_audio.weights.parts import LEFTOVERS
 
-UNET = UNetConfig(
-    latent_channels=2,
-    out_channels=4,
-    channels=32,
-    multipliers=(1, 2),
-    attention=(False, True),
-    blocks=1,
-    context_channels=12,
-)
+UNET = UNetConfig(2, 4, 32, (1, 2), (False, True), 1, context_channels=12)
 VAE = VaeConfig(channels=32, multipliers=(1, 2), blocks=1, latent_channels=2, inner_channels=3)
 VOCODER = VocoderConfig(n_mels=8, channels=32, block_kernels=(3,), dilations=((1, 3, 5),))
 VOCODER_JSON = {
@@ -330,3 +324,48 @@ def test_bad_yaml_is_told(tensors, write, tmp_path):
 def test_missing_file_is_told(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file of weights at"):
         load_official(tmp_path / "v2_100k.ckpt")
+
+
+def test_a_vocoders_config_is_read_as_the_authors_class_reads_it(tmp_path):
+    """Surplus entries are ignored; blocks use three dilations, those of the second kind two."""
+    surplus = VOCODER_JSON | {
+        "resblock_dilation_sizes": [[1, 3, 5, 7], [1, 3, 5]],
+        "upsample_kernel_sizes": [*VOCODER.kernels, 4],
+    }
+    assert VocoderConfig.from_official(surplus) == VOCODER
+    second = VocoderConfig.from_official(surplus | {"resblock": "2"})
+    assert (second.is_paired, second.dilations) == (False, ((1, 3),))
+    for name, value in (
+        ("resblock_dilation_sizes", []),
+        ("upsample_kernel_sizes", [16]),
+        ("upsample_rates", []),
+        ("num_mels", "80"),
+        ("resblock_kernel_sizes", [3.5]),
+    ):
+        with pytest.raises(ValueError, match=r"vocoder config has|must list the same"):
+            VocoderConfig.from_official(VOCODER_JSON | {name: value})
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"config\.json"):
+            read_vocoder_config(tmp_path / "config.json")
+
+
+def test_only_what_the_authors_classes_can_be_is_written_for_them(model):
+    unet = SeparationUNet(replace(UNET, groups=16))
+    with pytest.raises(ValueError, match=r"the UNet has 16 groups .* expected 32"):
+        to_official(replace(model, unet=unet))
+    for change, message in (({"groups": 8}, "has 8 groups"), ({"mel_mean": -5.0}, "takes mean -5")):
+        with pytest.raises(ValueError, match=message):
+            to_official(replace(model, vae=SpectrogramVae(replace(VAE, **change))))
+    with pytest.raises(ValueError, match=r"multiple of 32 channels, got \[48, 96\]"):
+        replace(VAE, channels=48)
+    with pytest.raises(ValueError, match="multiple of 32 channels"):
+        replace(UNET, channels=20)
+
+
+@pytest.mark.parametrize("name", ["model_ema.diffusion_modelout0weight", "scale_factor"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tensors, write, name, bad):
+    tensors[name] = torch.full_like(tensors[name], bad)
+    with pytest.raises(CheckpointError, match=r"NaN or infinity|expected a number above 0"):
+        load_official(write(tensors))

@@ -11,6 +11,8 @@ import pytest
 import torch
 from rectiflow_protein.data import (
     BackboneDataset,
+    Crop,
+    CropBatches,
     LengthBatches,
     LengthFilter,
     MaximumFilter,
@@ -179,14 +181,14 @@ def _record(n: int, seed: int = 0) -> dict[str, torch.Tensor]:
 def test_example_is_centred_and_oriented_by_its_atoms():
     record = _record(30)
     item = BackboneDataset([record])[0]
-    assert item["trans_1"].mean(0).abs().max() < 1e-4
-    assert torch.allclose(item["quat_1"].norm(dim=-1), torch.ones(30), atol=1e-6)
+    assert item["x1.trans"].mean(0).abs().max() < 1e-4
+    assert torch.allclose(item["x1.rot"].norm(dim=-1), torch.ones(30), atol=1e-6)
     assert item["res_idx"].tolist() == list(range(1, 31))
     assert item["res_mask"].eq(1).all()
     assert item["diffuse_mask"].eq(1).all()
     from rectiflow.spaces import quat_to_rotmat
 
-    axis = quat_to_rotmat(item["quat_1"])[..., 0]
+    axis = quat_to_rotmat(item["x1.rot"])[..., 0]
     towards_c = record["coords"][:, 2] - record["coords"][:, 1]
     cosine = torch.cosine_similarity(axis, towards_c, dim=-1)
     assert cosine.min() > 1 - 1e-5
@@ -216,14 +218,14 @@ def test_collate_pads_with_masked_identities():
     dataset = BackboneDataset([_record(5, 1), _record(9, 2)])
     items = [dataset[0], dataset[1]]
     batch = collate(items, multiple=4)
-    assert batch["trans_1"].shape == (2, 12, 3)
+    assert batch["x1.trans"].shape == (2, 12, 3)
     assert batch["res_mask"].sum(1).tolist() == [5, 9]
     for i, item in enumerate(items):
         n = len(item["aatype"])
         for key, value in item.items():
             assert torch.equal(batch[key][i, :n], value)
             assert batch[key].dtype == value.dtype
-        assert batch["quat_1"][i, n:].tolist() == [[1, 0, 0, 0]] * (12 - n)
+        assert batch["x1.rot"][i, n:].tolist() == [[1, 0, 0, 0]] * (12 - n)
         assert batch["aatype"][i, n:].eq(20).all()
         assert batch["diffuse_mask"][i, n:].eq(0).all()
         assert batch["res_idx"][i, n:].eq(0).all()
@@ -234,3 +236,63 @@ def test_collate_refuses_nothing():
         collate([])
     with pytest.raises(ValueError, match="multiple must be at least 1, got 0"):
         collate([{"a": torch.zeros(2)}], multiple=0)
+
+
+def test_crops_use_every_chain_once_and_fill_the_budget(lengths):
+    source = CropBatches(lengths, max_num_res_squared=26_000, shortest=40, longest=96)
+    crops = source.batches(3)
+    rows = [crop.row for batch in crops for crop in batch]
+    assert sorted(rows) == list(range(len(lengths)))
+    sizes = []
+    for batch in crops:
+        (length,) = {crop.stop - crop.start for crop in batch}
+        assert 40 <= length <= 96
+        assert len(batch) == 1 or len(batch) * length**2 <= 26_000
+        assert all(crop.start >= 0 and crop.stop <= lengths[crop.row] for crop in batch)
+        sizes.append(length)
+    assert len(set(sizes)) > 20
+    assert crops == source.batches(3)
+    assert crops != source.batches(4)
+
+
+def test_crops_reach_both_ends_of_a_chain():
+    source = CropBatches([50], shortest=40, longest=48)
+    seen = [source.batches(epoch)[0][0] for epoch in range(300)]
+    assert {crop.stop - crop.start for crop in seen} == set(range(40, 49))
+    assert min(crop.start for crop in seen) == 0
+    assert max(crop.stop for crop in seen) == 50
+
+
+def test_ranks_share_the_crops_of_an_epoch(lengths):
+    ranks = [
+        CropBatches(lengths, max_num_res_squared=26_000, world_size=2, rank=rank).batches(0)
+        for rank in range(2)
+    ]
+    assert len(ranks[0]) == len(ranks[1])
+    for one, other in zip(*ranks, strict=True):
+        assert len(one) == len(other)
+        assert len({crop.stop - crop.start for crop in [*one, *other]}) == 1
+    assert {c.row for own in ranks for batch in own for c in batch} == set(range(len(lengths)))
+
+
+def test_crops_of_one_chain_per_cluster():
+    source = CropBatches([60, 70, 80, 90], ["a", "a", "b", "b"], longest=60)
+    for epoch in range(5):
+        rows = {crop.row for batch in source.batches(epoch) for crop in batch}
+        assert len(rows & {0, 1}) == len(rows & {2, 3}) == 1
+
+
+def test_a_chain_too_short_to_crop_is_refused():
+    with pytest.raises(ValueError, match="a chain of 39"):
+        CropBatches([60, 39], shortest=40)
+
+
+def test_a_crop_is_an_example_of_its_own():
+    record = _record(30)
+    dataset = BackboneDataset([_record(9, 1), record])
+    item = dataset[Crop(1, 5, 17)]
+    piece = {name: part[5:17] for name, part in record.items()}
+    expected = BackboneDataset([piece])[0]
+    assert item["x1.trans"].shape == (12, 3)
+    assert all(torch.equal(item[key], expected[key]) for key in expected)
+    assert item["res_idx"][0] == 1

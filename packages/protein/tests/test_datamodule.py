@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 import torch
-from rectiflow.storage.preparation import write_rows
 from rectiflow.storage.shards import ShardWriter
+from rectiflow.storage.table import write_rows
 from rectiflow_protein.data import LengthBatches, LengthFilter, PaddedBatches
-from rectiflow_protein.data.table import COLUMNS
+from rectiflow_protein.data.prepared import COLUMNS
 
 pytest.importorskip("lightning")
 
@@ -46,7 +46,7 @@ def test_a_run_continues_in_the_middle_of_an_epoch(prepared, kind):
     rest = iter(step_loader(data.dataset, source, start_batch=start, **data.options))
     for expected, batch in zip(batches[start:], rest, strict=False):
         assert all(torch.equal(batch[key], expected[key]) for key in expected)
-    assert all(batch["trans_1"].shape[1] % 4 == 0 for batch in batches)
+    assert all(batch["x1.trans"].shape[1] % 4 == 0 for batch in batches)
 
 
 def test_an_epoch_draws_one_chain_per_cluster_or_all(prepared):
@@ -60,12 +60,16 @@ def test_an_epoch_draws_one_chain_per_cluster_or_all(prepared):
 def test_held_out_batches_are_the_valid_split_each_time(prepared):
     data = BackboneDataModule(prepared)
     first, second = list(data.validation), list(data.validation)
-    assert sum(len(batch["trans_1"]) for batch in first) == 10
-    assert all(torch.equal(a["trans_1"], b["trans_1"]) for a, b in zip(first, second, strict=True))
+    assert sum(len(batch["x1.trans"]) for batch in first) == 10
+    assert all(
+        torch.equal(a["x1.trans"], b["x1.trans"]) for a, b in zip(first, second, strict=True)
+    )
     lengths = torch.cat([batch["res_mask"].sum(1) for batch in first])
     assert lengths.tolist() == sorted(lengths.tolist())
 
 
 def test_no_chain_to_train_on_is_an_error(prepared):
-    with pytest.raises(ValueError, match="has no chain to train on, got 30 chains in all"):
+    with pytest.raises(
+        ValueError, match="has no chain in the split 'train' that passes the filters, got 30"
+    ):
         BackboneDataModule(prepared, filters=[LengthFilter(300, 400)])

@@ -138,6 +138,23 @@ def test_proteinmpnn_is_run_and_its_first_entry_left_out(checkout):
     assert sequences == ["M" * 25, "K" * 25, "V" * 25]
 
 
+def test_designers_get_chain_a_from_1_whatever_the_backbone_is_called(checkout, tmp_path):
+    from rectiflow_protein.designability import write_for_design
+    from rectiflow_protein.io import read_structure
+
+    odd = replace(
+        walk(25, 3),
+        chain_ids=np.full(25, "H-2"),
+        residue_index=np.arange(12_001, 12_026, dtype=np.int32)[::-1].copy(),
+        insertion_codes=np.full(25, "A"),
+    )
+    made = read_structure(write_for_design(tmp_path / "x.pdb", odd))
+    assert (set(made.chain_ids), made.residue_index.tolist()) == ({"A"}, list(range(1, 26)))
+    assert np.allclose(made.coords, odd.coords, atol=1e-3)
+    sequences = ProteinMPNN(checkout).design(odd, 2, temperature=0.1, seed=38)
+    assert sequences == ["M" * 25, "K" * 25]
+
+
 def test_failures_of_proteinmpnn_are_passed_on(checkout, tmp_path):
     broken = ProteinMPNN(checkout, python=sys.executable, options=("--fail",))
     with pytest.raises(RuntimeError, match="exit code 1: out of luck"):

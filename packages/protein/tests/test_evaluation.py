@@ -48,6 +48,31 @@ def test_designability_columns():
     assert found.summary["designable"] == 1.0
 
 
+def test_a_tool_that_fails_costs_its_own_row_alone(tmp_path):
+    class Tool:
+        def design(self, backbone, num_sequences, *, temperature, seed):
+            if backbone.name == "chain_1":
+                raise RuntimeError("out of luck")
+            self.ca = torch.as_tensor(backbone.coords[:, 1])
+            return ["A" * len(backbone)] * num_sequences
+
+        def predict(self, sequences):
+            return [self.ca.clone() for _ in sequences]
+
+    tool = Tool()
+    chains = [chain(0), chain(1), chain(2)]
+    found = evaluate(chains, designer=tool, predictor=tool, num_sequences=1)
+    assert found.failures == {"chain_1": "out of luck"}
+    assert [row["designable"] == 1 for row in found.rows] == [True, False, True]
+    assert math.isnan(found.rows[1]["sc_rmsd"])
+    assert found.rows[1]["helix"] > 0.6
+    assert (found.summary["failed"], found.summary["designable"]) == (1, 1)
+    table, _ = found.save(tmp_path)
+    assert len(table.read_text().splitlines()) == 4
+    with pytest.raises(RuntimeError, match="out of luck"):
+        evaluate([chain(1)], designer=tool, predictor=tool)
+
+
 def test_nothing_to_evaluate_and_half_a_tool():
     with pytest.raises(ValueError, match="nothing to evaluate"):
         evaluate([])

@@ -3,19 +3,21 @@ import math
 import pytest
 import torch
 from rectiflow.integrate import integrate, plan
+from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import Midpoint
 from rectiflow.spaces import Rotations, rotation_angle
 from rectiflow_protein.flow import (
-    BackboneFlow,
+    FRAME_PATH,
     ClampedExponentialSchedule,
     ExactExponentialSchedule,
     ExponentialSchedule,
+    FrameAncestral,
     FrameEuler,
     LinearSchedule,
-    endpoint_velocity,
+    backbone_flow,
 )
-from rectiflow_protein.frames import FRAME_SPACE
-from rectiflow_protein.losses import BackboneLoss
+from rectiflow_protein.frames import FRAME_SPACE, backbone_from_frames
+from rectiflow_protein.losses import BackboneLoss, LocalDistances
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
 
@@ -33,9 +35,16 @@ def ones(b=3, n=10):
     return torch.ones(b, n)
 
 
+def corrupt(x1, x0, t, real=None, moving=None):
+    real, moving = (ones().bool() if mask is None else mask.bool() for mask in (real, moving))
+    (point,) = backbone_flow().points(x1, x0=x0, t=t, mask=real, moving=real & moving)
+    return point.x
+
+
 def test_training_noise_has_the_stated_law():
     x1 = chains(b=400, n=16)
-    noise = BackboneFlow().noise(x1, generator=torch.Generator().manual_seed(1))
+    flow = backbone_flow()
+    noise = flow.coupling.draw(x1, flow.noise, generator=torch.Generator().manual_seed(1))
     assert noise["trans"].mean(1).abs().max() < 1e-4
     assert noise["trans"].std().item() == pytest.approx(10 * math.sqrt(15 / 16), rel=0.02)
     turn = rotation_angle(
@@ -53,9 +62,7 @@ def test_training_noise_has_the_stated_law():
 
 def test_ends_of_the_path_are_noise_and_data():
     x1, x0 = chains(), chains(seed=1)
-    flow, masks = BackboneFlow(), {"res_mask": ones(), "diffuse_mask": ones()}
-    start = flow.corrupt(x1, x0, torch.zeros(3), **masks)
-    end = flow.corrupt(x1, x0, torch.ones(3), **masks)
+    start, end = corrupt(x1, x0, torch.zeros(3)), corrupt(x1, x0, torch.ones(3))
     torch.testing.assert_close(start["trans"], x0["trans"])
     torch.testing.assert_close(end["trans"], x1["trans"], atol=1e-5, rtol=0)
     assert ((end["rot"] * x1["rot"]).sum(-1).abs() > 1 - 1e-5).all()
@@ -66,7 +73,8 @@ def test_given_and_padded_residues():
     real, moving = ones(), ones()
     real[:, 8:] = 0
     moving[:, :3] = 0
-    xt = BackboneFlow().corrupt(x1, x0, torch.full((3,), 0.4), res_mask=real, diffuse_mask=moving)
+    x1["trans"][:, 8:], x1["rot"][:, 8:] = 0, torch.tensor([1.0, 0, 0, 0])  # as in a batch
+    xt = corrupt(x1, x0, torch.full((3,), 0.4), real, moving)
     assert torch.equal(xt["trans"][:, :3], x1["trans"][:, :3])
     assert torch.equal(xt["rot"][:, :3], x1["rot"][:, :3])
     assert (xt["trans"][:, 8:] == 0).all()
@@ -75,7 +83,7 @@ def test_given_and_padded_residues():
 
 def test_the_velocity_reaches_the_endpoint():
     x, target = chains(), chains(seed=2)
-    v = endpoint_velocity(x, target, 0.25)
+    v = FRAME_PATH.from_data(target, x, 0.25)
     end = FRAME_SPACE.move(x, v, 0.75)
     torch.testing.assert_close(end["trans"], target["trans"], atol=1e-4, rtol=0)
     assert ((end["rot"] * target["rot"]).sum(-1).abs() > 1 - 1e-5).all()
@@ -94,7 +102,7 @@ def test_exact_schedule_does_not_depend_on_the_steps():
 
     def end(schedule, steps):
         grid = [0.01 + 0.8 * i / steps for i in range(steps + 1)]
-        field = lambda x, t: endpoint_velocity(x, target, t)  # noqa: E731
+        field = lambda x, t: FRAME_PATH.from_data(target, x, t)  # noqa: E731
         return integrate(field, x0, plan(grid, FrameEuler(schedule)), space=FRAME_SPACE)["rot"]
 
     exact = ExactExponentialSchedule(5.0)
@@ -104,17 +112,75 @@ def test_exact_schedule_does_not_depend_on_the_steps():
     assert errors[0] > 1.8 * errors[1] > 3.2 * errors[2]
 
 
+@pytest.mark.parametrize("schedule", [LinearSchedule(), ExponentialSchedule(8.0)])
+def test_at_temperature_zero_ancestral_sampling_is_the_flow(schedule):
+    x0, x1 = chains(seed=1), chains()
+    grid = [0.01, 0.1, 0.4, 0.7, 1.0]
+    ends = [
+        integrate(
+            lambda x, t: FRAME_PATH.from_data(x1, x, t),
+            x0,
+            plan(grid, solver),
+            space=FRAME_SPACE,
+            noise=KeyedNoise(5, range(3)),
+        )
+        for solver in (FrameEuler(schedule), FrameAncestral(0.0, schedule))
+    ]
+    for name in ("trans", "rot"):
+        torch.testing.assert_close(*(end[name] for end in ends), atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("temperature", [0.4, 1.0])
+def test_fresh_noise_leaves_the_law_of_the_states(temperature):
+    # One chain is all there is, so the prediction is exact: x_t = t x1 + (1 - t) noise.
+    b, n = 300, 8
+    x1 = {name: part.expand(b, *part.shape[1:]) for name, part in chains(b=1, n=n).items()}
+    g = torch.Generator().manual_seed(2)
+    x0 = {
+        "trans": 10 * torch.randn(b, n, 3, generator=g),
+        "rot": Rotations().prior((b, n), generator=g),
+    }
+    solver = FrameAncestral(temperature, LinearSchedule())
+    grid = [0.01, 0.1, 0.25, 0.4, 0.6, 0.8]
+    end = integrate(
+        lambda x, t: FRAME_PATH.from_data(x1, x, t),
+        x0,
+        plan(grid, solver),
+        space=FRAME_SPACE,
+        noise=KeyedNoise(5, range(b)),
+    )
+    left = end["trans"] - 0.8 * x1["trans"]
+    assert left.std().item() == pytest.approx(2.0, rel=0.03)
+    assert left.mean(0).abs().max() < 0.5
+    turn = FRAME_SPACE.parts["rot"].log(end["rot"], x1["rot"])
+    assert turn.square().mean().sqrt().item() == pytest.approx(0.2 * 1.3, rel=0.25)
+    correlation = (left * x0["trans"]).mean() / (2.0 * 10.0)
+    assert correlation < 0.95 if temperature < 1 else correlation < 0.3
+
+
+def test_temperatures_have_a_range_and_need_noise():
+    with pytest.raises(ValueError, match=r"got 1\.5"):
+        FrameAncestral(1.5)
+    with pytest.raises(ValueError, match="draws noise, got none"):
+        integrate(
+            lambda x, t: FRAME_PATH.from_data(chains(), x, t),
+            chains(seed=1),
+            plan([0.1, 0.5], FrameAncestral(0.5)),
+            space=FRAME_SPACE,
+        )
+
+
 def test_core_solvers_run_on_frames():
     x0, target = chains(), chains(seed=2)
     moves = plan([0.01, 0.3, 0.6, 0.9], Midpoint())
-    end = integrate(lambda x, t: endpoint_velocity(x, target, t), x0, moves, space=FRAME_SPACE)
+    end = integrate(lambda x, t: FRAME_PATH.from_data(target, x, t), x0, moves, space=FRAME_SPACE)
     straight = FRAME_SPACE.geodesic(x0, target, (0.9 - 0.01) / 0.99)
     torch.testing.assert_close(end["trans"], straight["trans"], atol=1e-3, rtol=0)
 
 
 def test_a_perfect_prediction_costs_nothing():
     x1, x0, t = chains(), chains(seed=1), torch.tensor([0.1, 0.5, 0.95])
-    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    xt = corrupt(x1, x0, t)
     perfect = {k: v.clone().requires_grad_() for k, v in x1.items()}
     terms = BackboneLoss()(perfect, x1, xt, t, ones())
     assert terms["loss"].max() < 1e-8
@@ -130,7 +196,7 @@ def test_loss_does_not_see_a_global_turn_or_masked_residues():
         torch.tensor([0.3, 0.6, 0.8]),
         Rotations().prior((1,), generator=torch.Generator().manual_seed(9)),
     )
-    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    xt = corrupt(x1, x0, t)
     mask = ones()
     mask[:, 7:] = 0
     loss = BackboneLoss(clamp=1e9)
@@ -149,10 +215,40 @@ def test_loss_does_not_see_a_global_turn_or_masked_residues():
 def test_auxiliary_loss_starts_late_and_clamped_samples_are_counted():
     x1, x0, guess = chains(), chains(seed=1), chains(seed=2, spread=40)
     t = torch.tensor([0.2, 0.6, 0.6])
-    xt = BackboneFlow().corrupt(x1, x0, t, res_mask=ones(), diffuse_mask=ones())
+    xt = corrupt(x1, x0, t)
     terms = BackboneLoss(auxiliary_from=0.5)(guess, x1, xt, t, ones())
     assert terms["auxiliary"].tolist() == [0.0, 5.0, 5.0]
     assert terms["clamped"].tolist() == [1.0, 1.0, 1.0]
+
+
+def test_local_distances_are_those_of_near_residues():
+    x1, guess, t = chains(), chains(seed=2), torch.tensor([0.2, 0.5, 0.95])
+    mask = ones()
+    mask[1, 7:] = 0
+    xt = corrupt(x1, chains(seed=3), t, mask)
+    plain = BackboneLoss()(guess, x1, xt, t, mask)
+    local = BackboneLoss(further=[LocalDistances(weight=3.0, reach=2, after=0.3)])
+    found = local(guess, x1, xt, t, mask)
+    torch.testing.assert_close(found["loss"], plain["loss"] + found["local_distances"])
+    for b, (length, scale) in enumerate([(10, 0.8), (7, 0.5), (10, 0.1)]):
+        wanted, got = (backbone_from_frames(x)[b].double() / 10 for x in (x1, guess))
+        errors = [
+            (wanted[i, p] - wanted[j, q]).norm() - (got[i, p] - got[j, q]).norm()
+            for i in range(length)
+            for j in range(i + 1, min(i + 3, length))
+            for p in range(3)
+            for q in range(3)
+        ]
+        mean = 3.0 * torch.stack(errors).square().mean() / scale**2
+        expected = 0.0 if b == 0 else mean.item()
+        assert found["local_distances"][b].item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_local_distances_of_a_chain_shorter_than_their_reach():
+    x1, t = chains(n=2), torch.full((3,), 0.5)
+    term = LocalDistances(reach=3)
+    atoms = backbone_from_frames(x1)
+    assert term(atoms, atoms, t, 1 - t, torch.ones(3, 2)).eq(0).all()
 
 
 def test_an_empty_sample_is_refused():
@@ -165,8 +261,8 @@ def test_an_empty_sample_is_refused():
 def batch(b=2, n=12, seed=0):
     x1 = chains(b, n, seed)
     return {
-        "trans_1": x1["trans"],
-        "quat_1": x1["rot"],
+        "x1.trans": x1["trans"],
+        "x1.rot": x1["rot"],
         "res_mask": ones(b, n),
         "diffuse_mask": ones(b, n),
         "res_idx": torch.arange(1, n + 1).expand(b, n),
@@ -197,10 +293,10 @@ def test_stored_noise_is_used_and_draws_follow_the_generator():
     seen = []
     objective.network.register_forward_pre_hook(lambda m, args: seen.append(args))
     x0 = chains(2, 12, seed=3)
-    paired = batch() | {"trans_0": x0["trans"], "quat_0": x0["rot"]}
+    paired = batch() | {"x0.trans": x0["trans"], "x0.rot": x0["rot"]}
     objective(paired, torch.Generator().manual_seed(0))
     (xt, t) = seen[-1][:2]
-    expected = torch.lerp(x0["trans"], paired["trans_1"], t[:, None, None])
+    expected = torch.lerp(x0["trans"], paired["x1.trans"], t[:, None, None])
     torch.testing.assert_close(xt["trans"], expected, atol=1e-4, rtol=0)
     first, again, other = (
         objective(batch(), torch.Generator().manual_seed(s))["loss"] for s in (1, 1, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +10,10 @@ import pytest
 import torch
 from rectiflow.spaces import quat_to_rotmat
 from rectiflow_protein.data import read_archive
+from rectiflow_protein.data.synthetic import backbone_from_torsions
 from rectiflow_protein.metrics import (
     backbone_metrics,
+    ca_ca_bonded_fraction,
     ca_ca_deviation,
     ca_ca_distances,
     ca_ca_strict_fraction,
@@ -20,10 +21,12 @@ from rectiflow_protein.metrics import (
     ca_clashes,
     close_contacts_per_100,
     cluster_count,
+    contacts_per_100,
     dihedral,
     diversity,
     foldseek_command,
     kabsch,
+    nearest_tm,
     pairwise_tm,
     peptide_geometry,
     radius_of_gyration,
@@ -35,12 +38,8 @@ from rectiflow_protein.metrics import (
     tm_score,
     torsions,
 )
+from rectiflow_protein.metrics.ramachandran import favoured
 from rectiflow_protein.residues import CA_CA_DISTANCE, THREE_LETTER
-
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-ARCHIVE = SHARED / "data" / "protein" / "backbones.npz"
-needs_archive = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}")
 
 
 @pytest.fixture
@@ -49,8 +48,8 @@ def generator():
 
 
 @pytest.fixture(scope="module")
-def natural():
-    return [torch.from_numpy(b.coords) for b in read_archive(ARCHIVE).backbones[::40]]
+def natural(archive):
+    return [torch.from_numpy(b.coords) for b in read_archive(archive).backbones[::40]]
 
 
 def _line(*steps: float) -> torch.Tensor:
@@ -162,7 +161,6 @@ def test_ideal_peptide_bond_is_valid_and_a_stretched_one_is_not():
     assert not masked.valid.any()
 
 
-@needs_archive
 def test_natural_chains_score_as_natural(natural):
     each = [backbone_metrics(coords) for coords in natural]
     found = {name: np.mean([float(metrics[name]) for metrics in each]) for name in each[0]}
@@ -170,15 +168,51 @@ def test_natural_chains_score_as_natural(natural):
     assert found["ca_ca_strict"] > 0.97
     assert found["clashes"] == found["close_contacts"] == 0
     assert found["peptide_valid"] > 0.995
-    assert found["ramachandran"] > 0.93
+    assert 0.94 < found["ramachandran"] < 0.99
     assert found["helix"] + found["strand"] + found["coil"] == pytest.approx(1)
 
 
-@needs_archive
 def test_mirrored_chains_leave_the_usual_regions(natural):
     mirror = torch.tensor([1.0, 1, -1])
     fractions = [ramachandran_fraction(coords * mirror).item() for coords in natural]
     assert np.mean(fractions) < 0.6  # mirrored helices lie in the left-handed region
+
+
+def test_a_cis_bond_is_valid_before_proline_alone():
+    ca = torch.tensor([[0.0, 0, 0], [3.8, 0, 0], [3.8, 2.95, 0], [7.6, 2.95, 0]])
+    proline, alanine = THREE_LETTER.index("PRO"), THREE_LETTER.index("ALA")
+    before = torch.tensor([alanine, alanine, proline, alanine])
+    after = torch.tensor([alanine, proline, alanine, alanine])
+    assert ca_ca_strict_fraction(ca, aatype=before) == 1
+    assert ca_ca_strict_fraction(ca, aatype=after) == pytest.approx(2 / 3)
+    assert ca_ca_strict_fraction(ca) == pytest.approx(2 / 3)
+
+
+def test_favoured_torsions_are_those_of_nature():
+    table = favoured()
+    assert table.shape == (72, 72)
+    cells = {
+        (-63, -42): True,  # alpha helix
+        (-120, 130): True,  # strand
+        (-65, 145): True,  # polyproline
+        (57, 45): True,  # left-handed helix
+        (60, -130): False,
+        (0, 0): False,
+        (-140, -100): False,
+        (120, 60): False,
+    }
+    found = {(a, b): bool(table[(b + 180) // 5, (a + 180) // 5]) for a, b in cells}
+    assert found == cells
+    assert 0.2 < table.float().mean() < 0.3
+
+
+@pytest.mark.parametrize(("phi", "psi", "inside"), [(-63, -42, 1), (60, -130, 0)])
+def test_ramachandran_leaves_glycine_out_where_it_is_known(phi, psi, inside):
+    angles = (torch.full((8,), math.radians(x), dtype=torch.float64) for x in (phi, psi))
+    coords = backbone_from_torsions(*angles)
+    assert ramachandran_fraction(coords) == inside
+    glycine = torch.full((8,), THREE_LETTER.index("GLY"))
+    assert ramachandran_fraction(coords, aatype=glycine).isnan()
 
 
 def test_ramachandran_without_a_torsion_is_nan(generator):
@@ -326,3 +360,29 @@ def test_the_published_search_is_exhaustive():
     assert command[:6] == ["foldseek", "easy-search", "in", "pdb", "out.m8", "tmp"]
     assert "--exhaustive-search" in command
     assert command[command.index("--alignment-type") + 1] == "1"
+
+
+def test_bonded_counts_trans_and_cis():
+    steps = torch.tensor([3.8, 2.95, 3.2, 3.94, 3.96, 2.79])
+    ca = torch.zeros(7, 3)
+    ca[1:, 0] = steps.cumsum(0)
+    assert ca_ca_bonded_fraction(ca).item() == pytest.approx(3 / 6)
+    mask = torch.tensor([1, 1, 1, 1, 1, 0, 1], dtype=torch.bool)
+    assert ca_ca_bonded_fraction(ca, mask).item() == pytest.approx(3 / 4)
+
+
+def test_contacts_are_three_or_more_apart():
+    ca = torch.tensor([[0.0, 0, 0], [3.8, 0, 0], [0.5, 1, 0], [0, 3.4, 0], [9, 9, 9]])
+    assert contacts_per_100(ca).item() == pytest.approx(100 / 5)  # 0 and 3; 0 and 2 are too near
+    assert contacts_per_100(ca + torch.zeros(2, 1, 1)).shape == (2,)
+
+
+def test_the_nearest_of_known_chains_is_found():
+    g = torch.Generator().manual_seed(0)
+    known = [torch.randn(30, 3, generator=g).cumsum(0) * 2 for _ in range(4)]
+    turned = known[2] @ torch.linalg.qr(torch.randn(3, 3, generator=g))[0]
+    chain = turned if torch.det(torch.linalg.lstsq(known[2], turned).solution) > 0 else -turned
+    score, which = nearest_tm(chain, known)
+    assert which == 2
+    assert score > 0.99
+    assert nearest_tm(chain[:15], known)[0] > 0.99  # of the length of the chain that is asked for

@@ -6,23 +6,17 @@ import numpy as np
 import pytest
 import torch
 from rectiflow.solvers import Euler, Midpoint
-from rectiflow_protein.flow import ExactExponentialSchedule, FrameEuler, LinearSchedule
-from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
-from rectiflow_protein.pipeline import BackbonePipeline, _batches, draw_noise
+from rectiflow_protein.flow import (
+    ExactExponentialSchedule,
+    FrameAncestral,
+    FrameEuler,
+    LinearSchedule,
+)
+from rectiflow_protein.networks import ReQFlowConfig
+from rectiflow_protein.pipeline import BackbonePipeline
+from rectiflow_protein.sampling import batches, draw_noise
 
 TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    torch.manual_seed(0)
-    network = ReQFlowNetwork(TINY)
-    g = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, 0.4 / parameter.shape[-1] ** 0.5, generator=g)
-    return BackbonePipeline(network)
 
 
 def test_one_sample_per_length_in_the_order_asked_for(pipe):
@@ -45,7 +39,7 @@ def test_a_sample_does_not_depend_on_its_batch(pipe):
 
 
 def test_similar_lengths_share_a_batch_within_the_budget():
-    groups = list(_batches([100, 50, 95, 91, 89, 50, 51], 30_000))
+    groups = list(batches([100, 50, 95, 91, 89, 50, 51], 30_000))
     assert groups == [[0, 2, 3], [4], [6, 1, 5]]
     assert sorted(functools.reduce(operator.iadd, groups, [])) == list(range(7))
 
@@ -84,6 +78,16 @@ def test_other_solvers(pipe, solver):
     assert np.isfinite(pipe([10], steps=4, solver=solver).samples[0].atoms).all()
 
 
+def test_fresh_noise_belongs_to_the_sample(pipe):
+    solver = FrameAncestral(0.6)
+    together = pipe([20, 19, 20], steps=5, seed=3, solver=solver).samples
+    (alone,) = pipe([19], steps=5, seed=3, indices=[1], solver=solver).samples
+    np.testing.assert_allclose(together[1].atoms, alone.atoms, atol=5e-3)
+    (plain,) = pipe([19], steps=5, seed=3, indices=[1]).samples
+    assert np.abs(plain.atoms - alone.atoms).max() > 0.1
+    assert "temperature=0.6" in pipe([9], steps=2, solver=solver).settings["solver"]
+
+
 def test_trajectories_start_at_the_noise(pipe):
     sample = pipe([11], steps=4, trajectory=True).samples[0]
     assert sample.trajectory.shape == (4, 11, 5, 3)
@@ -106,19 +110,20 @@ def test_saved_structures_read_back(pipe, tmp_path, suffix):
 
     result = pipe([10, 14], steps=3, trajectory=True)
     paths = result.save(tmp_path, suffix=suffix)
-    for path, sample in zip(paths, result.samples, strict=True):
+    assert len(paths) == 6
+    for path, sample in zip(paths[::3], result.samples, strict=True):
         coords = read_structure(path).coords
         np.testing.assert_allclose(coords, sample.atoms[:, [0, 1, 2, 4]], atol=2e-3)
     assert read_structure(tmp_path / f"{result.samples[0].name}_trajectory{suffix}", model=3)
     summary = json.loads((tmp_path / "result.json").read_text())
     assert [s["length"] for s in summary["samples"]] == [10, 14]
-    assert len(summary["weights_hash"]) == 64
+    assert len(summary["settings"]["weights_hash"]) == 64
     assert not list(tmp_path.glob("*.partial"))
 
 
 def test_weights_are_found_by_folder_or_refused(pipe, tmp_path):
     pipe.network.save_pretrained(tmp_path / "mine")
-    again = BackbonePipeline.from_pretrained(tmp_path / "mine", edge_dtype=torch.bfloat16)
+    again = BackbonePipeline.from_pretrained(tmp_path / "mine", dtype=torch.bfloat16)
     assert again.network.sizes == TINY
     assert again.network.edge_dtype == torch.bfloat16
     with pytest.raises(FileNotFoundError, match="no weights at 'smal'"):

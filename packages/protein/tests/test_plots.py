@@ -12,6 +12,7 @@ from rectiflow_protein.metrics import torsions
 from rectiflow_protein.plots import (
     ca_ca_histogram,
     distance_matrix,
+    largest_distance,
     ramachandran,
 )
 
@@ -42,9 +43,16 @@ def test_ramachandran_shows_every_torsion_in_degrees(backbones):
     assert_draws(ramachandran([]))
 
 
-def test_histogram_counts_every_pair(backbones):
+def test_histogram_counts_every_pair_and_says_what_lies_outside(backbones):
     figure = ca_ca_histogram(backbones)
-    assert sum(bar.get_height() for bar in figure.axes[0].patches) == 5 + 8
+    (axes,) = figure.axes
+    assert sum(bar.get_height() for bar in axes.patches) == 5 + 8
+    apart = torch.cat([(x[1:, 1] - x[:-1, 1]).norm(dim=-1) for x in backbones])
+    outside = int(((apart < 2.6) | (apart > 5.0)).sum())
+    assert outside
+    assert axes.get_title() == f"Consecutive CA ({outside} outside the range)"
+    assert axes.patches[0].get_x() == pytest.approx(2.6)
+    assert axes.patches[-1].get_x() + axes.patches[-1].get_width() == pytest.approx(5.0)
     assert_draws(figure)
     assert_draws(ca_ca_histogram([]))
 
@@ -55,6 +63,11 @@ def test_distance_matrix_is_one(backbones):
     image = np.asarray(figure.axes[0].images[0].get_array())
     assert np.allclose(image, torch.cdist(ca, ca), atol=1e-4)
     assert_draws(figure)
+    assert figure.axes[0].images[0].get_extent() == [0.5, 6.5, 0.5, 6.5]  # counted from 1
+    top = largest_distance([x[:, 1] for x in backbones])
+    for x in backbones:
+        ends = distance_matrix(x[:, 1], top=top).axes[0].images[0].get_clim()
+        assert ends == (0, pytest.approx(top))
     with pytest.raises(ValueError, match=r"ca must have shape \(n, 3\), got \(6, 4, 3\)"):
         distance_matrix(backbones[0])
 

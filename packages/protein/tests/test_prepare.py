@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -23,11 +22,6 @@ from rectiflow_protein.data import (
 )
 from rectiflow_protein.io import Backbone, StructureError, write_structure
 from rectiflow_protein.residues import ONE_LETTER
-
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-RAW = SHARED / "data" / "protein" / "raw"
-ARCHIVE = SHARED / "data" / "protein" / "backbones.npz"
 
 
 def made(seed: int, n: int = 12, chain: str = "A") -> Backbone:
@@ -73,12 +67,12 @@ def test_every_file_is_used_or_refused_with_a_reason(folder, tmp_path):
     out = tmp_path / "out"
     report = prepare(folder, out, min_length=5, progress=lambda *done: seen.append(done))
     assert fingerprint(folder) == before
-    assert (report.files, report.chains, report.rejected) == (70, 66, 4)
+    assert (report.inputs, report.accepted, report.rejected) == (70, 66, 4)
     assert seen == [(32, 70), (64, 70), (70, 70)]
     told = refusals(out)
     assert told["short.pdb"] == "4 residues, outside 5 to 512"
     assert told["empty.pdb"].startswith("it is empty")
-    assert told["noise.cif"].startswith("it cannot be read as cif")
+    assert told["noise.cif"].startswith("it holds no atom")
     assert told["README.md"].startswith("its suffix is '.md'")
     prepared = PreparedBackbones(out, verify=True)
     assert len(prepared) == 66
@@ -86,6 +80,7 @@ def test_every_file_is_used_or_refused_with_a_reason(folder, tmp_path):
     assert sum(report.splits.values()) == 66
     assert "66 chains" in str(report)
     assert sorted(p.name for p in out.iterdir()) == [
+        ".rectiflow",
         "manifest.json",
         "metadata.csv",
         "rejected.csv",
@@ -145,7 +140,7 @@ def test_a_killed_preparation_continues(folder, prepared, tmp_path, monkeypatch)
 
     import sys
 
-    module = sys.modules["rectiflow_protein.data.prepare"]
+    module = sys.modules["rectiflow.storage.preparation"]
     with monkeypatch.context() as patch:
         patch.setattr(module, "write_rows", lambda *_: (_ for _ in ()).throw(KilledError()))
         with pytest.raises(KilledError):  # killed again, while finishing
@@ -159,7 +154,7 @@ def test_a_killed_preparation_continues(folder, prepared, tmp_path, monkeypatch)
 def test_a_finished_preparation_is_not_repeated(folder, prepared):
     before = fingerprint(prepared)
     report = prepare(folder, prepared, min_length=5, progress=lambda *_: pytest.fail("read again"))
-    assert (report.folder, report.chains, report.rejected) == (prepared, 66, 4)
+    assert (report.folder, report.accepted, report.rejected) == (prepared, 66, 4)
     assert fingerprint(prepared) == before
 
 
@@ -203,12 +198,12 @@ def test_filters_that_judge_one_chain(tmp_path):
     (inputs / "fine.cif").write_text(text + "\n_refine.ls_d_res_high 1.9\n#\n")
     (inputs / "coarse.cif").write_text(text + "\n_refine.ls_d_res_high 4.0\n#\n")
     options = {"min_length": 5, "max_resolution": 4.0}
-    assert prepare(inputs, tmp_path / "a", **options).chains == 1
+    assert prepare(inputs, tmp_path / "a", **options).accepted == 1
     told = refusals(tmp_path / "a")
     assert told["coarse.cif"] == "resolution is 4, not below 4"
     assert told["one.cif"] == "resolution is unknown, and at most 4 is wanted"
     assert PreparedBackbones(tmp_path / "a").table["resolution"].tolist() == [1.9]
-    assert prepare(inputs, tmp_path / "b", min_length=5, max_coil=0.5).chains == 0  # random coil
+    assert prepare(inputs, tmp_path / "b", min_length=5, max_coil=0.5).accepted == 0  # random coil
     assert "coil is 1, above 0.5" in refusals(tmp_path / "b")["one.cif"]
 
 
@@ -220,7 +215,7 @@ def test_monomers_alone(tmp_path):
     write_structure(inputs / "dimer.pdb", Backbone(**pair))
     write_structure(inputs / "monomer.pdb", made(3))
     report = prepare(inputs, tmp_path / "out", min_length=5, max_chains=1)
-    assert (report.chains, report.rejected) == (1, 2)
+    assert (report.accepted, report.rejected) == (1, 2)
     assert refusals(tmp_path / "out")["dimer.pdb"] == "num_chains is 2, above 1"
 
 
@@ -231,7 +226,7 @@ def test_chains_that_are_not_compact_are_refused(tmp_path):
     stretched = made(50, 20).coords * 3
     write_structure(inputs / "long.pdb", Backbone.from_coords(stretched))
     report = prepare(inputs, tmp_path / "out", min_length=5, rg_quantile=0.9)
-    assert (report.chains, report.rejected) == (20, 1)
+    assert (report.accepted, report.rejected) == (20, 1)
     assert "for its length" in refusals(tmp_path / "out")["long.pdb"]
 
 
@@ -311,7 +306,7 @@ def test_archives_are_read_like_folders(tmp_path):
     assert [b.residue_index[0] for b in archive.backbones] == [-3, 52]
     assert [b.sequence for b in archive.backbones] == ["A" * 8, "G" * 12]
     report = prepare(path, tmp_path / "out", min_length=5)
-    assert (report.chains, report.clusters, report.residues) == (2, 1, 20)
+    assert (report.accepted, report.counts) == (2, {"residues": 20, "clusters": 1})
     prepared = PreparedBackbones(tmp_path / "out")
     with np.load(path) as file:
         assert np.array_equal(prepared.records[1]["coords"].numpy(), file["coords"][8:])
@@ -331,7 +326,7 @@ def test_archives_that_disagree_are_refused(tmp_path, changes, message):
     with pytest.raises(StructureError, match=message):
         read_archive(path)
     report = prepare(path, tmp_path / "out")
-    assert (report.chains, report.rejected) == (0, 1)
+    assert (report.accepted, report.rejected) == (0, 1)
 
 
 def test_a_truncated_archive_is_refused(tmp_path):
@@ -361,14 +356,13 @@ def test_a_table_of_another_folder_is_noticed(prepared, tmp_path):
     with pytest.raises(ValueError, match="lacks the columns length"):
         PreparedBackbones(tmp_path / "out")
     path.write_text(text.replace(",12,", ",twelve,", 1))
-    with pytest.raises(ValueError, match="damaged row near line"):
+    with pytest.raises(ValueError, match=r"line \d+ is damaged"):
         PreparedBackbones(tmp_path / "out")
 
 
-@pytest.mark.skipif(not RAW.is_dir(), reason=f"no {RAW}")
-def test_the_raw_files(tmp_path):
-    report = prepare(RAW, tmp_path / "out", min_length=40)
-    assert (report.files, report.chains, report.residues) == (13, 7, 786)
+def test_the_raw_files(shared_data, tmp_path):
+    report = prepare(shared_data / "protein" / "raw", tmp_path / "out", min_length=40)
+    assert (report.inputs, report.accepted, report.counts["residues"]) == (13, 7, 786)
     assert set(PreparedBackbones(tmp_path / "out").table["name"]) == {
         "101m_heme_A",
         "1a8o_mse_A",
@@ -380,9 +374,8 @@ def test_the_raw_files(tmp_path):
     }
 
 
-@pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}")
-def test_the_shared_archive_has_its_clusters():
-    archive = read_archive(ARCHIVE)
-    found = kmer_clusters([backbone.sequence for backbone in archive.backbones])
-    assert join_clusters(found.tolist(), archive.clusters) == found.tolist()
-    assert len(set(archive.clusters)) == found.max() + 1
+def test_the_shared_archive_has_its_clusters(archive):
+    known = read_archive(archive)
+    found = kmer_clusters([backbone.sequence for backbone in known.backbones])
+    assert join_clusters(found.tolist(), known.clusters) == found.tolist()
+    assert len(set(known.clusters)) == found.max() + 1

@@ -4,21 +4,24 @@ import numpy as np
 import pytest
 import torch
 from rectiflow.rectify import Mixed, Pair, PairStore, generate_pairs
+from rectiflow.rectify.pair_data import Pairs
 from rectiflow_protein.data.batching import collate
+from rectiflow_protein.data.datamodule import BackbonePairs
 from rectiflow_protein.data.synthetic import backbone_from_torsions
 from rectiflow_protein.flow import ExponentialSchedule, FrameEuler
 from rectiflow_protein.frames import frames_from_backbone
 from rectiflow_protein.io import Backbone
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
-from rectiflow_protein.pipeline import BackbonePipeline, draw_noise
+from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.reflow import (
     DesignabilityFilter,
     GeometricFilter,
-    PairBackbones,
     inverted_pair_sampler,
+    pair_example,
     pair_sampler,
 )
+from rectiflow_protein.sampling import draw_noise
 
 TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
 
@@ -27,6 +30,12 @@ TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
 def pipe():
     torch.manual_seed(0)
     return BackbonePipeline(ReQFlowNetwork(TINY))
+
+
+def stored(folder):
+    """Return stored pairs as training examples."""
+    store = PairStore(folder)
+    return Pairs(store, range(len(store)), pair_example)
 
 
 def helix(n=24):
@@ -57,11 +66,11 @@ def test_pairs_hold_the_noise_and_what_it_became(pipe, tmp_path):
 def test_pairs_train_with_their_own_noise(pipe, tmp_path):
     sample = pair_sampler(pipe, [8, 9], steps=2, seed=0)
     generate_pairs(sample, tmp_path, num=4, batch=4, seed=0, progress=False)
-    data = PairBackbones(PairStore(tmp_path))
+    data = stored(tmp_path)
     batch = collate([data[i] for i in range(4)])
-    assert batch["trans_0"].shape == (4, 9, 3)
-    assert data.lengths == [8, 9, 8, 9]
-    assert batch["quat_0"][0, 8].tolist() == [1, 0, 0, 0]
+    assert batch["x0.trans"].shape == (4, 9, 3)
+    assert data.lengths("x1.trans") == [8, 9, 8, 9]
+    assert batch["x0.rot"][0, 8].tolist() == [1, 0, 0, 0]
     terms = BackboneObjective(pipe.network)(batch, torch.Generator().manual_seed(0))
     assert torch.isfinite(terms["loss"])
 
@@ -129,9 +138,9 @@ def test_inverted_chains_flow_back_and_mix(pipe, tmp_path):
         seed=0,
         progress=False,
     )
-    real, made = (PairBackbones(PairStore(tmp_path / k)) for k in ("real", "made"))
+    real, made = (stored(tmp_path / k) for k in ("real", "made"))
     # An untrained network predicts its input: the velocity is zero and noise equals data.
-    torch.testing.assert_close(real[0]["trans_0"], real[0]["trans_1"], atol=1e-3, rtol=0)
+    torch.testing.assert_close(real[0]["x0.trans"], real[0]["x1.trans"], atol=1e-3, rtol=0)
     mixed = Mixed(real, made, 0.25)
     assert {tuple(sorted(mixed[i])) for i in range(len(mixed))} == {tuple(sorted(made[0]))}
 
@@ -141,7 +150,7 @@ def test_no_pair_left_is_an_error(pipe, tmp_path):
     impossible = GeometricFilter(min_valid=1.1)
     generate_pairs(sample, tmp_path, num=3, batch=3, seed=0, keep=impossible, progress=False)
     with pytest.raises(ValueError, match=r"no pair to train on.*broken chain"):
-        PairBackbones(PairStore(tmp_path))
+        BackbonePairs(tmp_path)
 
 
 def test_the_teachers_settings_decide_the_pairs(pipe):

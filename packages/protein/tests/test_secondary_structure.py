@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,11 +18,6 @@ from rectiflow_protein.secondary_structure import (
     letters,
     psea,
 )
-
-ROOT = Path(__file__).resolve().parents[3]
-SHARED = Path(os.environ.get("RECTIFLOW_SHARED", ROOT.parent / "shared"))
-ARCHIVE = SHARED / "data" / "protein" / "backbones.npz"
-needs_archive = pytest.mark.skipif(not ARCHIVE.is_file(), reason=f"no {ARCHIVE}")
 
 
 def build_chain(torsions: list[tuple[float, float]]) -> torch.Tensor:
@@ -68,8 +61,8 @@ def mdtraj_dssp(coords: np.ndarray, aatype: np.ndarray) -> str:
 
 
 @pytest.fixture(scope="module")
-def natural():
-    return read_archive(ARCHIVE).backbones[::20] if ARCHIVE.is_file() else []
+def natural(archive):
+    return read_archive(archive).backbones[::20]
 
 
 @pytest.mark.parametrize("torsions", [(-57.0, -47.0), (-49.0, -26.0), (-57.0, -70.0)])
@@ -95,7 +88,6 @@ def test_ideal_chains_agree_with_mdtraj():
         assert ours == mdtraj_dssp(coords.numpy(), aatype)
 
 
-@needs_archive
 def test_natural_chains_agree_with_mdtraj(natural):
     same = total = 0
     for chain in natural:
@@ -107,7 +99,6 @@ def test_natural_chains_agree_with_mdtraj(natural):
     assert same / total > 0.995
 
 
-@needs_archive
 def test_distorted_chains_agree_with_mdtraj(natural):
     """Half-broken geometry, as an early model makes, has many borderline bonds."""
     noise = np.random.default_rng(0)
@@ -121,7 +112,6 @@ def test_distorted_chains_agree_with_mdtraj(natural):
     assert same / total > 0.97
 
 
-@needs_archive
 def test_a_padded_batch_gives_what_each_chain_gives_alone(natural):
     chains = [torch.from_numpy(chain.coords) for chain in natural[:6]]
     longest = max(len(c) for c in chains)
@@ -183,9 +173,8 @@ def test_psea_knows_helix_and_strand():
     assert psea(helix[:4]).tolist() == [COIL] * 4
 
 
-@needs_archive
-def test_psea_fractions_are_those_of_the_archive(natural):
-    with np.load(ARCHIVE) as file:
+def test_psea_fractions_are_those_of_the_archive(natural, archive):
+    with np.load(archive) as file:
         told = file["helix_fraction"][::20], file["strand_fraction"][::20]
     for chain, helix, strand in zip(natural, *told, strict=True):
         codes = psea(torch.from_numpy(chain.coords[:, 1]))

@@ -24,10 +24,10 @@ def test_metrics_structures_and_pictures(network, tmp_path):
     folder = tmp_path / "samples" / "step_0000030"
     lengths = [len(read_structure(path)) for path in sorted(folder.glob("*.pdb"))]
     assert lengths == [10, 12]
-    assert json.loads((folder / "result.json").read_text())["step"] == 30
+    assert json.loads((folder / "result.json").read_text())["settings"]["step"] == 30
     pictures = {path.name for path in folder.glob("*.png")}
     assert pictures == {"ramachandran.png", "ca_ca.png", "distances.png"}
-    assert not list(folder.glob(".*"))
+    assert [path.name for path in folder.glob(".*")] == [".rectiflow"]
 
 
 def test_validations_start_from_the_same_noise(network, tmp_path):

@@ -17,12 +17,15 @@ torch.Size([4, 1])
 
 from rectiflow import grids
 from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
+from rectiflow.conversions import reparametrise
 from rectiflow.couplings import Annealed, Coupling, Independent, MinibatchOT, Paired
 from rectiflow.diagnostics import straightness, transport_cost
 from rectiflow.fields import VelocityField, bind, counted
 from rectiflow.flow import Flow, LossOutput
+from rectiflow.geodesics import Geodesic
 from rectiflow.guidance import batched_cfg, cfg, cfg_to_endpoint, guided
 from rectiflow.integrate import Moved, integrate, plan, reverse
+from rectiflow.interpolants import Interpolant
 from rectiflow.likelihood import Exact, Hutchinson, bits_per_dim, log_likelihood
 from rectiflow.paths import (
     Affine,
@@ -33,9 +36,9 @@ from rectiflow.paths import (
     TargetCFM,
     Trigonometric,
     VariancePreserving,
-    reparametrise,
 )
 from rectiflow.plans import Plan
+from rectiflow.predictions import Data, Noise, Score, Velocity
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
 from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import (
@@ -98,6 +101,7 @@ __all__ = [
     "DPMSolverPP2M",
     "DPMSolverPP2S",
     "DPMSolverPP3M",
+    "Data",
     "Dopri5",
     "Euclidean",
     "Euler",
@@ -106,9 +110,11 @@ __all__ = [
     "FireFlow",
     "Flow",
     "GaussianMixtureFlow",
+    "Geodesic",
     "Heun",
     "Hutchinson",
     "Independent",
+    "Interpolant",
     "InterpolantSDE",
     "KeyedNoise",
     "Linear",
@@ -123,6 +129,7 @@ __all__ = [
     "Mode",
     "Move",
     "Moved",
+    "Noise",
     "Normal",
     "Paired",
     "Path",
@@ -135,6 +142,7 @@ __all__ = [
     "PseudoHuber",
     "Rotations",
     "RungeKutta",
+    "Score",
     "Shifted",
     "Solver",
     "Source",
@@ -147,6 +155,7 @@ __all__ = [
     "UShaped",
     "Uniform",
     "VariancePreserving",
+    "Velocity",
     "VelocityField",
     "batched_cfg",
     "bind",

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from rectiflow.paths import Linear, Path, Prediction
+from rectiflow.interpolants import Interpolant, Level
+from rectiflow.paths import Linear, Path
 from rectiflow.sources import Normal
 
 if TYPE_CHECKING:
@@ -109,11 +111,12 @@ class _Posterior(NamedTuple):
 
 
 class GaussianMixtureFlow(ClosedFormFlow):
-    r"""The flow from a Gaussian to a mixture of Gaussians.
+    r"""The flow from a Gaussian, or a mixture, to a mixture of Gaussians.
 
     Given component k, ``x_t`` is Gaussian with mean :math:`m_k = a \mu_k + b m_0` and covariance
-    :math:`C_k = a^2 \Sigma_k + b^2 S_0`, and every conditional expectation is linear in x; the
-    marginal ones are averages over the posterior of k.
+    :math:`C_k = a^2 \Sigma_k + b^2 S_0 + g^2`, and every conditional expectation is linear in x;
+    the marginal ones are averages over the posterior of k. The last term is there on an
+    :class:`~rectiflow.interpolants.Interpolant`.
 
     Parameters
     ----------
@@ -122,10 +125,10 @@ class GaussianMixtureFlow(ClosedFormFlow):
     means : Tensor, shape (k, d)
     covs : Tensor, shape (k, d, d)
         Positive semi-definite; singular ones have no density at t = 1.
-    path : Path, default :class:`~rectiflow.paths.Linear`
-    source_mean : Tensor, shape (d,), optional
-        Zero by default.
-    source_cov : Tensor, shape (d, d), optional
+    path : Path or Interpolant, default :class:`~rectiflow.paths.Linear`
+    source_mean : Tensor, shape (d,) or (k, d), optional
+        Zero by default; one for each component where they are pairs of components.
+    source_cov : Tensor, shape (d, d) or (k, d, d), optional
         Identity by default.
 
     Examples
@@ -142,9 +145,9 @@ class GaussianMixtureFlow(ClosedFormFlow):
         means: Float[Tensor, "k d"],
         covs: Float[Tensor, "k d d"],
         *,
-        path: Path | None = None,
-        source_mean: Float[Tensor, " d"] | None = None,
-        source_cov: Float[Tensor, "d d"] | None = None,
+        path: Path | Interpolant | None = None,
+        source_mean: Float[Tensor, "*k d"] | None = None,
+        source_cov: Float[Tensor, "*k d d"] | None = None,
     ) -> None:
         super().__init__()
         count, dim = means.shape
@@ -153,7 +156,8 @@ class GaussianMixtureFlow(ClosedFormFlow):
                 "weights, means and covs must have shapes (k,), (k, d), (k, d, d), got "
                 f"{tuple(weights.shape)}, {tuple(means.shape)}, {tuple(covs.shape)}"
             )
-        self.path = path or Linear()
+        self.gamma = path.gamma if isinstance(path, Interpolant) else None
+        self.path = path.path if isinstance(path, Interpolant) else path or Linear()
         self.centred = source_mean is None
         mean0 = torch.zeros(dim) if source_mean is None else source_mean
         cov0 = torch.eye(dim) if source_cov is None else source_cov
@@ -187,6 +191,11 @@ class GaussianMixtureFlow(ClosedFormFlow):
         component = self.source_mean + b * _apply(self.source_cov, post.pull)
         return (post.weight * component).sum(-2).to(x)
 
+    def denoiser(self, x: Float[Tensor, "*b d"], t: float | Tensor) -> Float[Tensor, "*b d"]:
+        """Return ``E[z | x_t = x]``, the mean noise that an interpolant added on the way."""
+        post = self._posterior(x, t)
+        return _trailing(self._added(t)[0], 1).sqrt() * (post.weight * post.pull).sum(-2).to(x)
+
     def score(self, x: Float[Tensor, "*b d"], t: float | Tensor) -> Float[Tensor, "*b d"]:
         """Return ``grad log p_t(x)``."""
         post = self._posterior(x, t)
@@ -217,7 +226,11 @@ class GaussianMixtureFlow(ClosedFormFlow):
 
     def sample_source(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n`` noise points, shape ``(n, d)``."""
-        return self.source_mean + _apply(_root(self.source_cov), self._normal(n, generator))
+        mean, root = self.source_mean, _root(self.source_cov)
+        if mean.ndim > 1 or root.ndim > 2:
+            which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
+            mean, root = mean.expand_as(self.means)[which], root.expand_as(self.covs)[which]
+        return mean + _apply(root, self._normal(n, generator))
 
     def _normal(self, n: int, generator: torch.Generator | None) -> Tensor:
         like = self.means
@@ -229,6 +242,9 @@ class GaussianMixtureFlow(ClosedFormFlow):
         a, b = _trailing(c.a, 2), _trailing(c.b, 2)
         diff = x.double()[..., None, :] - (a * self.means + b * self.source_mean)
         cov = _trailing(c.a, 3) ** 2 * self.covs + _trailing(c.b, 3) ** 2 * self.source_cov
+        identity = torch.eye(diff.shape[-1], dtype=cov.dtype, device=cov.device)
+        if self.gamma is not None:
+            cov = cov + _trailing(self._added(t)[0], 3) * identity
         try:
             factor = torch.linalg.cholesky(cov)
         except torch.linalg.LinAlgError as error:
@@ -237,7 +253,6 @@ class GaussianMixtureFlow(ClosedFormFlow):
                 f"{t}. Stay off the end of the path, or give every component some width."
             ) from error
         # Not cholesky_inverse: its forward-mode derivative is wrong in torch 2.11.
-        identity = torch.eye(diff.shape[-1], dtype=factor.dtype, device=factor.device)
         precision = torch.cholesky_solve(identity, factor)
         pull = _apply(precision, diff)
         log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -246,10 +261,18 @@ class GaussianMixtureFlow(ClosedFormFlow):
         return _Posterior(log_joint, torch.softmax(log_joint, -1)[..., None], pull, precision)
 
     def _rate(self, t: float | Tensor) -> Tensor:
-        """Return ``a a' Σ_k + b b' S0``, half the rate of the covariances."""
+        """Return ``a a' Σ_k + b b' S0 + g g'``, half the rate of the covariances."""
         c = self.path.coeffs(_double(t))
-        data = _trailing(c.a * c.da, 3) * self.covs
-        return data + _trailing(self.path.b_db(_double(t)), 3) * self.source_cov
+        rate = _trailing(c.a * c.da, 3) * self.covs
+        rate = rate + _trailing(self.path.b_db(_double(t)), 3) * self.source_cov
+        if self.gamma is None:
+            return rate
+        return rate + _trailing(self._added(t)[1], 3) * torch.eye(rate.shape[-1]).to(rate)
+
+    def _added(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``g²`` and ``g g'`` of the noise added on the way."""
+        level = self.gamma(_double(t)) if self.gamma is not None else Level(0.0, 0.0, 0.0)
+        return torch.as_tensor(level.g) ** 2, torch.as_tensor(level.g_dg)
 
     def _component_velocity(self, post: _Posterior, t: float | Tensor) -> Tensor:
         c = self.path.coeffs(_double(t))
@@ -313,17 +336,17 @@ class FiniteDataFlow(ClosedFormFlow):
 
     def noise(self, x: Float[Tensor, " b *event"], t: float | Tensor) -> Float[Tensor, " b *event"]:
         """Return ``E[x0 | x_t = x]``."""
-        return self._from_data(x, t, Prediction.NOISE)
+        return self._from_velocity(self.path.noise, x, t)
 
     def score(self, x: Float[Tensor, " b *event"], t: float | Tensor) -> Float[Tensor, " b *event"]:
         """Return ``grad log p_t(x)``."""
-        return self._from_data(x, t, Prediction.SCORE)
+        return self._from_velocity(partial(self.path.score, source=self.source), x, t)
 
     def velocity(
         self, x: Float[Tensor, " b *event"], t: float | Tensor
     ) -> Float[Tensor, " b *event"]:
         """Return ``E[dx_t/dt | x_t = x]``."""
-        return self._from_data(x, t, Prediction.VELOCITY)
+        return self._from_velocity(lambda v, x, t: v, x, t)
 
     def log_prob(
         self, x: Float[Tensor, " b *event"], t: float | Tensor = 0.0
@@ -382,17 +405,9 @@ class FiniteDataFlow(ClosedFormFlow):
         out = super().flow_map(x, start, min(stop, last), tolerance=tolerance)
         return self.data(out, last) if stop > last else out
 
-    def _from_data(self, x: Tensor, t: float | Tensor, wanted: Prediction) -> Tensor:
-        out = self.path.convert(
-            self._data(x, t),
-            x.double(),
-            _double(t),
-            given=Prediction.DATA,
-            wanted=wanted,
-            source=self.source,
-        )
-        assert isinstance(out, Tensor)
-        return out.to(x)
+    def _from_velocity(self, convert: Callable[..., Any], x: Tensor, t: float | Tensor) -> Tensor:
+        double, time = x.double(), _double(t)
+        return convert(self.path.from_data(self._data(x, t), double, time), double, time).to(x)
 
     def _data(self, x: Tensor, t: float | Tensor) -> Tensor:
         p = torch.softmax(self._log_joint(x, t), dim=-1)

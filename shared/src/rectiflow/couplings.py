@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Self, TypeAlias
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor
 
-from rectiflow.sources import Normal, Source
+from rectiflow.premetrics import Mask
+from rectiflow.sources import Normal, Source, like
 from rectiflow.spaces import Space
 from rectiflow.states import State, leaves, map_state
 
@@ -22,20 +23,24 @@ Schedule: TypeAlias = Callable[[int], float]
 """A number for each training step."""
 
 
-class Coupling(ABC):
-    """The joint law of noise and data, given a batch of data.
+class Coupling:
+    """The joint law of noise and data, given a batch of data; a frozen dataclass.
 
     Only noise is drawn or permuted, never data, so conditions that belong to the data stay with
-    it.
+    it. Subclasses say how noise is made for data (:meth:`fresh`), which may depend on the data, or
+    what becomes of noise that is stored with it (:meth:`stored`).
     """
 
-    @abstractmethod
+    in_loader: ClassVar[bool] = False
+    """Whether the pairing is work for the loader's processes rather than for the step."""
+
     def draw(
         self,
         x1: State,
         source: Source,
         *,
         x0: State | None = None,
+        mask: Mask = None,
         generator: torch.Generator | None = None,
     ) -> State:
         """Return the noise to pair with ``x1``, row by row.
@@ -46,77 +51,83 @@ class Coupling(ABC):
         source : Source
             Where fresh noise comes from.
         x0 : State, optional
-            Noise chosen or stored by the caller.
+            Noise that is paired with the data already, such as a stored pair's.
+        mask : Tensor or mapping, optional
+            True where ``x1`` is real.
         generator : torch.Generator, optional
+
+        Raises
+        ------
+        ValueError
+            When ``x0`` is missing and fresh noise would silently undo the pairing.
         """
+        if x0 is None:
+            return self.fresh(x1, source, mask, generator)
+        return self.stored(x0, source, generator)
 
     def at(self, step: int) -> Self:
         """Return the coupling in force at a training step; most do not depend on it."""
         del step
         return self
 
+    def fresh(
+        self, x1: State, source: Source, mask: Mask, generator: torch.Generator | None
+    ) -> State:
+        """Draw noise for data that has none."""
+        raise ValueError(
+            f"{type(self).__name__} needs the stored noise of each sample, got x0=None. Pass "
+            "x0 from the pair store, or use Independent() to draw fresh noise."
+        )
+
+    def stored(self, x0: State, source: Source, generator: torch.Generator | None) -> State:
+        """Return the noise to use where the data comes with ``x0``."""
+        return x0
+
 
 @dataclass(frozen=True)
 class Independent(Coupling):
     """Noise that knows nothing of the data it is paired with."""
 
-    def draw(
-        self,
-        x1: State,
-        source: Source,
-        *,
-        x0: State | None = None,
-        generator: torch.Generator | None = None,
+    def fresh(
+        self, x1: State, source: Source, mask: Mask, generator: torch.Generator | None
     ) -> State:
-        """Return ``x0`` where given, else fresh noise."""
-        return source.sample_like(x1, generator=generator) if x0 is None else x0
+        """Draw from the source."""
+        return source.sample_like(x1, generator=generator)
 
 
 @dataclass(frozen=True)
 class Paired(Coupling):
     """Stored pairs, as in reflow: noise comes with the data or not at all."""
 
-    def draw(
-        self,
-        x1: State,
-        source: Source,
-        *,
-        x0: State | None = None,
-        generator: torch.Generator | None = None,
-    ) -> State:
-        """Return ``x0``.
 
-        Raises
-        ------
-        ValueError
-            When ``x0`` is missing: fresh noise would silently undo the pairing.
-        """
-        return _stored(x0, self)
+@dataclass(frozen=True)
+class SquaredDistance:
+    """The cost ``|x0[i] - x1[j]|²`` over all parts."""
+
+    def __call__(self, x0: State, x1: State) -> Tensor:
+        """Return the cost of each pair, shape ``(b, b)``."""
+        costs = []
+        for p, q in zip(leaves(x0), leaves(x1), strict=True):
+            flat_p, flat_q = (part.reshape(len(part), -1).double() for part in (p, q))
+            costs.append(torch.cdist(flat_p, flat_q).square())
+        return torch.stack(costs).sum(0)
 
 
-def squared_distance(x0: State, x1: State) -> Tensor:
-    """Return ``|x0[i] - x1[j]|²`` over all parts, shape ``(b, b)``."""
-    total: Tensor | float = 0.0
-    for p, q in zip(leaves(x0), leaves(x1), strict=True):
-        flat_p, flat_q = (part.reshape(len(part), -1).double() for part in (p, q))
-        total = total + torch.cdist(flat_p, flat_q).square()
-    assert isinstance(total, Tensor)
-    return total
+@dataclass(frozen=True)
+class GeodesicCost:
+    """The cost ``|log(x0[i], x1[j])|²`` of a space, for :class:`MinibatchOT`."""
 
+    space: Space
 
-def geodesic_cost(space: Space) -> Cost:
-    """Return the cost ``|log(x0[i], x1[j])|²`` of a space, for :class:`MinibatchOT`."""
-
-    def cost(x0: State, x1: State) -> Tensor:
+    def __call__(self, x0: State, x1: State) -> Tensor:
+        """Return the cost of each pair, shape ``(b, b)``."""
         rows = []
         for i in range(leaves(x0)[0].shape[0]):
             start = map_state(lambda p, q, i=i: p[i : i + 1].expand_as(q), x0, x1)
-            parts = leaves(space.log(start, x1))
+            parts = leaves(self.space.log(start, x1))
             squares = [part.reshape(len(part), -1).square().sum(1) for part in parts]
             rows.append(torch.stack(squares).sum(0))
         return torch.stack(rows)
-
-    return cost
 
 
 @dataclass(frozen=True)
@@ -129,12 +140,13 @@ class MinibatchOT(Coupling):
 
     Parameters
     ----------
-    cost : callable, default :func:`squared_distance`
-        ``cost(x0, x1) -> (b, b)``; :func:`geodesic_cost` on curved spaces.
+    cost : callable, default :class:`SquaredDistance`
+        ``cost(x0, x1) -> (b, b)``; :class:`GeodesicCost` on curved spaces.
 
     Notes
     -----
-    O(b³) on the CPU: about 2 ms at b = 128 and 100 ms at b = 512, plus one transfer.
+    O(b³) on the CPU: about 2 ms at b = 128 and 100 ms at b = 512.
+    :class:`~rectiflow.training.data.FlowData` has it done where batches are loaded.
 
     References
     ----------
@@ -142,17 +154,17 @@ class MinibatchOT(Coupling):
     Generalizing Flow-Based Generative Models with Minibatch Optimal Transport" (TMLR 2024).
     """
 
-    cost: Cost = squared_distance
+    cost: Cost = field(default_factory=SquaredDistance)
+    in_loader = True
 
-    def draw(
-        self,
-        x1: State,
-        source: Source,
-        *,
-        x0: State | None = None,
-        generator: torch.Generator | None = None,
+    def fresh(
+        self, x1: State, source: Source, mask: Mask, generator: torch.Generator | None
     ) -> State:
-        """Return ``x0``, or fresh noise, in the order that fits ``x1`` best.
+        """Draw from the source, in the order that fits ``x1`` best."""
+        return self.assign(source.sample_like(x1, generator=generator), x1)
+
+    def assign(self, x0: State, x1: State) -> State:
+        """Return the rows of ``x0`` in the order that fits ``x1`` best.
 
         Raises
         ------
@@ -161,8 +173,7 @@ class MinibatchOT(Coupling):
         """
         from scipy.optimize import linear_sum_assignment
 
-        drawn = source.sample_like(x1, generator=generator) if x0 is None else x0
-        cost = self.cost(drawn, x1).detach().double().cpu()
+        cost = self.cost(x0, x1).detach().double().cpu()
         size = leaves(x1)[0].shape[0]
         if cost.shape != (size, size) or not bool(cost.isfinite().all()):
             raise ValueError(
@@ -172,7 +183,7 @@ class MinibatchOT(Coupling):
         # Transposed, row j is a data point and its column is the noise that goes to it.
         _, order = linear_sum_assignment(cost.T.numpy())
         index = torch.from_numpy(order)
-        return map_state(lambda part: part[index.to(part.device)], drawn)
+        return map_state(lambda part: part[index.to(part.device)], x0)
 
 
 @dataclass(frozen=True)
@@ -186,7 +197,7 @@ class Annealed(Coupling):
     Parameters
     ----------
     beta : callable
-        Schedule over training steps with values in ``[0, 1]``, see :func:`linear_annealing`.
+        Schedule over training steps with values in ``[0, 1]``, such as :class:`LinearAnnealing`.
     step : int, default 0
         The step in force; :meth:`at` returns the coupling of another one.
 
@@ -203,22 +214,14 @@ class Annealed(Coupling):
         """Return the coupling at a training step."""
         return replace(self, step=step)
 
-    def draw(
-        self,
-        x1: State,
-        source: Source,
-        *,
-        x0: State | None = None,
-        generator: torch.Generator | None = None,
-    ) -> State:
+    def stored(self, x0: State, source: Source, generator: torch.Generator | None) -> State:
         """Mix the stored noise with fresh noise.
 
         Raises
         ------
         ValueError
-            When ``x0`` is missing, the source is not normal, or beta leaves ``[0, 1]``.
+            When the source is not normal, or beta leaves ``[0, 1]``.
         """
-        stored = _stored(x0, self)
         if not isinstance(source, Normal):
             raise ValueError(
                 f"annealed pairs need a normal source, got {source!r}; expected "
@@ -228,43 +231,48 @@ class Annealed(Coupling):
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must stay in [0, 1], got {beta} at step {self.step}")
         if beta == 0:
-            return stored
+            return x0
         keep = math.sqrt(1 - beta**2)
 
         def blend(old: Tensor, new: Tensor) -> Tensor:
-            mean = source.mean.to(old) if isinstance(source.mean, Tensor) else source.mean
+            mean = like(source.mean, old)
             return mean + keep * (old - mean) + beta * (new - mean)
 
-        return map_state(blend, stored, source.sample_like(stored, generator=generator))
+        return map_state(blend, x0, source.sample_like(x0, generator=generator))
 
 
-def linear_annealing(warmup: int) -> Schedule:
-    """Return ``beta(k) = 1 - min(1, k / warmup)``."""
-    _check_warmup(warmup)
-    return lambda step: 1 - min(1.0, step / warmup)
+@dataclass(frozen=True)
+class _Annealing(ABC):
+    warmup: int
+
+    def __post_init__(self) -> None:
+        if self.warmup < 1:
+            raise ValueError(f"annealing needs at least one warm-up step, got {self.warmup}")
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return beta at a training step."""
 
 
-def cosine_annealing(warmup: int) -> Schedule:
-    """Return ``beta(k) = (1 + cos(pi min(1, k / warmup))) / 2``."""
-    _check_warmup(warmup)
-    return lambda step: (1 + math.cos(math.pi * min(1.0, step / warmup))) / 2
+class LinearAnnealing(_Annealing):
+    """``beta(k) = 1 - min(1, k / warmup)``."""
+
+    def __call__(self, step: int) -> float:
+        """Return beta at a training step."""
+        return 1 - min(1.0, step / self.warmup)
 
 
-def exponential_annealing(warmup: int) -> Schedule:
-    """Return ``beta(k) = exp(-k / warmup)``, which never ends in exact pairs."""
-    _check_warmup(warmup)
-    return lambda step: math.exp(-step / warmup)
+class CosineAnnealing(_Annealing):
+    """``beta(k) = (1 + cos(pi min(1, k / warmup))) / 2``."""
+
+    def __call__(self, step: int) -> float:
+        """Return beta at a training step."""
+        return (1 + math.cos(math.pi * min(1.0, step / self.warmup))) / 2
 
 
-def _check_warmup(warmup: int) -> None:
-    if warmup < 1:
-        raise ValueError(f"annealing needs at least one warm-up step, got {warmup}")
+class ExponentialAnnealing(_Annealing):
+    """``beta(k) = exp(-k / warmup)``, which never ends in exact pairs."""
 
-
-def _stored(x0: State | None, coupling: Coupling) -> State:
-    if x0 is None:
-        raise ValueError(
-            f"{type(coupling).__name__} needs the stored noise of each sample, got x0=None. Pass "
-            "x0 from the pair store, or use Independent() to draw fresh noise."
-        )
-    return x0
+    def __call__(self, step: int) -> float:
+        """Return beta at a training step."""
+        return math.exp(-step / self.warmup)

@@ -1,54 +1,29 @@
-"""Paths from noise to data, and the algebra between what networks predict on them."""
+"""Paths from noise to data: their coefficients."""
 
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
+from functools import lru_cache
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from rectiflow.fields import VelocityField
-from rectiflow.sources import Normal
-from rectiflow.states import State, expand_time, map_state
+from rectiflow.conversions import Coefficients, Conversions, Inverse, divide
 
 Time = TypeVar("Time", float, Tensor)
 
 
-class Coefficients(NamedTuple):
-    """Coefficients of ``x_t = a x1 + b x0`` and their time derivatives; all of the form of t."""
-
-    a: Any
-    b: Any
-    da: Any
-    db: Any
-
-
-class Prediction(StrEnum):
-    """What a network may be trained to say about ``x_t``."""
-
-    VELOCITY = "velocity"  # E[dx_t/dt | x_t]
-    DATA = "data"  # E[x1 | x_t]
-    NOISE = "noise"  # E[x0 | x_t]
-    SCORE = "score"  # grad log p_t(x_t)
-
-
-class Path(ABC):
+class Path(Conversions):
     """An affine path ``x_t = a(t) x1 + b(t) x0`` from noise (t = 0) to data (t = 1).
 
     ``a`` grows to 1 and ``b`` falls from (about) 1. A time is a python float, for which everything
-    is computed in float64 without tensors, or a tensor: 0-dimensional, or ``(b,)`` with one time
-    per sample.
-
-    A prediction is a linear function of another one and of ``x_t``. The conversions are regular
-    wherever a finite answer exists and raise ``ValueError`` elsewhere, for example for the score
-    at t = 1. The velocity determines the data and the noise prediction on all of ``[0, 1]`` (on
-    :class:`Linear`), which is why velocities are what is stored and passed.
+    is computed in float64 without tensors and remembered, or a tensor: 0-dimensional, or ``(b,)``
+    with one time per sample. Subclasses are frozen dataclasses that give :meth:`_coeffs`.
     """
 
     def coeffs(self, t: float | Tensor) -> Coefficients:
@@ -61,37 +36,25 @@ class Path(ABC):
         ValueError
             When a number ``t`` lies outside ``[0, 1]``.
         """
-        if isinstance(t, Tensor):
-            return self._coeffs(t, torch)
-        if not 0 <= t <= 1:
-            raise ValueError(f"time outside the path, got t={t}; expected 0 (noise) to 1 (data)")
-        return self._coeffs(float(t), math)
+        return self._coeffs(t, torch) if isinstance(t, Tensor) else _coeffs_at(self, float(t))
+
+    def inverse(self, t: float | Tensor) -> Inverse:
+        """Return how data and noise follow from velocity and point at ``t``."""
+        return self._inverse(t) if isinstance(t, Tensor) else _inverse_at(self, float(t))
 
     @abstractmethod
     def _coeffs(self, t: Any, ops: ModuleType) -> Coefficients:
         """Compute the coefficients with the functions of ``ops``: ``math`` or ``torch``."""
 
+    def _inverse(self, t: Any) -> Inverse:
+        a, b, da, db = self.coeffs(t)
+        w = da * b - db * a
+        return Inverse(divide(b, w), -divide(db, w), -divide(a, w), divide(da, w))
+
     def b_db(self, t: float | Tensor) -> Any:
         """Return the product ``b b'``, half the rate of the noise variance; finite at t = 1."""
         c = self.coeffs(t)
         return c.b * c.db
-
-    def interpolate(self, x0: State, x1: State, t: float | Tensor) -> tuple[State, State]:
-        """Return the point ``x_t`` and its velocity ``a' x1 + b' x0``.
-
-        Parameters
-        ----------
-        x0, x1 : State, shape (b, *event)
-            Noise and data.
-        t : float or Tensor, shape () or (b,)
-
-        Raises
-        ------
-        ValueError
-            When the velocity is infinite (variance-preserving paths at t = 1).
-        """
-        a, b, da, db = self.coeffs(t)
-        return _mix(a, x1, b, x0), _mix(da, x1, db, x0)
 
     def lam(self, t: Time) -> Time:
         """Return the half log-SNR ``log(a / b)``: -inf where a is 0, inf where b is 0."""
@@ -101,22 +64,25 @@ class Path(ABC):
     def t_of_lam(self, lam: Time) -> Time:
         """Return the time at which the half log-SNR is ``lam``; inverse of :meth:`lam`.
 
+        A tensor gets NaN where the path never has the noise level.
+
         Raises
         ------
         ValueError
-            When the path never has this noise level.
+            When the path never has the noise level of a number.
         """
-        is_tensor = isinstance(lam, Tensor)
-        t: Any = self._t_of_lam(lam, torch if is_tensor else math)
-        slack = 64 * torch.finfo(lam.dtype).eps if isinstance(lam, Tensor) else 1e-12
-        inside = (t >= -slack) & (t <= 1 + slack)
-        if not (_all_true(inside) if is_tensor else inside):
+        if isinstance(lam, Tensor):
+            t = self._t_of_lam(lam, torch)
+            slack = 64 * torch.finfo(lam.dtype).eps
+            return torch.where((t >= -slack) & (t <= 1 + slack), t.clamp(0, 1), torch.nan)
+        t = self._t_of_lam(lam, math)
+        if not -1e-12 <= t <= 1 + 1e-12:
             ends = f"[{self.lam(0.0):.6g}, {self.lam(1.0):.6g}]"
             raise ValueError(
-                f"{type(self).__name__} never has half log-SNR {_brief(lam)}; expected values in "
+                f"{type(self).__name__} never has half log-SNR {lam:.6g}; expected values in "
                 f"{ends}. Start and end the time grid inside the range that both paths share."
             )
-        return t.clamp(0, 1) if is_tensor else min(max(t, 0.0), 1.0)
+        return min(max(t, 0.0), 1.0)
 
     def _t_of_lam(self, lam: Any, ops: ModuleType) -> Any:
         """Invert a monotone ``lam`` by bisection; named paths have closed forms."""
@@ -130,127 +96,6 @@ class Path(ABC):
         ends = self.lam(torch.tensor([0.0, 1.0], dtype=torch.float64, device=lam.device))
         reached = (lam >= ends[0]) & (lam <= ends[1])
         return torch.where(reached, (low + high) / 2, torch.nan).to(lam.dtype)
-
-    def snr_inverse(self, r: Time) -> Time:
-        """Return the time at which ``a / b`` is ``r``, in ``[0, inf]``."""
-        return self.t_of_lam(_log(r))
-
-    def data(self, v: State, x: State, t: float | Tensor) -> State:
-        """Return ``E[x1 | x_t] = (b v - b' x) / (a' b - b' a)``."""
-        return self.convert(v, x, t, given=Prediction.VELOCITY, wanted=Prediction.DATA)
-
-    def noise(self, v: State, x: State, t: float | Tensor) -> State:
-        """Return ``E[x0 | x_t] = (a' x - a v) / (a' b - b' a)``."""
-        return self.convert(v, x, t, given=Prediction.VELOCITY, wanted=Prediction.NOISE)
-
-    def score(
-        self, v: State, x: State, t: float | Tensor, *, source: Normal | None = None
-    ) -> State:
-        """Return ``grad log p_t(x) = -(E[x0 | x_t] - mean) / (b scale²)`` for a normal source."""
-        return self.convert(
-            v, x, t, given=Prediction.VELOCITY, wanted=Prediction.SCORE, source=source
-        )
-
-    def velocity(
-        self,
-        x: State,
-        t: float | Tensor,
-        *,
-        data: State | None = None,
-        noise: State | None = None,
-        score: State | None = None,
-        source: Normal | None = None,
-    ) -> State:
-        """Return the velocity that belongs to exactly one other prediction.
-
-        Raises
-        ------
-        ValueError
-            When not exactly one of data, noise and score is given, or at a time where it does not
-            determine the velocity (data at t = 1; noise and score at t = 0).
-        """
-        named = {Prediction.DATA: data, Prediction.NOISE: noise, Prediction.SCORE: score}
-        given = {kind: value for kind, value in named.items() if value is not None}
-        if len(given) != 1:
-            found = ", ".join(given) or "none"
-            raise ValueError(
-                f"one prediction is needed, got {found}; expected data, noise or score"
-            )
-        ((kind, value),) = given.items()
-        return self.convert(value, x, t, given=kind, wanted=Prediction.VELOCITY, source=source)
-
-    def convert(
-        self,
-        value: State,
-        x: State,
-        t: float | Tensor,
-        *,
-        given: Prediction,
-        wanted: Prediction,
-        source: Normal | None = None,
-    ) -> State:
-        r"""Turn one prediction at ``x_t = x`` into another.
-
-        With :math:`w = a' b - b' a`, data D and noise E:
-        :math:`x = a D + b E`, :math:`v = a' D + b' E = (w D + b' x)/b = (a' x - w E)/a`.
-
-        Parameters
-        ----------
-        value, x : State, shape (b, *event)
-            The prediction and the point where it was made.
-        t : float or Tensor, shape () or (b,)
-        given, wanted : Prediction
-            What ``value`` is, and what to return.
-        source : Normal, optional
-            Law of x0, which the score depends on; standard normal by default.
-
-        Returns
-        -------
-        State
-
-        Raises
-        ------
-        ValueError
-            Where the answer is infinite or not determined.
-        """
-        # Conditional, because a compiler cannot trace through the making of an enum member.
-        given = given if isinstance(given, Prediction) else Prediction(given)
-        wanted = wanted if isinstance(wanted, Prediction) else Prediction(wanted)
-        if given is wanted:
-            return value
-        asked = f"{given} does not determine a finite {wanted}"
-        law, b = source or Normal(), self.coeffs(t).b
-        if given is Prediction.SCORE:
-            value = map_state(lambda s: law.at_score(expand_time(b, s) * s), value)
-            given = Prediction.NOISE
-        target = Prediction.NOISE if wanted is Prediction.SCORE else wanted
-        if given is not target:
-            of_value, of_x = self._factors(t, given, target)
-            value = _mix(_finite(of_value, asked, t), value, _finite(of_x, asked, t), x)
-        if wanted is Prediction.SCORE:
-            rate = _finite(_divide(1.0, b), asked, t)
-            return map_state(lambda e: expand_time(rate, e) * law.score(e), value)
-        return value
-
-    def _factors(self, t: float | Tensor, given: Prediction, wanted: Prediction) -> tuple[Any, Any]:
-        """Factors of the given prediction and of x in the wanted one; neither is a score."""
-        if given is Prediction.VELOCITY:
-            return self._unmix(t, wanted)
-        a, b, da, db = self.coeffs(t)
-        from_data = given is Prediction.DATA
-        if wanted is not Prediction.VELOCITY:
-            part, rest = (a, b) if from_data else (b, a)
-            return -_divide(part, rest), _divide(1.0, rest)
-        w = da * b - db * a
-        return (_divide(w, b), _divide(db, b)) if from_data else (-_divide(w, a), _divide(da, a))
-
-    def _unmix(self, t: float | Tensor, wanted: Prediction) -> tuple[Any, Any]:
-        """Coefficients of v and x in the data or noise prediction."""
-        a, b, da, db = self.coeffs(t)
-        w = da * b - db * a
-        if wanted is Prediction.DATA:
-            return _divide(b, w), -_divide(db, w)
-        return -_divide(a, w), _divide(da, w)
 
 
 @dataclass(frozen=True)
@@ -289,10 +134,10 @@ class Polynomial(Path):
         num, den = _ratio(lam, ops)
         return (num / (num + den)) ** (1 / self.n)
 
-    def _unmix(self, t: float | Tensor, wanted: Prediction) -> tuple[Any, Any]:
+    def _inverse(self, t: Any) -> Inverse:
         # a + b = 1 gives w = a', and a / a' = t / n stays regular at t = 0 where a' vanishes.
         c = self.coeffs(t)
-        return (_divide(c.b, c.da) if wanted is Prediction.DATA else -t / self.n), _full(t, 1.0)
+        return Inverse(divide(c.b, c.da), 1.0, -t / self.n, 1.0)
 
 
 @dataclass(frozen=True)
@@ -348,18 +193,9 @@ class _UnitVariance(Path):
         c = self.coeffs(t)
         return -c.a * c.da
 
-    def interpolate(self, x0: State, x1: State, t: float | Tensor) -> tuple[State, State]:
-        db = self.coeffs(t).db
-        if not _is_finite(db):
-            raise ValueError(
-                f"the velocity of {type(self).__name__} is infinite at t = 1, got t={_brief(t)}; "
-                "expected t < 1. Draw times from Uniform(0, 1 - 1e-5) or another bounded density."
-            )
-        return super().interpolate(x0, x1, t)
-
-    def _unmix(self, t: float | Tensor, wanted: Prediction) -> tuple[Any, Any]:
+    def _inverse(self, t: Any) -> Inverse:
         a, b, da, _ = self.coeffs(t)
-        return (b * b / da, a) if wanted is Prediction.DATA else (-a * b / da, b)
+        return Inverse(b * b / da, a, -a * b / da, b)
 
 
 @dataclass(frozen=True)
@@ -368,7 +204,7 @@ class LinearVP(_UnitVariance):
 
     def _coeffs(self, t: Any, ops: ModuleType) -> Coefficients:
         b = ops.sqrt((1 - t) * (1 + t))
-        return Coefficients(t, b, _full(t, 1.0), -_divide(t, b))
+        return Coefficients(t, b, _full(t, 1.0), -divide(t, b))
 
     def _t_of_lam(self, lam: Any, ops: ModuleType) -> Any:
         num, den = _ratio(lam, ops)
@@ -408,7 +244,7 @@ class VariancePreserving(_UnitVariance):
         rate = s * spread + self.beta_min  # -dT/dt
         a = ops.exp(-total / 2)
         b = ops.sqrt(-ops.expm1(-total))
-        return Coefficients(a, b, a * rate / 2, -_divide(a * a * rate / 2, b))
+        return Coefficients(a, b, a * rate / 2, -divide(a * a * rate / 2, b))
 
     def _t_of_lam(self, lam: Any, ops: ModuleType) -> Any:
         num, den = _ratio(lam, ops)
@@ -452,44 +288,16 @@ class Affine(Path):
         return Coefficients(a.item(), b.item(), da.item(), db.item())
 
 
-def reparametrise(field: VelocityField, path_a: Path, path_b: Path) -> VelocityField:
-    r"""Turn a velocity field of one path into that of another, without training.
-
-    The time of equal noise level and the scale :math:`c = (a_A + b_A)/(a_B + b_B)` carry the point
-    to ``path_a``; data and noise predictions are the same on both, and give the velocity on
-    ``path_b``.
-
-    Parameters
-    ----------
-    field : VelocityField
-        Velocity on ``path_a``.
-    path_a, path_b : Path
-        The path of the field, and the wanted one.
-
-    Returns
-    -------
-    VelocityField
-        Velocity on ``path_b``. It raises ``ValueError`` at noise levels that ``path_a`` never has:
-        a variance-preserving path has none as noisy as the straight path at t = 0.
-    """
-
-    def converted(x: State, t: float | Tensor) -> State:
-        to = path_b.coeffs(t)
-        s = path_a.t_of_lam(path_b.lam(t))  # type: ignore[type-var]
-        at = path_a.coeffs(s)
-        scale = (at.a + at.b) / (to.a + to.b)
-        x_a = map_state(lambda p: expand_time(scale, p) * p, x)
-        v_a = field(x_a, s)
-        data, noise = path_a.data(v_a, x_a, s), path_a.noise(v_a, x_a, s)
-        db = _finite(to.db, f"{path_b!r} has no finite velocity", t)
-        return _mix(to.da, data, db, noise)
-
-    return converted
+@lru_cache(maxsize=4096)
+def _coeffs_at(path: Path, t: float) -> Coefficients:
+    if not 0 <= t <= 1:
+        raise ValueError(f"time outside the path, got t={t}; expected 0 (noise) to 1 (data)")
+    return path._coeffs(t, math)
 
 
-def _mix(p: Any, x: State, q: Any, y: State) -> State:
-    """Return ``p x + q y`` for coefficients of the form of a time."""
-    return map_state(lambda a, b: expand_time(p, a) * a + expand_time(q, b) * b, x, y)
+@lru_cache(maxsize=4096)
+def _inverse_at(path: Path, t: float) -> Inverse:
+    return path._inverse(t)
 
 
 def _full(t: Any, value: float) -> Any:
@@ -508,45 +316,7 @@ def _ratio(lam: Any, ops: ModuleType) -> tuple[Any, Any]:
 def _log(x: Any) -> Any:
     if isinstance(x, Tensor):
         return x.log()
-    if x < 0:
-        raise ValueError(f"the signal-to-noise ratio must not be negative, got {x}")
     return math.log(x) if x > 0 else -math.inf
-
-
-def _divide(x: Any, y: Any) -> Any:
-    """Divide as tensors do: ``x / 0`` is infinite or NaN also for numbers."""
-    if isinstance(y, Tensor) or y != 0:
-        return x / y
-    return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x)
-
-
-def _all_true(flags: Tensor) -> bool:
-    # Reading a value would break a compiled graph: there the check is left out.
-    return torch.compiler.is_compiling() or bool(flags.all())
-
-
-def _is_finite(value: Any) -> bool:
-    return _all_true(value.isfinite()) if isinstance(value, Tensor) else math.isfinite(value)
-
-
-def _finite(value: Any, asked: str, t: float | Tensor) -> Any:
-    """Return a factor of a conversion, or say that there is none at this time."""
-    if _is_finite(value):
-        return value
-    raise ValueError(
-        f"{asked} at this time, got t={_brief(t)}; expected a time where both noise and data are "
-        "mixed in. Keep the velocity, from which data and noise follow at every time, or stay off "
-        "the ends of the path."
-    )
-
-
-def _brief(t: float | Tensor) -> str:
-    """Print a time for a message, at most a few values."""
-    if isinstance(t, Tensor):
-        values = t.detach().flatten()
-        shown = ", ".join(f"{value:.6g}" for value in values[:4].tolist())
-        return f"[{shown}{', ...' if len(values) > 4 else ''}]" if t.ndim else shown
-    return f"{t:.6g}"
 
 
 def _with_rate(

@@ -72,6 +72,24 @@ def expand_time(t: float | Tensor, like: Tensor) -> float | Tensor:
     return t.reshape(*t.shape, *(1,) * (like.ndim - t.ndim)).to(like)
 
 
+def check_like(found: State, expected: State, name: str) -> None:
+    """Refuse a state whose shapes would broadcast silently; ``name`` says in the error what it is.
+
+    Raises
+    ------
+    ValueError
+        When parts or shapes differ.
+    """
+    if _shapes(found) != _shapes(expected):
+        raise ValueError(f"{name} must have shape {_shapes(expected)}, got {_shapes(found)}")
+
+
+def _shapes(x: State) -> tuple[int, ...] | dict[str, tuple[int, ...]]:
+    if isinstance(x, dict):
+        return {name: tuple(part.shape) for name, part in x.items()}
+    return tuple(x.shape)
+
+
 def settle(mask: bool | Tensor) -> bool | Tensor:
     """Return one bool where a mask over the rows is unanimous.
 

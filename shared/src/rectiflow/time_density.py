@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -89,6 +91,54 @@ class Uniform(TimeDensity):
         """Return ``-log(high - low)`` inside."""
         inside = (t >= self.low) & (t <= self.high)
         return _inside(inside, torch.full_like(t, -math.log(self.high - self.low)))
+
+
+@dataclass(frozen=True)
+class PiecewiseUniform(TimeDensity):
+    """Uniform between successive edges, with a mass of its own on each piece.
+
+    A mixture of uniform laws is one: half of all times from ``[0.6, 1]`` and half from ``[0, 1]``
+    is ``PiecewiseUniform((0, 0.6, 1), (0.3, 0.7))``.
+
+    Parameters
+    ----------
+    edges : sequence of float
+        Increasing times in [0, 1].
+    masses : sequence of float
+        Positive, one per piece; their sum is taken as 1.
+    """
+
+    edges: Sequence[float]
+    masses: Sequence[float]
+
+    def __post_init__(self) -> None:
+        edges, masses = list(self.edges), list(self.masses)
+        bounded = all(0 <= low < high <= 1 for low, high in pairwise(edges))
+        if len(edges) != len(masses) + 1 or not bounded or not min(masses, default=0) > 0:
+            raise ValueError(
+                f"a piecewise density needs increasing edges in [0, 1] and a positive mass between "
+                f"each two, got edges={edges}, masses={masses}"
+            )
+
+    def icdf(self, u: Tensor) -> Tensor:
+        """Return the time on the line between the edges whose mass reaches ``u``."""
+        edges, below = self._tables(u)
+        piece = torch.searchsorted(below, u, right=True).clamp(1, len(below) - 1) - 1
+        part = (u - below[piece]) / (below[piece + 1] - below[piece])
+        return edges[piece] + (edges[piece + 1] - edges[piece]) * part
+
+    def log_prob(self, t: Tensor) -> Tensor:
+        """Return the log of mass over width of the piece; an edge belongs to the piece above."""
+        edges, below = self._tables(t)
+        piece = torch.searchsorted(edges, t, right=True).clamp(1, len(edges) - 1) - 1
+        height = below.diff() / edges.diff()
+        return _inside((t >= edges[0]) & (t <= edges[-1]), height[piece].log())
+
+    def _tables(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Edges, and the mass below each."""
+        edges, masses = (torch.as_tensor(list(x)).to(like) for x in (self.edges, self.masses))
+        below = torch.cat([masses.new_zeros(1), masses.cumsum(0)])
+        return edges, below / below[-1]
 
 
 @dataclass(frozen=True)
@@ -272,7 +322,7 @@ class Beta(TimeDensity):
 
 
 @dataclass(frozen=True)
-class Grid(TimeDensity):
+class Discrete(TimeDensity):
     """Uniform on the ``k`` starting times ``0, 1/k, ..., (k-1)/k`` of a k-step sampler.
 
     Parameters
@@ -285,18 +335,18 @@ class Grid(TimeDensity):
 
     def __post_init__(self) -> None:
         if self.k < 1:
-            raise ValueError(f"a grid needs at least one time, got k={self.k}")
+            raise ValueError(f"a discrete law needs at least one time, got k={self.k}")
 
     def icdf(self, u: Tensor) -> Tensor:
         """Return ``floor(k u) / k``."""
         return (self.k * u).floor().clamp(max=self.k - 1) / self.k
 
     def log_prob(self, t: Tensor) -> Tensor:
-        """Return the log-probability ``-log k`` of a grid time."""
+        """Return the log-probability ``-log k`` of one of the times."""
         index = self.k * t
         near = (index - index.round()).abs() < 64 * self.k * torch.finfo(t.dtype).eps
-        on_grid = near & (index.round() >= 0) & (index.round() < self.k)
-        return _inside(on_grid, torch.full_like(t, -math.log(self.k)))
+        among = near & (index.round() >= 0) & (index.round() < self.k)
+        return _inside(among, torch.full_like(t, -math.log(self.k)))
 
 
 @dataclass(frozen=True)

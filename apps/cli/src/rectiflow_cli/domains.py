@@ -4,46 +4,86 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.metadata
 import importlib.util
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from rectiflow_cli.config_root import config_root
 from rectiflow_cli.errors import UsageError
 
-Verb = Callable[[list[str]], int]
-"""A command: takes the words after its name, returns an exit code."""
+if TYPE_CHECKING:
+    from rectiflow.training import Recipe
+
+log = logging.getLogger(__name__)
+
+Command = Callable[[list[str]], int]
+"""Takes the words after its name, returns an exit code."""
+
+GROUP = "rectiflow.domains"
+"""Entry points of distributions that add a domain: ``name = "module:DOMAIN"``."""
 
 
-def verb(module: str, summary: str) -> Verb:
-    """Return the ``main`` of a module of this package, which is imported when it runs.
+@dataclass(frozen=True)
+class Verb:
+    """A command of a domain, imported when it runs.
 
     Parameters
     ----------
     module : str
-        Such as ``"audio.separate"``.
+        Where its ``main`` is, or another name after a colon.
     summary : str
         What help says of it.
     """
 
-    def run(argv: list[str]) -> int:
-        return importlib.import_module(f"rectiflow_cli.{module}").main(argv)
+    module: str
+    summary: str
 
-    run.__doc__ = summary
-    return run
+    def __call__(self, argv: list[str]) -> int:
+        """Run it with the words after its name."""
+        module, _, name = self.module.partition(":")
+        return getattr(importlib.import_module(module), name or "main")(argv)
 
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain package and the module of this package that holds its commands."""
+    """A domain package, its commands and its configs.
+
+    Parameters
+    ----------
+    name, summary : str
+        What users type, and what help says.
+    package : str, optional
+        Under which the domain is imported; ``rectiflow_<name>`` if absent.
+    commands : str, optional
+        The module with ``VERBS``; ``rectiflow_cli.<name>`` if absent.
+    demo : str, optional
+        The module with ``card`` and ``reads``, if the domain takes part in the demo;
+        ``<commands>.demo`` if absent.
+    configs : Path, optional
+        Folder of its Hydra configs. With ``train.yaml`` there is a verb ``train``, likewise
+        ``reflow``; both read ``RECIPE`` in the package's module ``training``.
+    """
 
     name: str
     summary: str
+    package: str = ""
+    commands: str = ""
+    demo: str = ""
+    configs: Path | None = None
 
-    @property
-    def package(self) -> str:
-        """Name under which the domain is imported."""
-        return f"rectiflow_{self.name}"
+    def __post_init__(self) -> None:
+        defaults = {
+            "package": f"rectiflow_{self.name}",
+            "commands": f"rectiflow_cli.{self.name}",
+            "configs": config_root() / self.name,
+            "demo": f"{self.commands or f'rectiflow_cli.{self.name}'}.demo",
+        }
+        for field, default in defaults.items():
+            object.__setattr__(self, field, getattr(self, field) or default)
 
     @property
     def install_line(self) -> str:
@@ -59,25 +99,90 @@ class Domain:
             else None
         )
 
-    def verbs(self) -> Mapping[str, Verb]:
-        """Return the domain's commands by name.
+    def require(self) -> None:
+        """Raise unless the domain is installed.
 
         Raises
         ------
         UsageError
-            When the domain is not installed.
+            Says how to get it.
         """
         if self.folder() is None:
             raise UsageError(
                 f"domain {self.name!r} is not installed. Get it with: {self.install_line}"
             )
-        return importlib.import_module(f"rectiflow_cli.{self.name}").VERBS
+
+    def verbs(self) -> Mapping[str, Command]:
+        """Return the domain's commands by name, those that read its configs included."""
+        self.require()
+        found = dict(importlib.import_module(self.commands).VERBS)
+        for config, summary in {
+            "train": "Train on prepared data (Hydra overrides: train --help).",
+            "reflow": "Train a rectified flow on pairs (Hydra overrides: reflow --help).",
+        }.items():
+            assert self.configs is not None
+            if (self.configs / f"{config}.yaml").is_file():
+                found.setdefault(config, _Trained(self, config, summary))
+        return found
+
+    def has_card(self) -> bool:
+        """Say whether the domain takes part in the demo."""
+        try:
+            return importlib.util.find_spec(self.demo) is not None
+        except ModuleNotFoundError:  # the module above it is none that holds others
+            return False
+
+    def recipe(self) -> Recipe:
+        """Return how its networks are trained."""
+        return importlib.import_module(f"{self.package}.training").RECIPE
 
 
-DOMAINS = (
+@dataclass(frozen=True)
+class _Trained:
+    """The generic verb that trains by one primary config of a domain."""
+
+    domain: Domain
+    config: str
+    summary: str
+
+    def __call__(self, argv: list[str]) -> int:
+        from rectiflow_cli import train
+
+        return train.run(self.domain, self.config, argv)
+
+
+def _others() -> Iterable[Domain]:
+    """Domains that other distributions add."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            yield entry.load()
+        except Exception as error:  # one that is broken must not take the others along
+            log.warning("domain %s cannot be loaded (%s)", entry.name, error)
+
+
+DOMAINS: tuple[Domain, ...] = (
     Domain("protein", "protein backbones by rectified quaternion flow (ReQFlow)"),
     Domain("audio", "sounds separated by a text query (FlowSep)"),
+    *_others(),
 )
+
+
+def domain_of(name: str) -> Domain:
+    """Return the domain of that name."""
+    known = {domain.name: domain for domain in DOMAINS}
+    return known[pick("domain", name, known)]
+
+
+def summary_of(command: Command) -> str:
+    """Return what help says of a command."""
+    text = getattr(command, "summary", None) or command.__doc__ or ""
+    return text.strip().partition("\n")[0].rstrip(".")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a sentence with the known name most like this one, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def pick(kind: str, name: str, known: Iterable[str]) -> str:
@@ -85,6 +190,4 @@ def pick(kind: str, name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if name in names:
         return name
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{hint}")
+    raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(names)}.{nearest(name, names)}")

@@ -10,9 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rectiflow_cli.config_root import config_root
+from rectiflow_cli.domains import Domain, domain_of, nearest
+from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
+
+FLAGS = {
+    *("-m", "--multirun", "-c", "--cfg", "-i", "--info", "-p", "--package", "--resolve"),
+    *("--json", "--overwrite", "--hydra-help", "--version", "--shell-completion", "-sc"),
+    *("-cn", "--config-name", "-cd", "--config-dir", "-cp", "--config-path"),
+}
+"""Flags of Hydra, and ours."""
+
+WITH_VALUE = {
+    *("-c", "--cfg", "-i", "--info", "-p", "--package"),
+    *("-cn", "--config-name", "-cd", "--config-dir", "-cp", "--config-path"),
+}
 
 
 @contextmanager
@@ -69,12 +83,15 @@ def run(domain: str, config: str, task: Callable[[DictConfig], object], argv: Se
         except Exception as error:
             failures.append(error)
 
-    root = str(config_root() / domain)
+    root = str(domain_of(domain).configs)
     application = hydra.main(version_base="1.3", config_path=root, config_name=config)(job)
-    with _process(
-        [f"rectiflow {domain} {config}", *words],
-        HYDRA_MAIN_MODULE=f"{domain}-{config}",  # becomes hydra.job.name
-        HYDRA_FULL_ERROR="1",  # errors arrive here as they are, not printed and swallowed
+    with (
+        _process(
+            [f"rectiflow {domain} {config}", *words],
+            HYDRA_MAIN_MODULE=f"{domain}-{config}",  # becomes hydra.job.name
+            HYDRA_FULL_ERROR="1",  # errors arrive here as they are, not printed and swallowed
+        ),
+        _told_plainly(domain, config, words),
     ):
         application()
     if failures:
@@ -94,8 +111,85 @@ def compose(domain: str, config: str, overrides: Sequence[str] = ()) -> DictConf
     """
     import hydra
 
-    with hydra.initialize_config_dir(str(config_root() / domain), version_base="1.3"):
+    with hydra.initialize_config_dir(str(domain_of(domain).configs), version_base="1.3"):
         return hydra.compose(config, list(overrides))
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override, without its sign."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def refuse_flags(domain: Domain, config: str, words: Sequence[str]) -> None:
+    """Refuse flags that a verb with overrides does not take, saying what to write instead.
+
+    Raises
+    ------
+    UsageError
+        For the first such word.
+    """
+    expected = iter(words)
+    for word in expected:
+        flag, equals, value = word.partition("=")
+        if not word.startswith("-") or flag in FLAGS:
+            if flag in WITH_VALUE and not equals:
+                next(expected, None)
+            continue
+        value = value or next(expected, "VALUE")
+        key = flag.lstrip("-").replace("-", "_")
+        raise UsageError(
+            f"rectiflow {domain.name} {config} takes no flag {flag}; expected a word without "
+            f"dashes: write {key}={value}."
+        )
+
+
+@contextmanager
+def _told_plainly(domain: str, config: str, words: Sequence[str]) -> Iterator[None]:
+    """Say in our own words which override has a key or an option that is not there."""
+    from hydra.errors import HydraException
+
+    try:
+        yield
+    except HydraException as error:
+        for number, word in enumerate(words):
+            if word.startswith("-") or "=" not in word:
+                continue
+            try:
+                compose(domain, config, [w for w in words[: number + 1] if not w.startswith("-")])
+            except HydraException as found:
+                told = _sentence(domain, config, word, str(found))
+                if told:
+                    raise UsageError(told) from error
+                break
+        raise
+
+
+def _sentence(domain: str, config: str, word: str, said: str) -> str:
+    """Return what is wrong with the first override that does not compose."""
+    key, _, value = word.partition("=")
+    root = domain_of(domain).configs
+    assert root is not None
+    folders = (root / key.lstrip("+~"), config_root() / "common" / key.lstrip("+~"))
+    options = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    if options and value not in options:
+        return f"unknown {key} {value!r}; known: {', '.join(options)}.{nearest(value, options)}"
+    if "Could not override" in said or "not in struct" in said or "Could not find" in said:
+        known = list(_keys(compose(domain, config)))
+        return (
+            f"unknown key {key_of(word)!r}; expected one of the config.{nearest(key, known)} "
+            f"`rectiflow {domain} {config} --cfg job` shows them all."
+        )
+    return ""
+
+
+def _keys(node: object, prefix: str = "") -> Iterator[str]:
+    from omegaconf import DictConfig, OmegaConf
+
+    if isinstance(node, DictConfig):
+        for key in node:
+            yield f"{prefix}{key}"
+            if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
+                yield from _keys(node[key], f"{prefix}{key}.")
 
 
 def run_folder(cfg: DictConfig) -> tuple[Path, bool]:

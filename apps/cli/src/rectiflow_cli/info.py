@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import json
-import os
-import platform
-import sys
+from pathlib import Path
 from typing import Any
 
+from rectiflow.commands import Parser, answer
+from rectiflow.machine import describe_machine, version_of
+
 from rectiflow_cli.domains import DOMAINS, Domain
-
-_LIBRARIES = ("torch", "numpy", "lightning", "hydra-core", "safetensors")
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _devices() -> list[dict[str, Any]]:
-    import torch
-
-    found: list[dict[str, Any]] = [
-        {"name": "cpu", "cores": os.cpu_count(), "threads": torch.get_num_threads()}
-    ]
-    for index in range(torch.cuda.device_count()):
-        card = torch.cuda.get_device_properties(index)
-        found.append(
-            {
-                "name": f"cuda:{index}",
-                "model": card.name,
-                "memory_gib": round(card.total_memory / 2**30, 1),
-                "capability": f"{card.major}.{card.minor}",
-            }
-        )
-    return found
 
 
 def _checkpoints(domain: Domain) -> list[dict[str, Any]]:
     folder = domain.folder()
+    configs = sorted(folder.glob("pretrained/*/config.json")) if folder else []
     return [
-        {
-            "name": config.parent.name,
-            "mib": round(
-                sum(f.stat().st_size for f in config.parent.glob("*.safetensors")) / 2**20, 2
-            ),
-        }
-        for config in sorted(folder.glob("pretrained/*/config.json") if folder else ())
+        {"name": config.parent.name, "mib": round(_bytes(config) / 2**20, 2)} for config in configs
     ]
+
+
+def _bytes(config: Path) -> int:
+    """Return the size of a checkpoint's weights, parts that it shares with another included."""
+    folder = config.parent
+    shared = json.loads(config.read_text(encoding="utf-8")).get("shared", {})
+    places = [folder, *(folder / where for where in shared.values())]
+    return sum(p.stat().st_size for place in places for p in place.rglob("*.safetensors"))
 
 
 def collect() -> dict[str, Any]:
     """Return versions, devices and domains as plain data."""
     return {
-        "rectiflow": _version("rectiflow"),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "libraries": {name: _version(name) for name in _LIBRARIES},
-        "devices": _devices(),
+        **describe_machine(),
         "domains": {
             domain.name: {
-                "version": _version(f"rectiflow-{domain.name}"),
+                "version": version_of(domain.package.replace("_", "-")),
                 "checkpoints": _checkpoints(domain),
                 "install": None if domain.folder() else domain.install_line,
             }
@@ -74,9 +44,10 @@ def collect() -> dict[str, Any]:
 
 
 def _text(info: dict[str, Any]) -> str:
+    libraries = info["libraries"]
     lines = [
-        f"rectiflow {info['rectiflow']}, Python {info['python']}, {info['platform']}",
-        "libraries: " + ", ".join(f"{n} {v or 'absent'}" for n, v in info["libraries"].items()),
+        f"rectiflow {libraries['rectiflow']}, Python {info['python']}, {info['platform']}",
+        "libraries: " + ", ".join(f"{n} {v or 'absent'}" for n, v in libraries.items()),
     ]
     for device in info["devices"]:
         facts = ", ".join(f"{k} {v}" for k, v in device.items() if k != "name")
@@ -93,9 +64,9 @@ def _text(info: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Print versions, devices, installed domains and shipped checkpoints."""
-    parser = argparse.ArgumentParser(prog="rectiflow info", description=main.__doc__)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser = Parser("info", "", main.__doc__)
+    parser.add_json()
     args = parser.parse_args(argv)
     info = collect()
-    sys.stdout.write((json.dumps(info, indent=2) if args.json else _text(info)) + "\n")
+    answer(info, _text(info), as_json=args.json)
     return 0

@@ -7,21 +7,21 @@ Hydra overrides for training). Nothing heavy is imported before a verb runs.
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import sys
+from collections.abc import Callable
 
-from rectiflow_cli.domains import DOMAINS, Domain, Verb, pick, verb
+from rectiflow_cli.domains import DOMAINS, Domain, Verb, pick, summary_of
 from rectiflow_cli.errors import DONE, USER_INPUT, guarded
 
-COMMANDS: dict[str, Verb] = {
-    "info": verb("info", "Versions, devices, installed domains, shipped checkpoints."),
-    "demo": verb(
-        "demo", "Run every installed domain on its shipped checkpoint and write a page about it."
+COMMANDS = {
+    "info": Verb("rectiflow_cli.info", "Versions, devices, installed domains, checkpoints."),
+    "demo": Verb(
+        "rectiflow_cli.demo", "Run every installed domain on its shipped checkpoint, as a page."
     ),
+    "rerun": Verb("rectiflow_cli.rerun", "Repeat a result, and say how far off it is."),
+    "status": Verb("rectiflow_cli.status", "What of a sharded or stopped job is there."),
 }
-
-
-def _summary(verb: Verb) -> str:
-    return (verb.__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def _table(rows: dict[str, str]) -> str:
@@ -41,7 +41,7 @@ usage: rectiflow [--debug] COMMAND ...
 Generate and restore scientific data with rectified flows.
 
 commands:
-{_table({name: _summary(verb) for name, verb in COMMANDS.items()})}
+{_table({name: summary_of(verb) for name, verb in COMMANDS.items()})}
 
 domains (rectiflow DOMAIN VERB ..., rectiflow DOMAIN --help):
 {_table(domains)}
@@ -56,7 +56,7 @@ exit codes: 0 done, 2 something is wrong with the input, 1 a defect, 130 interru
 
 
 def _domain_help(domain: Domain) -> str:
-    verbs = {name: _summary(verb) for name, verb in domain.verbs().items()}
+    verbs = {name: summary_of(verb) for name, verb in domain.verbs().items()}
     return f"""\
 usage: rectiflow {domain.name} VERB ...
 
@@ -96,16 +96,16 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit code: 0 done, 1 a defect, 2 the user's input, 130 interrupted.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files and help need not fit a terminal
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     return guarded(_run, [word for word in words if word != "--debug"], debug=debug)
 
 
-def protein(argv: list[str] | None = None) -> int:
-    """Run ``rectiflow-protein``, which is ``rectiflow protein``."""
-    return main(["protein", *(sys.argv[1:] if argv is None else argv)])
-
-
-def audio(argv: list[str] | None = None) -> int:
-    """Run ``rectiflow-audio``, which is ``rectiflow audio``."""
-    return main(["audio", *(sys.argv[1:] if argv is None else argv)])
+def __getattr__(name: str) -> Callable[[], int]:
+    """Return the entry point of a domain: ``rectiflow-protein`` is ``rectiflow protein``."""
+    if name not in {domain.name for domain in DOMAINS}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return lambda argv=None: main([name, *(sys.argv[1:] if argv is None else argv)])

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.domains import pick
+from rectiflow_cli.domains import DOMAINS, pick
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -51,17 +51,49 @@ def _targets(node: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from _targets(child, f"{where}.{key}" if where else str(key))
 
 
-def _check_arguments(where: str, node: Mapping[str, Any]) -> None:
+def trusted_prefixes() -> tuple[str, ...]:
+    """Return where what a config may name by ``_target_`` comes from: ours, torch's, Lightning's.
+
+    A config can come with a run folder of somebody else, and ``_target_`` calls what it names.
+    """
+    domains = tuple(f"{domain.package}." for domain in DOMAINS)
+    return (*_TRUSTED, *domains)
+
+
+_TRUSTED = ("rectiflow.", "torch.optim.", "lightning.pytorch.loggers.")
+
+
+def _trusted_object(where: str, name: Any) -> Any:
+    """Import what a config names, if it is defined where only harmless things are."""
     from hydra.errors import InstantiationException
     from hydra.utils import get_object
 
+    prefixes = trusted_prefixes()
+    if not isinstance(name, str) or not name.startswith(prefixes):
+        raise UsageError(_distrusted(where, name))
     try:
-        target = get_object(node["_target_"])
+        target = get_object(name)
     except (InstantiationException, ImportError) as error:
         raise UsageError(
-            f"{where}._target_ {node['_target_']!r} cannot be imported ({error}); expected "
-            "package.module.name."
+            f"{where}._target_ {name!r} cannot be imported ({error}); expected package.module.name."
         ) from error
+    # A module of ours gives access to what it imports: rectiflow.x.os.system is not ours.
+    home = f"{getattr(target, '__module__', None)}.{getattr(target, '__qualname__', '')}"
+    if not callable(target) or not home.startswith(prefixes):
+        raise UsageError(_distrusted(where, name))
+    return target
+
+
+def _distrusted(where: str, name: Any) -> str:
+    return (
+        f"{where}._target_ {name!r} is not run: a config may only name what is in "
+        f"{', '.join(prefix.rstrip('.') for prefix in trusted_prefixes())}. If the config came "
+        "with a run folder, do not trust it."
+    )
+
+
+def _check_arguments(where: str, node: Mapping[str, Any]) -> None:
+    target = _trusted_object(where, node["_target_"])
     parameters = inspect.signature(target).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return

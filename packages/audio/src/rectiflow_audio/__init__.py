@@ -14,8 +14,9 @@ from rectiflow_audio.flow import latent_flow
 from rectiflow_audio.frontend import LogMel, MelConfig, normalise
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.objective import SeparationObjective
-from rectiflow_audio.pipeline import SeparationPipeline, SeparationSettings
+from rectiflow_audio.pipeline import SeparationPipeline
 from rectiflow_audio.result import Estimate, SeparationResult
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.waveform import GriffinLim, Masking, Vocoding
 
 __all__ = [

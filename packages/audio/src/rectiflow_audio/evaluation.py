@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.evaluation import Evaluation
 from torch import Tensor
 
 from rectiflow_audio.frontend import SAMPLE_RATE, LogMel
@@ -68,41 +66,18 @@ class Example:
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class SeparationEvaluation(Evaluation):
     """Metrics of each estimate and of the set, and what they are to be compared with.
 
-    Attributes
-    ----------
-    rows : list of dict
-        One per example and system: ``name``, ``system``, ``query``, ``label`` and the metrics.
-        Systems are ``estimate``; ``mixture``, the mixture taken for the estimate, what doing
-        nothing scores; ``codec``, the true target through autoencoder and vocoder, the best that
-        can come out of them; and if asked ``ideal mask``, the best a mask can do.
-    summary : dict
-        ``count`` of examples and ``systems``; for each of these ``mean`` over examples,
-        ``class_mean`` (mean over classes of their means), ``class_median`` (of their medians, as
-        published for AudioSet), ``classes`` and, with an embedding, ``fad``.
+    A row has ``name``, ``system``, ``query``, ``label`` and the metrics. Systems are ``estimate``;
+    ``mixture``, the mixture taken for the estimate, what doing nothing scores; ``codec``, the true
+    target through autoencoder and vocoder, the best that can come out of them; and if asked
+    ``ideal mask``, the best a mask can do.
+
+    The summary has ``count`` of examples and ``systems``; for each of these ``mean`` over examples,
+    ``class_mean`` (mean over classes of their means), ``class_median`` (of their medians, as
+    published for AudioSet), ``classes`` and, with an embedding, ``fad``.
     """
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, Any]
-
-    def save(self, folder: Path | str) -> list[Path]:
-        """Write ``metrics.csv`` and ``summary.json``."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        table, summary = target / "metrics.csv", target / "summary.json"
-        partial = target / f".{table.name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            names = dict.fromkeys(name for row in self.rows for name in row)
-            writer = csv.DictWriter(file, fieldnames=list(names))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, table)
-        partial = target / f".{summary.name}.partial"
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, summary)
-        return [table, summary]
 
     def table(self) -> str:
         """Return the means as text: a line per system, then one per class of the estimates."""
@@ -120,13 +95,13 @@ def evaluate(
     separate: Separate,
     examples: Iterable[Example],
     *,
-    codec: Callable[[Tensor], Tensor],
+    codec: Callable[[Tensor], Tensor] | None = None,
     ideal_mask: bool = False,
     log_mel: LogMel | None = None,
     clap: Clap | None = None,
     embed: Embedder | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Evaluation:
+) -> SeparationEvaluation:
     """Separate each mixture and measure the result.
 
     Parameters
@@ -135,7 +110,7 @@ def evaluate(
         From a mixture and a query to the estimate, of the same length and level.
     examples : iterable of Example
         At least one. They are taken one by one, so that a set need not fit into the memory.
-    codec : callable
+    codec : callable, optional
         From a waveform to what autoencoder and vocoder make of it. Distances that know phase are
         hard on generated sound, and only beside this and the mixture do they mean anything.
     ideal_mask : bool, default False
@@ -188,7 +163,7 @@ def evaluate(
     systems = _summaries(rows)
     for system, distance in _frechet(embedded).items():
         systems[system]["fad"] = distance
-    return Evaluation(rows, {"count": done, "systems": systems})
+    return SeparationEvaluation(rows, {"count": done, "systems": systems})
 
 
 def read_examples(rows: Iterable[MixtureRow], *, snr: float = 0.0) -> Iterator[Example]:
@@ -215,12 +190,12 @@ def read_examples(rows: Iterable[MixtureRow], *, snr: float = 0.0) -> Iterator[E
     from rectiflow_audio.data.mixtures import PEAK, mix
 
     for row in rows:
-        target = None if row.target is None else _read(row.target)
+        target = None if row.target is None else read_sound(row.target)
         label = ", ".join(row.labels)
         named = row.mixture or row.target
         name = "" if named is None else named.stem
         if row.mixture is not None:
-            mixture = _read(row.mixture)
+            mixture = read_sound(row.mixture)
             factor = PEAK / (mixture.abs().max() + 1e-8)
             if target is not None:
                 target = factor * _fitted(target, len(mixture))
@@ -231,7 +206,7 @@ def read_examples(rows: Iterable[MixtureRow], *, snr: float = 0.0) -> Iterator[E
                 f"the row of query {row.query!r} has nothing to mix, got target {row.target} and "
                 f"{len(row.interferers)} interferers; expected a mixture, or both."
             )
-        others = torch.stack([_fitted(_read(path), len(target)) for path in row.interferers])
+        others = torch.stack([_fitted(read_sound(path), len(target)) for path in row.interferers])
         made = mix(target, others.sum(0), snr if row.snr is None else row.snr)
         yield Example(made.mixture, made.target, row.query, label, name)
 
@@ -251,7 +226,7 @@ def ideal_mask_estimate(
 def _systems(
     separate: Separate,
     example: Example,
-    codec: Callable[[Tensor], Tensor],
+    codec: Callable[[Tensor], Tensor] | None,
     log_mel: LogMel | None,
     name: str,
 ) -> dict[str, Tensor]:
@@ -264,7 +239,9 @@ def _systems(
     }
     if example.target is not None:
         target = _checked(example.target, samples, f"the target of {name}")
-        found[CODEC] = _checked(codec(example.target), samples, f"the codec's output for {name}")
+        if codec is not None:
+            made = codec(example.target)
+            found[CODEC] = _checked(made, samples, f"the codec's output for {name}")
         if log_mel is not None:
             found[IDEAL] = ideal_mask_estimate(found[MIXTURE], target, log_mel)
     return found
@@ -370,7 +347,8 @@ def _plain(wave: Tensor) -> Tensor:
     return wave.detach().float().cpu()
 
 
-def _read(path: Path) -> Float[Tensor, " n"]:
+def read_sound(path: Path | str) -> Float[Tensor, " n"]:
+    """Read a sound at 16 kHz, all channels averaged."""
     from rectiflow_audio.frontend import resample
     from rectiflow_audio.io import read_audio
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
+from rectiflow.guidance import batched_cfg
 from rectiflow.paths import TargetCFM
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from rectiflow_audio.networks.unet import SeparationUNet
 
 SIGMA_MIN = 1e-4
 """Width of the data end of the path: ``x_t = (1 - (1 - sigma_min) t) noise + t data``."""
@@ -42,3 +49,29 @@ def condition(mixture: Tensor, context: Tensor, context_mask: Tensor) -> dict[st
         States of the query, and which of them count.
     """
     return {"mixture": mixture, "context": context, "context_mask": context_mask}
+
+
+def whole_frames(mels: Tensor) -> Tensor:
+    """Cut log-mels ``(..., frames, mels)`` to as many frames as the networks take."""
+    return mels[..., : mels.shape[-2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE, :]
+
+
+def guided_field(
+    unet: SeparationUNet, cond: dict[str, Tensor], null: dict[str, Tensor], guidance: float
+) -> VelocityField:
+    """Return the velocity in float32 under a condition, away from another.
+
+    Parameters
+    ----------
+    unet : SeparationUNet
+        The network.
+    cond, null : dict
+        From :func:`condition`, of the wanted and of the unwanted query.
+    guidance : float
+        Weight of classifier-free guidance; 1 is none.
+    """
+
+    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        return unet(x, t, cond).float()
+
+    return batched_cfg(velocity, unet.with_text_keys(cond), unet.with_text_keys(null), guidance)

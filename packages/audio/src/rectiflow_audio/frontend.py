@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -50,55 +49,28 @@ class MelConfig:
     floor: float = 1e-5  # below which magnitudes are not told apart; ln 1e-5 = -11.5129
 
 
-def mel_filters(config: MelConfig) -> Float[Tensor, "mels bins"]:
-    r"""Build triangular filters, evenly spaced on Slaney's mel scale, each of unit area.
-
-    .. math:: m(f) = \tfrac{3 f}{200} \; (f < 1000), \quad
-              m(f) = 15 + 27 \, \ln(f / 1000) / \ln 6.4 \; (f \ge 1000)
-
-    Filter ``i`` rises from edge ``i`` to edge ``i + 1``, falls to edge ``i + 2`` and is scaled
-    by ``2 / (f_{i+2} - f_i)``.
+def mel_filters(config: MelConfig, norm: str | None = "slaney") -> Float[Tensor, "mels bins"]:
+    """Return triangular filters, evenly spaced on Slaney's mel scale.
 
     Parameters
     ----------
     config : MelConfig
         The sizes.
+    norm : str, optional
+        ``"slaney"`` gives each unit area, None the height 1.
 
     Returns
     -------
     Tensor, shape (n_mels, n_fft // 2 + 1)
         Weights of the magnitude bins, float32.
-
-    References
-    ----------
-    Slaney, "Auditory Toolbox" version 2 (1998). ``librosa.filters.mel`` with its default settings
-    gives the same numbers.
     """
-    edges = mel_edges(config)
-    bins = np.fft.rfftfreq(config.n_fft, 1 / config.sample_rate)
-    rising = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-    falling = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
-    triangles = np.maximum(0, np.minimum(rising, falling))
-    area = 2 / (edges[2:] - edges[:-2])
-    return torch.from_numpy((triangles * area[:, None]).astype(np.float32))
+    from torchaudio.functional import melscale_fbanks
 
-
-def mel_edges(config: MelConfig) -> np.ndarray:
-    """Return the ``n_mels + 2`` edges of the filters in Hz; edge ``i + 1`` is the peak of ``i``."""
-    low, high = _hz_to_mel(config.fmin), _hz_to_mel(config.fmax)
-    return _mel_to_hz(np.linspace(low, high, config.n_mels + 2))
-
-
-def _hz_to_mel(hertz: float) -> float:
-    """Slaney's scale: linear below 1 kHz, 27 steps per factor 6.4 above."""
-    if hertz < 1000:
-        return 3 * hertz / 200
-    return 15 + 27 * math.log(hertz / 1000) / math.log(6.4)
-
-
-def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
-    """Invert :func:`_hz_to_mel`."""
-    return np.where(mel < 15, 200 * mel / 3, 1000 * 6.4 ** ((np.maximum(mel, 15) - 15) / 27))
+    c = config
+    bins = c.n_fft // 2 + 1
+    return melscale_fbanks(
+        bins, c.fmin, c.fmax, c.n_mels, c.sample_rate, norm=norm, mel_scale="slaney"
+    ).T.contiguous()
 
 
 class LogMel(nn.Module):

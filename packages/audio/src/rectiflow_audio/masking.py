@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
-from rectiflow_audio.frontend import LogMel, MelConfig, mel_edges
+from rectiflow_audio.frontend import LogMel, MelConfig, mel_filters
 
 if TYPE_CHECKING:
     from jaxtyping import Complex, Float
@@ -271,12 +270,16 @@ def _check(exponent: float, config: MelConfig, *spectrograms: Tensor) -> None:
 
 
 def _bands_to_bins(bands: Tensor, config: MelConfig) -> Tensor:
-    """Interpolate between the centres of bands, (..., frames, mels) to (..., bins, frames)."""
-    bins = np.fft.rfftfreq(config.n_fft, 1 / config.sample_rate)
-    centres = mel_edges(config)[1:-1]
-    rows = [np.interp(bins, centres, unit) for unit in np.eye(config.n_mels)]
-    weights = torch.from_numpy(np.stack(rows)).to(bands)
-    return (bands @ weights).transpose(-1, -2)
+    """Interpolate between the centres of bands, (..., frames, mels) to (..., bins, frames).
+
+    Triangles of height 1 are the weights of a linear interpolation between their peaks; bins
+    outside all of them take the nearest band.
+    """
+    weights = mel_filters(config, norm=None).to(bands)
+    covered = weights.sum(0).nonzero()[:, 0]
+    weights[0, : covered[0]] = 1
+    weights[-1, covered[-1] + 1 :] = 1
+    return (bands @ (weights / weights.sum(0))).transpose(-1, -2)
 
 
 def _bins_from_mel(mel: Tensor, filters: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from rectiflow.flow import Flow
 from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
-from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow
+from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow, whole_frames
 from rectiflow_audio.frontend import LogMel
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
@@ -20,8 +20,10 @@ class SeparationObjective(nn.Module):
     """The flow-matching loss of FlowSep in the latents of a frozen autoencoder.
 
     A batch holds waves, ``target (b, n)`` and ``mixture (b, n)``, with ``context (b, k, d)``,
-    ``context_mask (b, k)`` and the empty query's ``null_context (1, k, d)``. Stored pairs of
-    reflow hold latents instead, ``x0``, ``x1`` and ``cond.*``, and pass the encoder by.
+    ``context_mask (b, k)`` and the empty query's ``null_context (1, k, d)``. With ``other (b, n)``
+    and its ``other_context`` and ``other_mask``, each mixture is asked for a second sound as well.
+    Stored pairs of reflow hold latents instead, ``x0``, ``x1`` and ``cond.*``, and pass the
+    encoder by.
 
     Parameters
     ----------
@@ -43,6 +45,9 @@ class SeparationObjective(nn.Module):
     draws : int
         Noises and times drawn for each encoded example: encoding costs about as much as a call
         of a small network, and is paid once.
+    text_noise : float
+        Length of what is added to all states of a query, as a share of its mean state: other
+        wordings are about that far away.
 
     References
     ----------
@@ -60,6 +65,7 @@ class SeparationObjective(nn.Module):
         per_batch: bool = False,
         posterior_sample: bool = True,
         draws: int = 1,
+        text_noise: float = 0.0,
     ) -> None:
         super().__init__()
         if not 0 <= text_dropout <= 1:
@@ -72,6 +78,7 @@ class SeparationObjective(nn.Module):
         self.log_mel = log_mel or LogMel()
         self.text_dropout, self.per_batch = text_dropout, per_batch
         self.posterior_sample, self.draws = posterior_sample, draws
+        self.text_noise = text_noise
 
     def train(self, mode: bool = True) -> SeparationObjective:
         """Set the mode of the network; the autoencoder stays as it is."""
@@ -89,7 +96,9 @@ class SeparationObjective(nn.Module):
             )
             return {"loss": out.loss}
         x1, cond = self.encode(batch, generator)
-        out = self.flow.loss(self.network, x1, cond, generator=generator)
+        noise = torch.randn(x1.shape, generator=generator, device=x1.device)
+        x0 = self.network.start(noise, cond)
+        out = self.flow.loss(self.network, x1, cond, x0=x0, generator=generator)
         return {"loss": out.loss}
 
     @torch.no_grad()
@@ -97,14 +106,16 @@ class SeparationObjective(nn.Module):
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return latents of the targets and the condition of each, ``draws`` rows an example."""
-        size = len(batch["target"])
-        mels = self.spectrogram(torch.cat([batch["target"], batch["mixture"]]))
+        size = len(batch["mixture"])
+        targets = [batch[name] for name in ("target", "other") if name in batch]
+        mels = self.spectrogram(torch.cat([*targets, batch["mixture"]]))
         latents = self.vae.to_latent(mels, sample=self.posterior_sample, generator=generator)
-        cond = condition(latents[size:], *self.query(batch, generator))
+        mixtures = latents[-size:].repeat(len(targets), 1, 1, 1)
+        cond = condition(mixtures, *self.query(batch, generator))
         if self.draws == 1:
-            return latents[:size], cond
+            return latents[:-size], cond
         cond = {name: value.repeat_interleave(self.draws, 0) for name, value in cond.items()}
-        return latents[:size].repeat_interleave(self.draws, 0), cond
+        return latents[:-size].repeat_interleave(self.draws, 0), cond
 
     def spectrogram(self, waves: Tensor) -> Tensor:
         """Return log-mels ``(b, 1, frames, mels)``, frames cut to what the networks take.
@@ -115,23 +126,31 @@ class SeparationObjective(nn.Module):
             When nothing is left.
         """
         mels = self.log_mel(waves)
-        frames = mels.shape[-2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE
-        if frames == 0:
+        if mels.shape[-2] < FRAMES_MULTIPLE:
             raise ValueError(
                 f"waves are too short, got {mels.shape[-2]} frames; expected at least "
                 f"{FRAMES_MULTIPLE}, 0.32 s."
             )
-        return mels[:, None, :frames]
+        return whole_frames(mels)[:, None]
 
     def query(
         self, batch: Mapping[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """Return the query's states and mask, some of them replaced by the empty query."""
+        """Return the queries' states and masks, some of them replaced by the empty query."""
         context, mask = batch["context"], batch["context_mask"]
+        if "other" in batch:
+            context = torch.cat([context, batch["other_context"]])
+            mask = torch.cat([mask, batch["other_mask"]])
+        if self.text_noise:
+            mean = (context * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+            noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+            size = mean.square().mean(-1, keepdim=True).sqrt()
+            context = context + (self.text_noise * size * noise)[:, None]
         if self.text_dropout == 0:
             return context, mask
         rows = 1 if self.per_batch else len(context)
         draw = torch.rand(rows, generator=generator, device=context.device)
         dropped = (draw < self.text_dropout).view(-1, 1, 1)
-        context = torch.where(dropped, batch["null_context"].to(context), context)
+        null = batch["null_context"][:1].to(context)
+        context = torch.where(dropped, null, context)
         return context, torch.where(dropped[..., 0], torch.ones_like(mask), mask)

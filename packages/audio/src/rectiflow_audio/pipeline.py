@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,77 +12,44 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
-from rectiflow.solvers import Euler, Solver
-from rectiflow.storage.pretrained import CONFIG, find_pretrained, weights_hash
-from rectiflow.storage.tensor_files import CheckpointError
-from torch import Tensor
+from rectiflow.costs import Load
+from rectiflow.pipeline import Kinds, Pipeline
+from torch import Tensor, nn
 
-from rectiflow_audio.candidates import Medoid, Pick
-from rectiflow_audio.flow import SIGMA_MIN
 from rectiflow_audio.frontend import SAMPLE_RATE
+from rectiflow_audio.networks.patches import PatchCodec
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 from rectiflow_audio.request import (
-    Channels,
+    Options,
     Request,
+    check_channels,
     check_mixture,
-    check_numbers,
-    check_waveform,
+    check_queries,
 )
-from rectiflow_audio.result import Estimate, SeparationResult, write_summary
-from rectiflow_audio.separator import Separator
-from rectiflow_audio.waveform import Masking, Vocoding, Waveform
+from rectiflow_audio.result import Estimate, SeparationResult, Tally
+from rectiflow_audio.separator import Separator, rows_of
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.windows import Windows, overlap_add, split
 
 if TYPE_CHECKING:
     from rectiflow_audio.networks.vocoder import BigVgan
 
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""Checkpoints that ship with the package, by folder name."""
-
 CONTEXT_SHARE = 1 / 16
 """Of a window: what is thrown away at each end, and what is faded, where windows overlap."""
 
-
-@dataclass(frozen=True)
-class SeparationSettings:
-    """What a checkpoint is to be used with; stored beside its weights.
-
-    Parameters
-    ----------
-    text_encoder : str
-        Name or folder, for :meth:`rectiflow.conditioning.TextEncoder.load`.
-    window_seconds : float
-        Length of sound that the networks were trained on.
-    steps : int
-        Network calls, unless told otherwise.
-    posterior_sample : bool
-        Take a sample of the mixture's posterior, as the authors do, not its mean.
-    has_vocoder : bool
-        Whether waves are made by a vocoder unless told otherwise; else by masking.
-    sigma_min : float
-        Of the flow's path.
-    guidance : float
-        Weight of guidance, unless told otherwise; 1 is none, as published.
-    """
-
-    text_encoder: str = "google/flan-t5-large"
-    window_seconds: float = 10.24
-    steps: int = 20
-    posterior_sample: bool = True
-    has_vocoder: bool = True
-    sigma_min: float = SIGMA_MIN
-    guidance: float = 1.0
+Progress = Callable[[int, int], None]
+"""Called with windows done and in all."""
 
 
-class SeparationPipeline:
+class SeparationPipeline(Pipeline):
     """Separates the sounds that queries name.
 
     Parameters
     ----------
     unet : SeparationUNet
         The flow's network.
-    vae : SpectrogramVae
+    vae : SpectrogramVae or PatchCodec
         Of its latents.
     vocoder : BigVgan, optional
         Makes waves of spectrograms.
@@ -91,6 +57,8 @@ class SeparationPipeline:
         Loaded by ``settings.text_encoder`` when first needed, if absent.
     settings : SeparationSettings, optional
         The authors' if absent.
+    dtype : torch.dtype
+        ``bfloat16`` runs the networks under autocast.
 
     References
     ----------
@@ -105,139 +73,77 @@ class SeparationPipeline:
     True
     """
 
+    shipped = Path(__file__).parent / "pretrained"
+    settings_kind = SeparationSettings
+    settings: SeparationSettings
+
     def __init__(
         self,
         unet: SeparationUNet,
-        vae: SpectrogramVae,
+        vae: SpectrogramVae | PatchCodec,
         vocoder: BigVgan | None = None,
         text: TextEncoder | None = None,
         settings: SeparationSettings | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.unet, self.vae = unet.eval(), vae.eval()
-        self.vocoder = None if vocoder is None else vocoder.eval()
-        self.settings = settings or SeparationSettings(has_vocoder=vocoder is not None)
-        self._given_text = text
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: Path | str = "small",
-        *,
-        device: torch.device | str = "cpu",
-        text: TextEncoder | None = None,
-    ) -> Self:
-        """Load a pipeline.
-
-        Parameters
-        ----------
-        name_or_path : Path or str
-            A checkpoint that ships with the package (``"small"``), a folder written by
-            :meth:`save_pretrained`, the authors' ``v2_100k.ckpt``, or ``owner/name`` on the hub.
-        device : device
-            Where to run.
-        text : TextEncoder, optional
-            In place of the one that the checkpoint names.
-
-        Raises
-        ------
-        FileNotFoundError
-            When nothing of that name is found; the message lists what ships.
-        CheckpointError
-            When the weights do not fit.
-        """
-        path = find_pretrained(name_or_path, PRETRAINED)
-        made = cls._from_folder(path, text) if path.is_dir() else cls._from_official(path, text)
-        return made.to(device)
-
-    @classmethod
-    def _from_folder(cls, folder: Path, text: TextEncoder | None) -> Self:
-        config = folder / CONFIG
-        if not config.is_file():
-            raise FileNotFoundError(
-                f"{folder} lacks {CONFIG}; expected a folder written by save_pretrained, or the "
-                "path of the authors' checkpoint file itself."
-            )
-        described = json.loads(config.read_text(encoding="utf-8"))
-        if described.get("class") != cls.__name__:
-            raise CheckpointError(
-                folder, f"holds a {described.get('class')}, expected a {cls.__name__}"
-            )
-        # Checkpoints may share a part: then it lies in one folder, named relative to the other.
-        shared = described.get("shared", {})
-        where = {name: folder / shared.get(name, name) for name in ("unet", "vae", "vocoder")}
-        vocoder = None
-        if where["vocoder"].is_dir():
-            from rectiflow_audio.networks.vocoder import BigVgan
-
-            vocoder = BigVgan.from_pretrained(where["vocoder"])
-        return cls(
-            SeparationUNet.from_pretrained(where["unet"]),
-            SpectrogramVae.from_pretrained(where["vae"]),
-            vocoder,
-            text,
-            SeparationSettings(**described["settings"]),
+        super().__init__(
+            {"unet": unet, "vae": vae, "vocoder": vocoder},
+            settings=settings or SeparationSettings(has_vocoder=vocoder is not None),
+            dtype=dtype,
         )
+        self.unet, self.vae, self.vocoder = unet, vae, vocoder
+        if text is not None:
+            self.text = text
 
     @classmethod
-    def _from_official(cls, path: Path, text: TextEncoder | None) -> Self:
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the classes of flow, codec and vocoder."""
+        from rectiflow_audio.networks.vocoder import BigVgan
+
+        codecs = (SpectrogramVae, PatchCodec)
+        return {"unet": SeparationUNet, "vae": codecs, "vocoder": BigVgan}
+
+    @classmethod
+    def load_official(cls, path: Path, **options: Any) -> Self:
+        """Load the authors' checkpoint; see :func:`rectiflow_audio.weights.load_official`."""
         from rectiflow_audio.weights import load_official
 
-        parts = load_official(path)
-        return cls(parts.unet, parts.vae, parts.vocoder, text)
+        if path.is_dir():
+            return super().load_official(path)
+        parts = load_official(path, **options)
+        return cls(parts.unet, parts.vae, parts.vocoder)
 
-    def save_pretrained(
-        self, folder: Path | str, *, dtype: torch.dtype = torch.float32, **card: Any
-    ) -> None:
-        """Write settings and weights to a folder.
+    @classmethod
+    def load_official_part(cls, path: Path, part: str, **options: Any) -> nn.Module:
+        """Load the authors' autoencoder or vocoder, or the flow of a whole checkpoint."""
+        from rectiflow_audio import weights
 
-        Parameters
-        ----------
-        folder : Path or str
-            Made if absent.
-        dtype : torch.dtype
-            Of the stored weights; they are float32 again when loaded.
-        **card
-            What a user should know: training data, licence, metrics. Plain JSON values.
-        """
-        import copy
-
-        target = Path(folder)
-        parts = {"unet": self.unet, "vae": self.vae, "vocoder": self.vocoder}
-        for name, part in parts.items():
-            if part is not None:
-                stored = copy.deepcopy(part).to(dtype)
-                stored.save_pretrained(target / name)
-        described = {
-            "class": type(self).__name__,
-            "settings": asdict(self.settings),
-            "card": card,
-        }
-        write_summary(target / CONFIG, described)
-
-    def to(self, device: torch.device | str) -> Self:
-        """Move everything to a device."""
-        for part in (self.unet, self.vae, self.vocoder):
-            if part is not None:
-                part.to(device)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Return the device of the network."""
-        return next(self.unet.parameters()).device
+        if part == "vae":
+            return weights.load_official_vae(path, **options)
+        if part == "vocoder":
+            return weights.load_official_vocoder(path, **options)
+        return cls.load_official(path, **options).unet
 
     @cached_property
     def text(self) -> TextEncoder:
         """Return the text encoder; it is loaded when first needed."""
-        if self._given_text is not None:
-            return self._given_text
         return TextEncoder.load(self.settings.text_encoder)
 
-    def compile(self) -> Self:
-        """Compile the network, as CUDA graphs on a GPU; each batch size compiles once."""
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.unet.compile(dynamic=False, mode=mode)
-        return self
+    def trials(self) -> list[Load]:
+        """Return one and several latents of a window, of few and more calls."""
+        most = rows_of(self.device)
+        return [Load(b, 1, calls) for b in (1, 2, most // 2, most) for calls in (1, 2, 4)]
+
+    def run_load(self, load: Load) -> None:
+        """Separate one window of noise by as many queries as there are rows."""
+        length = self.windows(SAMPLE_RATE).length
+        wave = 0.1 * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
+        null = self.text.null(1)
+        context = TextEmbedding(
+            null.states.expand(load.rows, -1, -1), null.mask.expand(load.rows, -1)
+        )
+        request = self.encoded_request(["noise"] * load.rows, context, null, steps=load.calls)
+        list(self.stream([wave], SAMPLE_RATE, request))
 
     def __call__(
         self,
@@ -246,19 +152,8 @@ class SeparationPipeline:
         queries: str | Sequence[str],
         *,
         negative: str | None = None,
-        residual: bool = False,
-        steps: int | None = None,
-        solver: Solver | None = None,
-        guidance: float | None = None,
-        n_candidates: int = 1,
-        pick: Pick | None = None,
-        seed: int = 0,
-        posterior_sample: bool | None = None,
-        waveform: Waveform | None = None,
-        consistent: bool = False,
-        channels: Channels = "each",
-        dtype: torch.dtype = torch.float32,
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
+        **options: Any,
     ) -> SeparationResult:
         """Separate a recording of any length.
 
@@ -273,35 +168,11 @@ class SeparationPipeline:
             What to separate. All queries share one encoding of the mixture.
         negative : str, optional
             What not to hear; takes the empty query's place in guidance, which must exceed 1.
-        residual : bool
-            Also return everything but the estimates, cut out of the mixture by masks.
-        steps : int, optional
-            Steps of the solver; the checkpoint's own if absent.
-        solver : Solver, optional
-            Euler's method, as published, if absent. Any core solver will do.
-        guidance : float, optional
-            Weight of classifier-free guidance; 1 is none, as published. The checkpoint's own if
-            absent.
-        n_candidates : int
-            Estimates drawn for each query, of which ``pick`` makes one.
-        pick : Pick, optional
-            :class:`~rectiflow_audio.candidates.Medoid` if absent.
-        seed : int
-            Fixes the noise. Every window, channel and query starts from the same.
-        posterior_sample : bool, optional
-            Condition on a sample of the mixture's posterior, or its mean; by default as the
-            checkpoint was made for.
-        waveform : Waveform, optional
-            How waves are made; the checkpoint's vocoder if it has one, else
-            :class:`~rectiflow_audio.waveform.Masking`.
-        consistent : bool
-            Correct the estimates so that they sum to the mixture.
-        channels : {"each", "mid"}
-            Separate every channel, or their mean, whose mask is then applied to each.
-        dtype : torch.dtype
-            ``bfloat16`` runs the networks under autocast.
         progress : callable, optional
             Called with windows done and in all.
+        **options
+            :class:`~rectiflow_audio.request.Options`: ``steps``, ``solver``, ``guidance``,
+            ``seed``, ``residual``, ``waveform``, ...
 
         Returns
         -------
@@ -313,42 +184,94 @@ class SeparationPipeline:
             When the mixture is too short or not finite, a query is empty or too long, or a number
             is out of range.
         """
-        wave = torch.as_tensor(mixture, dtype=torch.float32)
+        wave = torch.as_tensor(mixture)
         wave = wave[None] if wave.ndim == 1 else wave
         check_mixture(wave, sample_rate)
-        request = self.request(
-            queries,
-            negative=negative,
-            residual=residual,
-            steps=steps,
-            solver=solver,
-            guidance=guidance,
-            n_candidates=n_candidates,
-            pick=pick,
-            seed=seed,
-            posterior_sample=posterior_sample,
-            waveform=waveform,
-            consistent=consistent,
-            channels=channels,
-        )
-        windows = self.windows(sample_rate)
-        total = len(windows.starts(wave.shape[-1]))
-        started = time.perf_counter()
-        parts = self.stream([wave], sample_rate, request, dtype=dtype)
-        pieces = list(_reported(parts, windows, total, progress))
+        wave = wave.float()
+        request = self.request(queries, negative=negative, **options)
+        if request.channels == "mid":
+            check_channels([wave.numpy()])
+        started, tally = time.perf_counter(), Tally()
+        pieces = list(self._pieces([wave], sample_rate, wave.shape[-1], request, tally, progress))
         found = torch.cat(pieces, dim=-1).numpy()
-        power = float(wave.square().sum()) or 1.0
-        estimates = [
-            Estimate(query, found[i], float(np.square(found[i], dtype=np.float64).sum()) / power)
-            for i, query in enumerate(request.queries)
-        ]
+        named = zip(request.queries, found, tally.shares, strict=False)
         return SeparationResult(
-            estimates,
-            found[-1] if residual else None,
+            [Estimate(query, samples, energy) for query, samples, energy in named],
+            found[-1] if request.residual else None,
             sample_rate,
-            time.perf_counter() - started,
-            self.describe(request, dtype),
+            settings=self.describe() | request.describe(),
+            seconds=time.perf_counter() - started,
         )
+
+    def separate_file(
+        self,
+        path: Path | str,
+        request: Request,
+        out: Sequence[Path | str],
+        *,
+        depth: str | None = None,
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Separate a file of any length, read and written piece by piece.
+
+        Parameters
+        ----------
+        path : Path or str
+            The mixture.
+        request : Request
+            From :meth:`request`.
+        out : sequence of Path
+            A file for each query, and for the residual if it is asked for.
+        depth : str, optional
+            Of the files, as libsndfile names it ("PCM_24"); the recording's if absent.
+        progress : callable, optional
+            Called with windows done and in all.
+
+        Returns
+        -------
+        dict
+            ``input``, ``queries``, ``energy`` of each, ``sample_rate`` and ``seconds``.
+
+        Raises
+        ------
+        AudioFileError
+            When the file cannot be read.
+        ValueError
+            As for a call.
+        """
+        from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
+
+        info = sound_info(path)
+        if request.channels == "mid":  # told before hours of work
+            check_channels(stream_blocks(path), path)
+        wanted = len(request.queries) + request.residual
+        if len(out) != wanted:
+            raise ValueError(
+                f"every sound needs a file, got {len(out)} for {len(request.queries)} queries"
+                f"{' and the residual' if request.residual else ''}."
+            )
+        blocks = map(torch.from_numpy, stream_blocks(path))
+        started, tally = time.perf_counter(), Tally()
+        with ExitStack() as stack:
+            shape = info.sample_rate, info.channels
+            depths = [depth or depth_like(info.subtype, target) for target in out]
+            writers = [
+                stack.enter_context(AudioWriter(target, *shape, subtype=subtype))
+                for target, subtype in zip(out, depths, strict=True)
+            ]
+            for piece in self._pieces(
+                blocks, info.sample_rate, info.samples, request, tally, progress
+            ):
+                for writer, samples in zip(writers, piece, strict=True):
+                    writer.write(samples)
+        shares = [round(share, 6) for share in tally.shares]
+        return {
+            "input": str(path),
+            "queries": request.queries,
+            "energy": dict(zip(request.queries, shares, strict=False)),
+            "sample_rate": info.sample_rate,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
 
     def request(
         self, queries: str | Sequence[str], *, negative: str | None = None, **options: Any
@@ -360,95 +283,42 @@ class SeparationPipeline:
         queries, negative, **options
             As for a call.
         """
-        asked = [queries] if isinstance(queries, str) else list(queries)
-        for text in [*asked, *([] if negative is None else [negative])]:
-            if not text.strip():
-                raise ValueError(
-                    f"a query is empty, got {text!r}; expected words that name a sound, such as "
-                    "'a dog barks'."
-                )
-        if not asked:
-            raise ValueError("no query was given; expected at least one, such as 'a dog barks'.")
-        guidance = self._guidance(options.get("guidance"))
-        if negative is not None and guidance <= 1:
-            raise ValueError(
-                f"a negative query acts through guidance, got guidance={guidance}; expected more "
-                "than 1, such as 2."
-            )
+        asked = check_queries(queries, negative)
         unwanted = self.text.null(1) if negative is None else self.text.encode([negative])
-        return self.encoded_request(asked, self.text.encode(asked), unwanted, **options)
+        return self.encoded_request(
+            asked, self.text.encode(asked), unwanted, negative=negative, **options
+        )
 
     def encoded_request(
         self,
-        queries: list[str],
+        queries: Sequence[str],
         context: TextEmbedding,
-        negative: TextEmbedding,
+        unwanted: TextEmbedding,
         *,
-        residual: bool = False,
-        steps: int | None = None,
-        solver: Solver | None = None,
-        guidance: float | None = None,
-        n_candidates: int = 1,
-        pick: Pick | None = None,
-        seed: int = 0,
-        posterior_sample: bool | None = None,
-        waveform: Waveform | None = None,
-        consistent: bool = False,
-        channels: Channels = "each",
+        negative: str | None = None,
+        **options: Any,
     ) -> Request:
         """Check the arguments of a separation whose queries are encoded already.
 
         Parameters
         ----------
-        queries : list of str
-            Names of the estimates.
-        context : TextEmbedding
-            A row for each query.
-        negative : TextEmbedding
-            One row: of the negative query, or of none.
-        **options
+        queries, context, unwanted
+            As for :meth:`Options.resolved <rectiflow_audio.request.Options.resolved>`.
+        negative, **options
             As for a call.
         """
-        steps = self.settings.steps if steps is None else steps
-        guidance = self._guidance(guidance)
-        check_numbers(steps, n_candidates, guidance, channels)
-        default = Vocoding() if self.settings.has_vocoder else Masking()
-        waveform = default if waveform is None else waveform
-        check_waveform(
-            waveform,
-            has_vocoder=self.vocoder is not None,
-            consistent=consistent,
-            channels=channels,
-        )
-        unasked = self.settings.posterior_sample
-        return Request(
+        return Options(**options).resolved(
+            self.settings,
             queries,
             context,
-            negative,
-            steps,
-            Euler() if solver is None else solver,
-            guidance,
-            n_candidates,
-            Medoid() if pick is None else pick,
-            seed,
-            unasked if posterior_sample is None else posterior_sample,
-            waveform,
-            residual,
-            consistent,
-            channels,
+            unwanted,
+            has_vocoder=self.vocoder is not None,
+            unwanted=negative,
         )
 
-    def _guidance(self, told: float | None) -> float:
-        return self.settings.guidance if told is None else told
-
-    def separator(
-        self,
-        request: Request,
-        sample_rate: int = SAMPLE_RATE,
-        dtype: torch.dtype = torch.float32,
-    ) -> Separator:
+    def separator(self, request: Request, sample_rate: int = SAMPLE_RATE) -> Separator:
         """Return what carries out a request on windows of a sample rate."""
-        return Separator(self.unet, self.vae, self.vocoder, request, sample_rate, dtype)
+        return Separator(self.unet, self.vae, self.vocoder, request, sample_rate, self.dtype)
 
     def windows(self, sample_rate: int) -> Windows:
         """Return how sounds of a rate are cut: windows, margins and fades in their own samples."""
@@ -457,12 +327,7 @@ class SeparationPipeline:
         return Windows(length=length, margin=part, fade=part)
 
     def stream(
-        self,
-        blocks: Iterable[Tensor],
-        sample_rate: int,
-        request: Request,
-        *,
-        dtype: torch.dtype = torch.float32,
+        self, blocks: Iterable[Tensor], sample_rate: int, request: Request
     ) -> Iterator[Tensor]:
         """Separate a sound that arrives in pieces, in memory that does not grow with its length.
 
@@ -474,8 +339,6 @@ class SeparationPipeline:
             Hz.
         request : Request
             From :meth:`request`.
-        dtype : torch.dtype
-            As for a call.
 
         Yields
         ------
@@ -484,116 +347,22 @@ class SeparationPipeline:
             for.
         """
         windows = self.windows(sample_rate)
-        separator = self.separator(request, sample_rate, dtype)
-        done = separator.separated(split(blocks, windows))
+        done = self.separator(request, sample_rate).separated(split(blocks, windows))
         yield from overlap_add(done, windows, keep_level=not request.waveform.keeps_phase)
 
-    def separate_file(
+    def _pieces(
         self,
-        path: Path | str,
-        queries: str | Sequence[str],
-        out: Sequence[Path | str],
-        *,
-        residual_out: Path | str | None = None,
-        dtype: torch.dtype = torch.float32,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Any,
-    ) -> dict[str, Any]:
-        """Separate a file of any length, read and written piece by piece.
-
-        Parameters
-        ----------
-        path : Path or str
-            The mixture.
-        queries : str or sequence of str
-            What to separate.
-        out : sequence of Path
-            A file for each query.
-        residual_out : Path, optional
-            Where everything else goes.
-        dtype, progress, **options
-            As for a call.
-
-        Returns
-        -------
-        dict
-            What ``result.json`` tells.
-
-        Raises
-        ------
-        AudioFileError
-            When the file cannot be read.
-        ValueError
-            As for a call.
-        """
-        from contextlib import ExitStack
-
-        from rectiflow_audio.io import AudioWriter, sound_info, stream_blocks
-
-        info = sound_info(path)
-        request = self.request(queries, residual=residual_out is not None, **options)
-        targets = [*out, *([] if residual_out is None else [residual_out])]
-        if len(out) != len(request.queries):
-            raise ValueError(
-                f"every query needs a file, got {len(out)} for {len(request.queries)} queries."
-            )
-        windows = self.windows(info.sample_rate)
-        total = len(windows.starts(info.samples))
-        started = time.perf_counter()
-        energy = np.zeros(len(targets))
-        power = 0.0
-
-        def measured() -> Iterator[Tensor]:
-            nonlocal power
-            for block in stream_blocks(path):
-                power += float(np.square(block, dtype=np.float64).sum())
-                yield torch.from_numpy(block)
-
-        with ExitStack() as stack:
-            writers = [
-                stack.enter_context(AudioWriter(target, info.sample_rate, info.channels))
-                for target in targets
-            ]
-            parts = self.stream(measured(), info.sample_rate, request, dtype=dtype)
-            for piece in _reported(parts, windows, total, progress):
-                for i, writer in enumerate(writers):
-                    writer.write(piece[i])
-                    energy[i] += float(piece[i].double().square().sum())
-        shares = (energy / (power or 1.0)).round(6).tolist()
-        return {
-            **self.describe(request, dtype),
-            "input": str(path),
-            "seconds": round(time.perf_counter() - started, 3),
-            "sample_rate": info.sample_rate,
-            "energy": dict(zip(request.queries, shares, strict=False)),
-            "files": [Path(target).name for target in targets],
-        }
-
-    def describe(self, request: Request, dtype: torch.dtype) -> dict[str, Any]:
-        """Return the settings of a separation as plain JSON values."""
-        return {
-            "queries": request.queries,
-            "seed": request.seed,
-            "steps": request.steps,
-            "nfe": request.steps * request.solver.nfe * (2 if request.guidance != 1 else 1),
-            "solver": repr(request.solver),
-            "guidance": request.guidance,
-            "candidates": request.candidates,
-            "waveform": repr(request.waveform),
-            "dtype": str(dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "weights_hash": weights_hash(self.unet),
-        }
-
-
-def _reported(
-    parts: Iterator[Tensor],
-    windows: Windows,
-    total: int,
-    progress: Callable[[int, int], None] | None,
-) -> Iterator[Tensor]:
-    """Pass pieces on, one for each window, and tell how many there were."""
-    for done, piece in enumerate(parts, start=1):
-        if progress is not None:
-            progress(done, total)
-        yield piece
+        blocks: Iterable[Tensor],
+        sample_rate: int,
+        samples: int,
+        request: Request,
+        tally: Tally,
+        progress: Progress | None,
+    ) -> Iterator[Tensor]:
+        """Stream a sound of known length, counting windows and energies: one piece a window."""
+        total = len(self.windows(sample_rate).starts(samples))
+        pieces = tally.found(self.stream(tally.heard(blocks), sample_rate, request))
+        for done, piece in enumerate(pieces, start=1):
+            if progress is not None:
+                progress(done, total)
+            yield piece

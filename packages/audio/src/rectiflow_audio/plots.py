@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rectiflow.figures import new_figure
 from torch import Tensor
 
-from rectiflow_audio.frontend import LogMel, MelConfig, mel_edges
+from rectiflow_audio.frontend import LogMel, MelConfig
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
 
 RANGE = 9.0  # natural logarithms shown below the loudest, 78 dB
-TICKS = (250, 1000, 2000, 4000)  # Hz
 
 
 def log_mel_picture(
@@ -49,7 +49,7 @@ def log_mel_picture(
             f"log_mel must have shape (frames, {config.n_mels}), got {tuple(log_mel.shape)}; "
             "expected the spectrogram of one sound. Pass log_mel[0]."
         )
-    figure = _figure((6, 2.8))
+    figure = new_figure(6, 2.8)
     axes = figure.add_subplot()
     image = _spectrogram(axes, log_mel, config, float(log_mel.max()))
     axes.set(title=title, xlabel="seconds")
@@ -84,7 +84,7 @@ def separation_figure(
         waves["target"] = target
     pictures = {name: front_end(wave.detach().float().cpu()) for name, wave in waves.items()}
     loudest = float(pictures["mixture"].max())
-    figure = _figure((6, 0.6 + 1.7 * len(pictures)))
+    figure = new_figure(6, 0.6 + 1.7 * len(pictures))
     rows = figure.subplots(len(pictures), 1, sharex=True)
     for axes, (name, picture) in zip(rows, pictures.items(), strict=True):
         image = _spectrogram(axes, picture, front_end.config, loudest)
@@ -96,33 +96,22 @@ def separation_figure(
     return figure
 
 
-def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float) -> AxesImage:
+def _spectrogram(axes: Axes, log_mel: Tensor, config: MelConfig, loudest: float) -> QuadMesh:
     """Draw one spectrogram, low bands below."""
-    frames, bands = log_mel.shape
-    half = 0.5 * config.hop / config.sample_rate  # a frame is centred on its time
-    image = axes.imshow(
+    from librosa.display import specshow
+
+    image = specshow(
         log_mel.detach().float().cpu().numpy().T,
-        origin="lower",
-        aspect="auto",
-        interpolation="nearest",
+        x_axis="time",
+        y_axis="mel",
+        sr=config.sample_rate,
+        hop_length=config.hop,
+        fmin=config.fmin,
+        fmax=config.fmax,
+        ax=axes,
         cmap="magma",
         vmin=loudest - RANGE,
         vmax=loudest,
-        extent=(-half, (2 * frames - 1) * half, -0.5, bands - 0.5),
     )
-    centres = mel_edges(config)[1:-1]
-    shown = [hertz for hertz in TICKS if centres[0] <= hertz <= centres[-1]]
-    axes.set_yticks([float(abs(centres - hertz).argmin()) for hertz in shown])
-    axes.set_yticklabels([f"{hertz / 1000:g}k" if hertz >= 1000 else str(hertz) for hertz in shown])
-    axes.set_ylabel("Hz")
+    axes.set(xlabel="", ylabel="Hz")
     return image
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    """Make an empty figure, drawn by Agg whatever the backend."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure

@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from rectiflow.fields import bind
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
-from rectiflow.rectify import Pair
-from rectiflow.rectify.generate import sample_generator
+from rectiflow.randomness import counter_generator
+from rectiflow.rectify import Pair, sample_generator
 from rectiflow.solvers import Euler, Solver
 from torch import Tensor
 
-from rectiflow_audio.objective import SeparationObjective
+from rectiflow_audio.flow import condition, guided_field, whole_frames
+from rectiflow_audio.frontend import LogMel
 
 if TYPE_CHECKING:
-    from rectiflow_audio.networks.unet import SeparationUNet
+    from rectiflow_audio.pipeline import SeparationPipeline
 
 
 class Examples(Protocol):
@@ -29,23 +29,24 @@ class Examples(Protocol):
 
 
 def pair_sampler(
-    objective: SeparationObjective,
+    pipe: SeparationPipeline,
     examples: Examples,
     *,
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    guidance: float | None = None,
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
     Candidate i is mixture ``i % n`` in its draw ``i // n``. The student is trained under the very
     condition the teacher sampled with, so latents of the mixture and states of the query are
-    stored with the pair.
+    stored with the pair. Guidance goes into the pair: the student needs none.
 
     Parameters
     ----------
-    objective : SeparationObjective
-        Holds the teacher as ``network``, and says how mixtures are encoded.
+    pipe : SeparationPipeline
+        The teacher, in its dtype.
     examples : Examples
         Mixtures with their queries.
     steps : int
@@ -54,34 +55,40 @@ def pair_sampler(
         With the number of a candidate, fixes its noise.
     solver : Solver, optional
         Euler's method if absent.
+    guidance : float, optional
+        Its weight; the checkpoint's own if absent.
 
     References
     ----------
     Liu et al., "Flow Straight and Fast" (ICLR 2023), with conditions as in InstaFlow (ICLR 2024).
     """
     moves = plan(uniform(steps), Euler() if solver is None else solver)
+    weight = pipe.settings.guidance if guidance is None else guidance
 
+    @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
-        _, cond, device = _encoded(objective, examples, indices, seed)
-        shape = cond["mixture"].shape[1:]
-        noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-        x0 = torch.stack(noise).to(device)
-        x1 = integrate(_field(objective.network, cond), x0, moves)
+        with _autocast(pipe):
+            _, cond, null = _encoded(pipe, examples, indices, seed)
+            shape = cond["mixture"].shape[1:]
+            noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
+            x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
+            x1 = integrate(guided_field(pipe.unet, cond, null, weight), x0, moves)
         return _pairs(indices, x0, x1, cond)
 
     return sample
 
 
 def inverted_pair_sampler(
-    objective: SeparationObjective, examples: Examples, *, steps: int, seed: int
+    pipe: SeparationPipeline, examples: Examples, *, steps: int, seed: int
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what makes pairs of true targets, each with the noise that the teacher maps to it.
 
-    Mixed into generated pairs they hold reflow to the data.
+    Mixed into generated pairs they hold reflow to the data. Inversion takes no guidance, which
+    has no inverse.
 
     Parameters
     ----------
-    objective, examples, steps, seed
+    pipe, examples, steps, seed
         As for :func:`pair_sampler`.
 
     References
@@ -90,47 +97,46 @@ def inverted_pair_sampler(
     """
     moves = reverse(plan(uniform(steps), Euler()))
 
+    @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
-        x1, cond, _ = _encoded(objective, examples, indices, seed)
-        x0 = integrate(_field(objective.network, cond), x1, moves)
+        with _autocast(pipe):
+            x1, cond, null = _encoded(pipe, examples, indices, seed)
+            x0 = integrate(guided_field(pipe.unet, cond, null, 1.0), x1, moves)
         return _pairs(indices, x0, x1, cond)
 
     return sample
 
 
-def _field(network: SeparationUNet, cond: dict[str, Tensor]) -> Any:
-    network.eval()
-    return bind(network, cond)
+def _autocast(pipe: SeparationPipeline) -> torch.autocast:
+    enabled = pipe.dtype != torch.float32
+    return torch.autocast(pipe.device.type, pipe.dtype if enabled else None, enabled=enabled)
 
 
-@torch.no_grad()
 def _encoded(
-    objective: SeparationObjective, examples: Examples, indices: Sequence[int], seed: int
-) -> tuple[Tensor, dict[str, Tensor], torch.device]:
-    """Encode the mixtures of some candidates: target latents, condition, device."""
-    device = next(objective.network.parameters()).device
+    pipe: SeparationPipeline, examples: Examples, indices: Sequence[int], seed: int
+) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """Encode the mixtures of some candidates: target latents, condition, condition of no query."""
     items = [examples[i % len(examples), i // len(examples)] for i in indices]
-    names = ("target", "mixture", "context", "context_mask")
-    batch = {name: torch.stack([item[name] for item in items]).to(device) for name in names}
+    names = ("target", "mixture", "context", "context_mask", "null_context")
+    batch = {name: torch.stack([item[name] for item in items]).to(pipe.device) for name in names}
     waves = torch.cat([batch["target"], batch["mixture"]])
-    latents = objective.vae.to_latent(objective.spectrogram(waves))
-    if objective.posterior_sample:
+    mels = whole_frames(LogMel().to(pipe.device)(waves)[:, None])
+    posterior = pipe.vae.encode(mels)
+    latents = posterior.mean.float()
+    if pipe.settings.posterior_sample:
         # The same sample whatever the batch: noise by candidate, not by position.
-        std = objective.vae.encode(objective.spectrogram(waves)).std * objective.vae.scale_factor
-        draws = [_posterior_noise(latents.shape[1:], seed, i) for i in indices]
-        latents = latents + std * torch.stack([*draws, *draws]).to(device)
-    cond = {
-        "mixture": latents[len(items) :],
-        "context": batch["context"],
-        "context_mask": batch["context_mask"],
-    }
-    return latents[: len(items)], cond, device
-
-
-def _posterior_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
-    from rectiflow.randomness import counter_generator
-
-    return torch.randn(*shape, generator=counter_generator("posterior", seed, index))
+        shape = latents.shape[1:]
+        draws = [
+            torch.randn(shape, generator=counter_generator("posterior", seed, i)) for i in indices
+        ]
+        latents = latents + posterior.std.float() * torch.stack([*draws, *draws]).to(latents)
+    latents = latents * pipe.vae.scale_factor
+    mixtures, mask = latents[len(items) :], batch["context_mask"]
+    cond = condition(mixtures, batch["context"], mask)
+    null = condition(
+        mixtures, batch["null_context"], mask.new_ones(batch["null_context"].shape[:2])
+    )
+    return latents[: len(items)], cond, null
 
 
 def _pairs(indices: list[int], x0: Tensor, x1: Tensor, cond: dict[str, Tensor]) -> list[Pair]:

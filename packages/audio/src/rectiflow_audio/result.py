@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rectiflow.results import Result
+from torch import Tensor
+
+WAV = ".wav"
+
+RESIDUAL = "residual"
+"""File of everything but the estimates."""
+
+_LONGEST = 120  # bytes of a name made of a query
+_NUMBER = 6  # of them, for a number
 
 
 @dataclass(frozen=True)
@@ -32,12 +42,12 @@ class Estimate:
 
     @property
     def name(self) -> str:
-        """Return the query as a file name."""
-        return re.sub(r"[^a-z0-9]+", "_", self.query.lower()).strip("_")[:60] or "estimate"
+        """Return the query as a file name, letters of any script."""
+        return file_stem(self.query)
 
 
 @dataclass(frozen=True)
-class SeparationResult:
+class SeparationResult(Result):
     """Separated sounds and how they were made.
 
     Attributes
@@ -48,67 +58,77 @@ class SeparationResult:
         Everything but the estimates, if it was asked for.
     sample_rate : int
         Hz.
-    seconds : float
-        Time taken.
-    settings : dict
-        Queries, seed, steps, solver, guidance and hash of the weights.
     """
 
     estimates: list[Estimate]
     residual: np.ndarray | None
     sample_rate: int
-    seconds: float
-    settings: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, folder: Path | str, *, suffix: str = ".wav") -> list[Path]:
-        """Write a sound for each query, ``residual`` if there is one, and ``result.json``.
+    def write(
+        self, folder: Path, suffix: str = "", depth: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Write a sound for each query, and ``residual`` if there is one.
 
-        Parameters
-        ----------
-        folder : Path or str
-            Made if absent.
-        suffix : str
-            Format of the sounds.
-
-        Returns
-        -------
-        list of Path
-            The sounds.
+        ``depth`` is that of :func:`~rectiflow_audio.io.write_audio`.
         """
         from rectiflow_audio.io import write_audio
 
-        target = Path(folder)
-        sounds = {
-            (e.name if self._names.count(e.name) == 1 else f"{e.name}_{i}"): e.samples
-            for i, e in enumerate(self.estimates)
-        }
-        if self.residual is not None:
-            sounds["residual"] = self.residual
-        written = [target / f"{name}{suffix}" for name in sounds]
-        for path, samples in zip(written, sounds.values(), strict=True):
-            write_audio(path, samples, self.sample_rate)
-        write_summary(target / "result.json", self.summary(written))
-        return written
-
-    def summary(self, files: Sequence[Path] = ()) -> dict[str, Any]:
-        """Return what ``result.json`` tells."""
+        queries = [e.query for e in self.estimates]
+        files = file_names(queries, suffix, residual=self.residual is not None)
+        sounds = [e.samples for e in self.estimates]
+        sounds += [] if self.residual is None else [self.residual]
+        for name, samples in zip(files, sounds, strict=True):
+            write_audio(folder / name, samples, self.sample_rate, subtype=depth)
         energies = {e.query: round(e.energy, 6) for e in self.estimates}
-        return {
-            **self.settings,
-            "seconds": round(self.seconds, 3),
-            "sample_rate": self.sample_rate,
-            "energy": energies,
-            "files": [path.name for path in files],
-        }
+        told = {"name": "mixture", "files": files, "queries": queries, "energy": energies}
+        return [told | {"sample_rate": self.sample_rate}]
+
+
+@dataclass
+class Tally:
+    """Energy of a mixture and of the sounds found in it, added up as they pass."""
+
+    power: float = 0.0
+    energy: list[float] = field(default_factory=list)
+
+    def heard(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Count pieces of the mixture."""
+        for block in blocks:
+            self.power += float(block.double().square().sum())
+            yield block
+
+    def found(self, pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Count pieces (k, channels, m) of k sounds."""
+        for piece in pieces:
+            own = piece.double().square().sum((1, 2)).tolist()
+            self.energy = [a + b for a, b in zip(self.energy or [0.0] * len(own), own, strict=True)]
+            yield piece
 
     @property
-    def _names(self) -> list[str]:
-        return [e.name for e in self.estimates]
+    def shares(self) -> list[float]:
+        """Return the energy of each sound over the mixture's."""
+        return [energy / (self.power or 1.0) for energy in self.energy]
 
 
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+def file_names(queries: Sequence[str], suffix: str = "", *, residual: bool = False) -> list[str]:
+    """Return a file for each query, no two alike and none that of the residual, then that.
+
+    Examples
+    --------
+    >>> file_names(["Rain!", "rain", "residual", "шум дождя"])
+    ['rain.wav', 'rain_2.wav', 'residual_2.wav', 'шум_дождя.wav']
+    """
+    names: list[str] = []
+    for query in queries:
+        name, number = file_stem(query), 1
+        while (numbered := name if number == 1 else f"{name}_{number}") in (RESIDUAL, *names):
+            number += 1
+        names.append(numbered)
+    return [f"{name}{suffix or WAV}" for name in (*names, *([RESIDUAL] if residual else ()))]
+
+
+def file_stem(query: str) -> str:
+    """Return a query as the name of a file."""
+    words = re.sub(r"\W+", "_", unicodedata.normalize("NFC", query).lower()).strip("_")
+    name = words.encode()[: _LONGEST - _NUMBER].decode(errors="ignore").strip("_") or "estimate"
+    return os.fsdecode(name.encode())  # whatever the locale takes names of files to be

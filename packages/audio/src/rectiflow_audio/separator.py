@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
 from rectiflow.grids import uniform
-from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import counter_generator
 from torch import Tensor
 
-from rectiflow_audio.flow import FRAMES_MULTIPLE, condition
+from rectiflow_audio.flow import condition, guided_field, whole_frames
 from rectiflow_audio.frontend import SAMPLE_RATE, Level, LogMel, normalise, resample
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask, mixture_consistency
 from rectiflow_audio.waveform import Generated
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from rectiflow_audio.networks.unet import SeparationUNet
     from rectiflow_audio.networks.vae import SpectrogramVae
     from rectiflow_audio.networks.vocoder import BigVgan
@@ -31,6 +32,15 @@ SILENCE = 1e-5
 
 ROWS = {"cpu": 8, "cuda": 64}
 """Latents in one call of the network, by device."""
+
+
+def rows_of(device: torch.device) -> int:
+    """Return how many latents go through the network at once on a device."""
+    return ROWS["cuda" if device.type == "cuda" else "cpu"]
+
+
+TINY = 1e-20
+"""Below every magnitude."""
 
 QUIETEST_SHARE = 1e-8
 """Of the power, below which a residual is silence."""
@@ -67,11 +77,16 @@ class Separator:
     @property
     def rows(self) -> int:
         """Return how many latents go through the network at once."""
-        return ROWS["cuda" if self.device.type == "cuda" else "cpu"]
+        return rows_of(self.device)
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         """Separate windows, as many at once as the device takes."""
-        at_once = max(1, self.rows // (len(self.request.queries) * self.request.candidates))
+        first = next(pieces, None)
+        if first is None:
+            return
+        heard = 1 if self.request.channels == "mid" else first.wave.shape[0]
+        latents = heard * len(self.request.queries) * self.request.candidates
+        pieces, at_once = chain([first], pieces), max(1, self.rows // latents)
         while group := list(islice(pieces, at_once)):
             # Only a sound shorter than a window is padded, and it is the only one.
             waves = self.separate(torch.stack([p.wave for p in group]), group[0].samples)
@@ -101,11 +116,16 @@ class Separator:
                     for part in (target, mixture, level.mean, level.gain, loud)
                 )
                 level = Level(mean, gain)
-                normal = (resample(flat, self.sample_rate, SAMPLE_RATE) - mean) * gain
-            found = self._render(normal, target, mixture).transpose(0, 1)
+                each = resample(flat, self.sample_rate, SAMPLE_RATE)
+                own = self._normalise(each, real or samples)  # each channel has its own offset
+                normal = own[0] / own[1].gain * gain
+            picked = self._picked(normal, target, mixture)
+            if request.channels == "image":
+                picked = one_place(picked, level.gain.to(picked), channels)
+            found = self._render(normal, picked, mixture).transpose(0, 1)
             found = level.restore(found).transpose(0, 1) * loud[:, None, None]
             found = resample(found, SAMPLE_RATE, self.sample_rate)[..., :samples]
-        if request.consistent:
+        if request.consistent and not request.residual:  # else the residual makes the sum up
             found = mixture_consistency(found, flat)
         if request.residual:
             found = torch.cat([found, self._rest(found, flat)], dim=1)
@@ -134,8 +154,7 @@ class Separator:
             Log-mel of the mixture, through the same codec.
         """
         request = self.request
-        mels = LogMel().to(waves.device)(waves)[:, None]
-        mels = mels[:, :, : mels.shape[2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE]
+        mels = whole_frames(LogMel().to(waves.device)(waves)[:, None])
         k, c = len(request.queries), request.candidates
         context = request.context.to(waves.device)
         with torch.autocast(waves.device.type, self.dtype, enabled=self.dtype != torch.float32):
@@ -151,7 +170,8 @@ class Separator:
                 context.mask.repeat_interleave(c, 0).repeat(len(m), 1),
             )
             x1 = self._flow(noise.repeat(len(m) * k, 1, 1, 1), cond)
-            decoded = self.vae.from_latent(torch.cat([x1, m])).float()[:, 0]
+            parts = torch.cat([x1, m]).split(self.rows)
+            decoded = torch.cat([self.vae.from_latent(part).float()[:, 0] for part in parts])
         return decoded[: -len(m)].unflatten(0, (len(m), k, c)), decoded[-len(m) :]
 
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -159,6 +179,7 @@ class Separator:
         request, unwanted = self.request, self.request.negative.to(x0.device)
         moves = plan(uniform(request.steps), request.solver)
         ends = []
+        x0 = self.unet.start(x0, cond)
         for start in range(0, len(x0), self.rows):
             told = {name: value[start : start + self.rows] for name, value in cond.items()}
             size = len(told["mixture"])
@@ -167,34 +188,53 @@ class Separator:
                 unwanted.states.expand(size, -1, -1),
                 unwanted.mask.expand(size, -1),
             )
-            field = batched_cfg(
-                self._velocity,
-                self.unet.with_text_keys(told),
-                self.unet.with_text_keys(null),
-                request.guidance,
-            )
+            field = guided_field(self.unet, told, null, request.guidance)
             ends.append(integrate(field, x0[start : start + self.rows], moves))
         return torch.cat(ends)
-
-    def _velocity(self, x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        return self.unet(x, t, cond).float()
 
     def _noise(self, like: Tensor, purpose: str, index: int) -> Tensor:
         """Draw on the CPU, so that a seed means the same noise on every machine."""
         generator = counter_generator(purpose, self.request.seed, index)
         return torch.randn(like.shape[1:], generator=generator).to(like)
 
+    def _picked(self, waves: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
+        """Make one log-mel of the candidates for each query, (b, k, frames, mels)."""
+        if targets.shape[2] == 1:
+            return targets[:, :, 0]
+        rows = []
+        for wave, target, mixture in zip(waves.to(self.device), targets, mixtures, strict=True):
+            render = self._renderer(wave, mixture)
+            queries = zip(target, self.request.queries, strict=True)
+            rows.append(torch.stack([self.request.pick(mels, q, render) for mels, q in queries]))
+        return torch.stack(rows)
+
     def _render(self, waves: Tensor, targets: Tensor, mixtures: Tensor) -> Tensor:
         """Make the waves (b, k, n) of generated spectrograms."""
         rendered = []
         for wave, target, mixture in zip(waves.to(self.device), targets, mixtures, strict=True):
             render = self._renderer(wave, mixture)
-            mels = [
-                found[0] if len(found) == 1 else self.request.pick(found, query, render)
-                for found, query in zip(target, self.request.queries, strict=True)
-            ]
-            rendered.append(torch.stack([render(mel) for mel in mels]))
+            if self.request.residual and self.request.waveform.keeps_phase:
+                rendered.append(self._shared(wave, mixture, target))
+            else:
+                rendered.append(torch.stack([render(mel) for mel in target]))
         return torch.stack(rendered).cpu()
+
+    def _shared(self, wave: Tensor, mixture: Tensor, mels: Tensor) -> Tensor:
+        """Make the waves (k, n) of estimates that leave a residual: together, so that they share.
+
+        Two queries for one sound would else take it twice, and leave it inverted.
+        """
+        count = len(mels)
+        generated = Generated(
+            mels,
+            mixture.expand(count, *mixture.shape),
+            wave.expand(count, *wave.shape),
+            LogMel().to(self.device),
+            self.vocoder,
+            counter_generator("phase", self.request.seed, 0, device=self.device),
+            is_shared=True,
+        )
+        return self.request.waveform(generated)
 
     def _renderer(self, wave: Tensor, mixture: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what makes a wave of a log-mel generated for one mixture."""
@@ -217,3 +257,28 @@ class Separator:
         share = (log_mel(found.sum(1)) - heard).exp().clamp(max=1)
         rest = heard + (1 - share.square()).clamp(min=QUIETEST_SHARE).sqrt().log()
         return apply_mask(mixture, mel_ratio_mask(rest, heard, log_mel, 1.0), log_mel)[:, None]
+
+
+def one_place(
+    mels: Float[Tensor, "b k frames mels"], gain: Float[Tensor, "b 1"], channels: int
+) -> Float[Tensor, "b k frames mels"]:
+    """Give each sound one place between the channels, for as long as a window lasts.
+
+    Every channel was separated by itself, with errors of its own, and the sound would wander with
+    them. Levels between channels become those of the whole window; where it is louder counts more.
+
+    Parameters
+    ----------
+    mels : Tensor
+        Log-mels of the sounds, channels of a window beside each other.
+    gain : Tensor
+        What each channel was multiplied by before.
+    channels : int
+        Of a window.
+    """
+    offset = gain.log()[:, None, :, None]
+    size = (mels - offset).exp().unflatten(0, (-1, channels))  # w channels k frames mels
+    level = size.square().sum((-2, -1), keepdim=True).sqrt()
+    place = level / level.square().sum(1, keepdim=True).sqrt().clamp_min(TINY)
+    placed = place * (place * size).sum(1, keepdim=True)
+    return placed.clamp_min(TINY).log().flatten(0, 1) + offset

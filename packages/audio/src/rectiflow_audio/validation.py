@@ -13,7 +13,8 @@ from rectiflow_audio.frontend import SAMPLE_RATE, LogMel
 from rectiflow_audio.metrics.distances import mel_log_spectral_distance, si_sdr
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
-from rectiflow_audio.pipeline import SeparationPipeline, SeparationSettings
+from rectiflow_audio.pipeline import SeparationPipeline
+from rectiflow_audio.settings import SeparationSettings
 from rectiflow_audio.waveform import Masking, Waveform
 
 
@@ -38,11 +39,13 @@ class SeparationValidation:
     mixtures : Mixtures
         With ``target``, ``mixture``, ``context``, ``context_mask``, ``null_context``, ``caption``.
     num : int
-        How many, from the first on.
+        How many, evenly spaced among all.
     steps : int
         Of Euler's method.
     pictures : int
         Of how many to keep sound and picture.
+    seed : int
+        Of the noise; every validation starts from the same.
     waveform : Waveform, optional
         :class:`~rectiflow_audio.waveform.Masking` if absent.
     """
@@ -55,18 +58,21 @@ class SeparationValidation:
         num: int = 16,
         steps: int = 10,
         pictures: int = 2,
+        seed: int = 0,
         waveform: Waveform | None = None,
     ) -> None:
         if num < 1 or steps < 1:
             raise ValueError(f"num and steps must be at least 1, got {num} and {steps}.")
         self.vae, self.mixtures, self.num = vae, mixtures, num
-        self.steps, self.pictures = steps, pictures
+        self.steps, self.pictures, self.seed = steps, pictures, seed
         self.waveform = waveform or Masking()
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return mean ``si_sdr_improvement`` and ``mel_lsd``, and write the files."""
         assert isinstance(network, SeparationUNet)
-        items = [self.mixtures[i] for i in range(min(self.num, len(self.mixtures)))]
+        # Evenly spaced: clips of one class stand together.
+        num, total = min(self.num, len(self.mixtures)), len(self.mixtures)
+        items = [self.mixtures[i * total // num] for i in range(num)]
         seconds = len(items[0]["mixture"]) / SAMPLE_RATE
         settings = SeparationSettings(
             window_seconds=seconds, posterior_sample=False, has_vocoder=False
@@ -93,7 +99,12 @@ class SeparationValidation:
         context = TextEmbedding(item["context"][None], item["context_mask"][None])
         null = TextEmbedding(item["null_context"][None], torch.ones_like(context.mask))
         request = pipe.encoded_request(
-            [item["caption"]], context, null, steps=self.steps, waveform=self.waveform
+            [item["caption"]],
+            context,
+            null,
+            steps=self.steps,
+            seed=self.seed,
+            waveform=self.waveform,
         )
         (piece,) = pipe.stream([item["mixture"][None]], SAMPLE_RATE, request)
         return piece[0, 0]

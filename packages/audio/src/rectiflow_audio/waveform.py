@@ -40,6 +40,8 @@ class Generated:
         If the checkpoint has one.
     generator : torch.Generator
         For invented phases.
+    is_shared : bool
+        The rows are parts of one mixture and leave a residual: what several claim, they share.
     """
 
     target: Tensor
@@ -48,6 +50,7 @@ class Generated:
     log_mel: LogMel
     vocoder: BigVgan | None
     generator: torch.Generator
+    is_shared: bool = False
 
 
 class Waveform(Protocol):
@@ -86,6 +89,8 @@ class Masking:
             self.exponent,
             self.headroom,
         )
+        if generated.is_shared:
+            mask = mask / mask.sum(0, keepdim=True).clamp(min=1)
         wanted = generated.wave.shape[-1] // generated.log_mel.config.hop + 1
         # The networks see whole multiples of 32 frames, the spectrum has one more.
         missing = wanted - mask.shape[-1]

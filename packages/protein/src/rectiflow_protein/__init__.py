@@ -9,15 +9,15 @@ Yue et al., "ReQFlow: Rectified Quaternion Flow for Efficient and High-Quality P
 Generation" (ICML 2025, arXiv 2502.14637).
 """
 
-from rectiflow_protein.flow import BackboneFlow, FrameEuler
+from rectiflow_protein.flow import FrameEuler, backbone_flow
 from rectiflow_protein.losses import BackboneLoss
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
-from rectiflow_protein.pipeline import BackbonePipeline, BackboneResult, BackboneSample
+from rectiflow_protein.pipeline import BackbonePipeline
+from rectiflow_protein.result import BackboneResult, BackboneSample
 from rectiflow_protein.weights import load_official, to_official
 
 __all__ = [
-    "BackboneFlow",
     "BackboneLoss",
     "BackboneObjective",
     "BackbonePipeline",
@@ -26,6 +26,7 @@ __all__ = [
     "FrameEuler",
     "ReQFlowConfig",
     "ReQFlowNetwork",
+    "backbone_flow",
     "load_official",
     "to_official",
 ]

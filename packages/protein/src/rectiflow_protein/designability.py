@@ -189,6 +189,16 @@ def _compare(
     )
 
 
+def write_for_design(path: Path, backbone: Backbone) -> Path:
+    """Write a backbone as designers want it: chain A, residues 1 to n, whatever it was called.
+
+    Designers cut chains at jumps of the numbering, know one letter per chain, and answer for the
+    chains that they find.
+    """
+    plain = Backbone.from_coords(backbone.coords, sequence=backbone.sequence, name=backbone.name)
+    return write_structure(path, plain)
+
+
 @dataclass(frozen=True)
 class ProteinMPNN:
     """Sequence design by a ProteinMPNN checkout that the user has.
@@ -224,12 +234,12 @@ class ProteinMPNN:
     def design(
         self, backbone: Backbone, num_sequences: int, *, temperature: float, seed: int
     ) -> list[str]:
-        """Return ``num_sequences`` sequences for the first chain of ``backbone``."""
+        """Return ``num_sequences`` sequences for ``backbone``, taken as one chain."""
         with tempfile.TemporaryDirectory() as scratch:
-            pdb = write_structure(Path(scratch) / "backbone.pdb", backbone)
+            pdb = write_for_design(Path(scratch) / "backbone.pdb", backbone)
             arguments = {
                 "--pdb_path": pdb,
-                "--pdb_path_chains": backbone.chain_ids[0],
+                "--pdb_path_chains": "A",
                 "--out_folder": scratch,
                 "--num_seq_per_target": num_sequences,
                 "--sampling_temp": temperature,

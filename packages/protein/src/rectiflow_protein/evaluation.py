@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import os
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.evaluation import Evaluation
 
 from rectiflow_protein.metrics import backbone_metrics
 
 if TYPE_CHECKING:
-    from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
+    from rectiflow_protein.designability import (
+        SelfConsistency,
+        SequenceDesigner,
+        StructurePredictor,
+    )
     from rectiflow_protein.io import Backbone
 
+log = logging.getLogger(__name__)
+
+_CONSISTENCY = ("sc_mean_displacement", "sc_rmsd", "sc_tm", "designable")
 ALIGNABLE = 3  # residues; TM-align needs as many
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Metrics of each backbone and of the set.
-
-    Attributes
-    ----------
-    rows : list of dict
-        One per backbone: ``name``, ``length`` and its metrics.
-    summary : dict
-        ``count``, the mean of every metric, and what only a set has: ``diversity_tm`` (mean
-        pairwise TM-score; lower is more diverse), ``clusters_tm_0.5`` and ``clusters_tm_0.6``
-        (folds over count), and with a designer and a predictor the published
-        designability figures.
-    """
-
-    rows: list[dict[str, Any]]
-    summary: dict[str, float]
-
-    def save(self, folder: Path | str) -> list[Path]:
-        """Write ``metrics.csv`` and ``summary.json``."""
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        table, summary = target / "metrics.csv", target / "summary.json"
-        partial = target / f".{table.name}.partial"
-        with partial.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, table)
-        partial = target / f".{summary.name}.partial"
-        partial.write_text(json.dumps(self.summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, summary)
-        return [table, summary]
 
 
 def evaluate(
@@ -75,7 +44,7 @@ def evaluate(
         At least one.
     designer, predictor : optional
         Given both, each backbone's self-consistency is measured, and diversity is taken over the
-        designable ones, as published.
+        designable ones, as published. Where a tool fails the row is kept and ``failures`` has why.
     num_sequences : int
         Sequences per backbone.
     diversity : bool
@@ -87,10 +56,20 @@ def evaluate(
     progress : callable, optional
         Called with backbones done and in all.
 
+    Returns
+    -------
+    Evaluation
+        A row per backbone: ``name``, ``length`` and its metrics. The summary has ``count``, the
+        mean of every metric, and what only a set has: ``diversity_tm`` (mean pairwise TM-score;
+        lower is more diverse), ``clusters_tm_0.5`` and ``clusters_tm_0.6`` (folds over count), and
+        with a designer and a predictor the published designability figures.
+
     Raises
     ------
     ValueError
         When there is no backbone, or only one of designer and predictor.
+    Exception
+        What the tool raised, when it failed for every backbone.
     """
     if not backbones:
         raise ValueError("nothing to evaluate, got no backbone; expected at least one structure.")
@@ -101,41 +80,64 @@ def evaluate(
         )
     rows: list[dict[str, Any]] = []
     chosen: list[Backbone] = []
-    consistency = []
+    consistency: list[SelfConsistency] = []
+    failures: dict[str, Exception] = {}
     for done, backbone in enumerate(backbones, 1):
-        found = backbone_metrics(torch.as_tensor(backbone.coords))
+        found = backbone_metrics(
+            torch.as_tensor(backbone.coords), aatype=torch.as_tensor(backbone.aatype)
+        )
         row = {"name": backbone.name, "length": len(backbone)}
         row |= {name: round(float(value), 5) for name, value in found.items()}
         if designer is not None and predictor is not None:
-            from rectiflow_protein.designability import self_consistency
-
-            (result,) = self_consistency(
-                [backbone], designer, predictor, num_sequences=num_sequences
-            )
-            consistency.append(result)
-            row |= {
-                "sc_mean_displacement": round(min(result.mean_displacement), 4),
-                "sc_rmsd": round(min(result.rmsd), 4),
-                "sc_tm": round(max(result.tm), 4),
-                "designable": int(result.is_designable),
-            }
+            try:
+                result = _self_consistency(backbone, designer, predictor, num_sequences)
+            except Exception as error:
+                # An outside tool may fail in any way; hours of finished rows must not go with it.
+                log.warning("%s: no designability (%s)", backbone.name, error)
+                failures[backbone.name] = error
+                row |= dict.fromkeys(_CONSISTENCY, float("nan"))
+            else:
+                consistency.append(result)
+                row |= dict(zip(_CONSISTENCY, _figures(result), strict=True))
         if novelty is not None:
             row["novelty_tm"] = novelty.get(backbone.name, float("nan"))
         rows.append(row)
-        if designer is None or consistency[-1].is_designable:
+        if row.get("designable", 1) == 1:
             chosen.append(backbone)
         if progress is not None:
             progress(done, len(backbones))
+    if failures and not consistency:
+        raise next(iter(failures.values()))
     summary = {"count": float(len(rows)), **_means(rows)}
+    if failures:
+        summary["failed"] = float(len(failures))
     if consistency:
         from rectiflow_protein.designability import summarise
 
         summary |= summarise(consistency)
         if novelty is not None:
-            summary["novelty_tm"] = _means([r for r in rows if r["designable"]])["novelty_tm"]
+            summary["novelty_tm"] = _means([r for r in rows if r["designable"] == 1])["novelty_tm"]
     if diversity:
         summary |= _diversity(chosen)
-    return Evaluation(rows, summary)
+    return Evaluation(rows, summary, {name: str(error) for name, error in failures.items()})
+
+
+def _self_consistency(
+    backbone: Backbone,
+    designer: SequenceDesigner,
+    predictor: StructurePredictor,
+    num_sequences: int,
+) -> SelfConsistency:
+    from rectiflow_protein.designability import self_consistency
+
+    [result] = self_consistency([backbone], designer, predictor, num_sequences=num_sequences)
+    return result
+
+
+def _figures(result: SelfConsistency) -> tuple[float, ...]:
+    """Return the values of the columns of self-consistency."""
+    best = min(result.mean_displacement), min(result.rmsd), max(result.tm)
+    return (*(round(value, 4) for value in best), int(result.is_designable))
 
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

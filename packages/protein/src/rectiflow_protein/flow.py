@@ -7,11 +7,18 @@ Translations go along straight lines, rotations along SLERP geodesics, both at t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rectiflow.couplings import Coupling
+from rectiflow.flow import Flow
+from rectiflow.geodesics import Geodesic
+from rectiflow.predictions import Data
+from rectiflow.premetrics import Mask
 from rectiflow.solvers import Context, Memory, Solver
+from rectiflow.sources import NORMAL, Source
 from rectiflow.spaces import quat_multiply
 from rectiflow.states import State
 from rectiflow.time_density import TimeDensity, Uniform
@@ -21,7 +28,6 @@ from rectiflow_protein.frames import FRAME_SPACE, centre
 from rectiflow_protein.igso3 import sample_igso3
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from rectiflow.fields import VelocityField
 
 PRIOR_SCALE = 10.0
@@ -31,79 +37,61 @@ START_TIME = 0.01
 """Where sampling starts: the networks have seen no smaller time."""
 
 
+FRAME_PATH = Geodesic(FRAME_SPACE)
+"""Straight lines of positions, SLERP of rotations; velocities in Å and body-frame radians."""
+
+
 @dataclass(frozen=True)
-class BackboneFlow:
-    """How training corrupts chains.
+class FrameNoise(Coupling):
+    """The noise that training puts around chains: it knows the data's rotations.
+
+    Translations are normal with 10 Å per axis, their mean taken out over the real residues of each
+    sample. Rotations are the data's turned by IGSO3, ``q_1 ⊗ IGSO3(sigma)``.
 
     Parameters
     ----------
-    density : TimeDensity
-        Law of the time; uniform on [0.01, 0.99].
     rotation_sigma : float
-        Concentration of the rotation noise in radians. Training noise is ``q_1 ⊗ IGSO3(sigma)``;
-        sampling starts from uniform rotations. At 1.5 the two nearly agree.
+        Concentration of the rotation noise in radians. Sampling starts from uniform rotations; at
+        1.5 the two nearly agree.
 
     References
     ----------
     Yue et al. (2025), section 3; Yim et al., FrameFlow (arXiv 2310.05297).
     """
 
-    density: TimeDensity = field(default_factory=lambda: Uniform(START_TIME, 1 - START_TIME))
     rotation_sigma: float = 1.5
 
-    def noise(
-        self,
-        x1: dict[str, Tensor],
-        *,
-        res_mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Tensor]:
-        """Draw the training noise that belongs to chains ``x1``.
-
-        The mean of the translations is taken out over the real residues of each sample.
-        """
-        trans, rot = x1["trans"], x1["rot"]
-        z = torch.randn(trans.shape, generator=generator, device=trans.device, dtype=trans.dtype)
-        turn = sample_igso3(
-            rot.shape[:-1], self.rotation_sigma, generator=generator, device=rot.device
-        )
+    def fresh(
+        self, x1: State, source: Source, mask: Mask, generator: torch.Generator | None
+    ) -> State:
+        """Draw noise for chains; ``mask (b, n)`` is true for real residues."""
+        assert isinstance(x1, dict) and not isinstance(mask, Mapping)
+        z = NORMAL.sample_like(x1["trans"], generator=generator)
+        rot, sigma = x1["rot"], self.rotation_sigma
+        turn = sample_igso3(rot.shape[:-1], sigma, generator=generator, device=rot.device)
+        assert isinstance(z, Tensor)
         return {
-            "trans": PRIOR_SCALE * centre(z, res_mask),
+            "trans": PRIOR_SCALE * centre(z, mask),
             "rot": quat_multiply(rot, turn.to(rot.dtype)),
         }
 
-    def corrupt(
-        self,
-        x1: dict[str, Tensor],
-        x0: dict[str, Tensor],
-        t: Float[Tensor, " b"],
-        *,
-        res_mask: Float[Tensor, "b n"],
-        diffuse_mask: Float[Tensor, "b n"],
-    ) -> dict[str, Tensor]:
-        """Interpolate at time t; given residues keep their data frames, padding gets none.
 
-        Padded residues hold position zero and, unless they are given, the identity rotation.
-        """
-        xt = FRAME_SPACE.geodesic(x0, x1, t)
-        assert isinstance(xt, dict)
-        moving, real = diffuse_mask.unsqueeze(-1), res_mask.unsqueeze(-1)
-        trans = (xt["trans"] * moving + x1["trans"] * (1 - moving)) * real
-        identity = xt["rot"].new_tensor([1.0, 0.0, 0.0, 0.0])
-        rot = torch.where(real > 0, xt["rot"], identity)
-        return {"trans": trans, "rot": rot * moving + x1["rot"] * (1 - moving)}
+def backbone_flow(*, rotation_sigma: float = 1.5, density: TimeDensity | None = None) -> Flow:
+    """Return the flow of ReQFlow: a network that predicts clean frames, on geodesics.
 
-
-def endpoint_velocity(
-    x: dict[str, Tensor], x1: dict[str, Tensor], t: float | Tensor
-) -> dict[str, Tensor]:
-    """Return the velocity that takes ``x`` at time t to ``x1`` at time 1 along geodesics.
-
-    Å and radians (body frame) per unit of time. Singular at t = 1.
+    Parameters
+    ----------
+    rotation_sigma : float
+        Of :class:`FrameNoise`.
+    density : TimeDensity, optional
+        Law of the time; uniform on [0.01, 0.99] if absent, as published.
     """
-    v = FRAME_SPACE.log(x, x1)
-    assert isinstance(v, dict)
-    return {name: part / (1 - t) for name, part in v.items()}
+    return Flow(
+        path=FRAME_PATH,
+        prediction=Data(),
+        coupling=FrameNoise(rotation_sigma),
+        density=density or Uniform(START_TIME, 1 - START_TIME),
+    )
 
 
 class RotationSchedule(Protocol):
@@ -111,6 +99,10 @@ class RotationSchedule(Protocol):
 
     def fraction(self, start: float, stop: float) -> float:
         """Return the part of the remaining geodesic to the predicted rotation to cover."""
+        ...
+
+    def remaining(self, t: float) -> float:
+        """Return the part of a whole geodesic that is left at time t."""
         ...
 
 
@@ -121,6 +113,10 @@ class LinearSchedule:
     def fraction(self, start: float, stop: float) -> float:
         """Return ``h / (1 - start)``."""
         return (stop - start) / (1 - start)
+
+    def remaining(self, t: float) -> float:
+        """Return ``1 - t``."""
+        return 1 - t
 
 
 @dataclass(frozen=True)
@@ -137,12 +133,14 @@ class ExponentialSchedule:
         """Return ``rate · h``."""
         return self.rate * (stop - start)
 
+    def remaining(self, t: float) -> float:
+        """Return ``exp(-rate t)``."""
+        return math.exp(-self.rate * t)
+
 
 @dataclass(frozen=True)
-class ClampedExponentialSchedule:
+class ClampedExponentialSchedule(ExponentialSchedule):
     """The exponential schedule's Euler step, never past the prediction."""
-
-    rate: float = 10.0
 
     def fraction(self, start: float, stop: float) -> float:
         """Return ``min(rate · h, 1)``."""
@@ -150,10 +148,8 @@ class ClampedExponentialSchedule:
 
 
 @dataclass(frozen=True)
-class ExactExponentialSchedule:
+class ExactExponentialSchedule(ExponentialSchedule):
     """The exponential schedule integrated exactly for a prediction held over the step."""
-
-    rate: float = 10.0
 
     def fraction(self, start: float, stop: float) -> float:
         """Return ``1 - exp(-rate h)``."""
@@ -183,3 +179,84 @@ class FrameEuler(Solver):
         scale = self.schedule.fraction(start, stop) * (1 - start) / h
         moved = context.space.move(x, {"trans": v["trans"], "rot": v["rot"] * scale}, h)
         return moved, context.remember(start, stop, state=x, velocity=v)
+
+
+@dataclass(frozen=True)
+class FrameAncestral(Solver):
+    r"""Ancestral sampling on frames: each step draws part of the noise that is left afresh.
+
+    With the predicted chain D, what is left of the noise is ``E = (x - t D) / (1 - t)`` of the
+    translations, and the rotation vector ``r`` from the predicted to the present rotation:
+
+    .. math::
+        x' = t' D + (1 - t') \left(\rho E + \sqrt{1 - \rho^2}\, \sigma_x z\right), \quad
+        q' = D \otimes \exp\left((1 - f) \rho\, r + \sqrt{1 - \rho^2}\, k(t') \sigma_r z\right)
+
+    with f the part of the way that the schedule covers, k what it leaves, and normal z. The kept
+    part is ``rho² = 1 - temperature² (1 - (t (1 - t') / (t' (1 - t)))²)``, DDIM's: temperature 0
+    is :class:`FrameEuler`, 1 is DDPM on translations. On rotations it treats the noise as normal in
+    the tangent space, which near the prediction it is.
+
+    Parameters
+    ----------
+    temperature : float
+        In [0, 1].
+    schedule : RotationSchedule
+        As in :class:`FrameEuler`.
+    translation_sigma, rotation_sigma : float
+        Å and radians per axis, of the noise in training.
+
+    References
+    ----------
+    Song et al., "Denoising Diffusion Implicit Models" (ICLR 2021), Eq. (16).
+    """
+
+    temperature: float = 0.5
+    schedule: RotationSchedule = field(default_factory=ExponentialSchedule)
+    translation_sigma: float = PRIOR_SCALE
+    rotation_sigma: float = 1.5
+    order = 1
+    nfe = 1
+    flat_only = False
+    traceable = False
+    leaves = ("state", "velocity")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 1:
+            raise ValueError(
+                f"temperature must lie in [0, 1], got {self.temperature}; 0 is the flow itself, "
+                "1 the most noise that the steps can take in."
+            )
+
+    def step(
+        self, field: VelocityField, x: State, start: float, stop: float, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Go for the predicted chain, with noise in part fresh."""
+        if context.noise is None:
+            raise ValueError(
+                "ancestral sampling draws noise, got none; expected integrate(..., "
+                "noise=KeyedNoise(seed, samples))."
+            )
+        space = context.space
+        x, v = context.begin(field, x, start)
+        z = context.noise.like(v)
+        data = space.move(x, v, 1 - start)
+        left: Any = space.log(data, x)
+        assert isinstance(data, dict)
+        assert isinstance(z, dict)
+        kept, fresh = self._parts(start, stop)
+        turned = kept * (1 - self.schedule.fraction(start, stop)) * left["rot"]
+        rest = {
+            "trans": (1 - stop) * fresh * self.translation_sigma * z["trans"]
+            + kept * (1 - stop) / (1 - start) * left["trans"]
+            - (1 - kept) * (1 - stop) * data["trans"],
+            "rot": turned + fresh * self.schedule.remaining(stop) * self.rotation_sigma * z["rot"],
+        }
+        moved = space.move(data, rest, 1.0)
+        return moved, context.remember(start, stop, state=x, velocity=v)
+
+    def _parts(self, start: float, stop: float) -> tuple[float, float]:
+        """Return how much of the noise is kept and how much is drawn; their squares sum to 1."""
+        lost = 1 - (start * (1 - stop) / (stop * (1 - start))) ** 2
+        fresh = self.temperature * math.sqrt(lost)
+        return math.sqrt(1 - fresh**2), fresh

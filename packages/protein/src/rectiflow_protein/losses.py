@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -15,6 +17,66 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _ROTATIONS = FRAME_SPACE.parts["rot"]
+
+
+class LossTerm(Protocol):
+    """A loss on backbone atoms that is added to the published ones."""
+
+    def __call__(
+        self,
+        guess: Float[Tensor, "b n 3 3"],
+        atoms: Float[Tensor, "b n 3 3"],
+        t: Float[Tensor, " b"],
+        scale: Float[Tensor, " b"],
+        mask: Float[Tensor, "b n"],
+    ) -> Float[Tensor, " b"]:
+        """Return the term of each sample.
+
+        Parameters
+        ----------
+        guess, atoms : Tensor, shape (b, n, 3, 3)
+            N, CA and C of the prediction and of the data, nm.
+        t, scale : Tensor, shape (b,)
+            Time, and the s of :class:`BackboneLoss`.
+        mask : Tensor, shape (b, n)
+            1 for residues that count.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class LocalDistances:
+    """Squared error of the distances between backbone atoms of residues near in sequence.
+
+    In nanometres over s, mean over all atom pairs of residues ``i`` and ``i + 1 ... i + reach``.
+    The published loss on all distances holds few of these pairs; this one is about bond geometry
+    and turns.
+
+    Parameters
+    ----------
+    weight : float, default 10
+    reach : int, default 3
+        Largest distance in sequence.
+    after : float, default 0.25
+        Time up to which the term is left out.
+    """
+
+    weight: float = 10.0
+    reach: int = 3
+    after: float = 0.25
+
+    def __call__(
+        self, guess: Tensor, atoms: Tensor, t: Tensor, scale: Tensor, mask: Tensor
+    ) -> Tensor:
+        """Return the term of each sample."""
+        total, count = torch.zeros_like(t), torch.zeros_like(t)
+        for k in range(1, min(self.reach, atoms.shape[1] - 1) + 1):
+            wanted, got = (_distances(x[:, :-k], x[:, k:]) for x in (atoms, guess))
+            both = mask[:, :-k] * mask[:, k:]
+            total = total + (both * (wanted - got).square().sum((2, 3))).sum(1)
+            count = count + 9 * both.sum(1)
+        mean = total / (scale.square() * count.clamp(min=1))
+        return torch.where(t > self.after, self.weight * mean, 0.0)
 
 
 @dataclass(frozen=True)
@@ -41,6 +103,8 @@ class BackboneLoss:
         The 0.9 in s.
     clamp : float
         Upper limit of the translation and auxiliary losses.
+    further : sequence of LossTerm
+        Terms added to the published ones, not cut.
 
     References
     ----------
@@ -53,6 +117,7 @@ class BackboneLoss:
     auxiliary_weight: float = 1.0
     normalise_until: float = 0.9
     clamp: float = 5.0
+    further: Sequence[LossTerm] = ()
 
     def __call__(
         self,
@@ -97,39 +162,37 @@ class BackboneLoss:
         error = (target - turned) / s
         rotation = self.rotation_weight * (m * error.square()).sum((1, 2)) / (3 * count)
 
-        auxiliary = self.auxiliary_weight * self._auxiliary(prediction, x1, s, mask, count)
+        atoms = backbone_from_frames(x1) * ANGSTROM_TO_NM
+        guess = backbone_from_frames(prediction) * ANGSTROM_TO_NM
+        auxiliary = self.auxiliary_weight * _auxiliary(guess, atoms, scale, mask)
         auxiliary = torch.where(t > self.auxiliary_from, auxiliary, 0.0)
         clamped = (translation > self.clamp) | (auxiliary > self.clamp)
         translation = translation.clamp(max=self.clamp)
         auxiliary = auxiliary.clamp(max=self.clamp)
-        return {
-            "loss": translation + rotation + auxiliary,
-            "translation": translation,
-            "rotation": rotation,
-            "auxiliary": auxiliary,
-            "clamped": clamped.to(translation.dtype),
+        parts = {"translation": translation, "rotation": rotation, "auxiliary": auxiliary}
+        parts |= {
+            _snake(type(term).__name__): term(guess, atoms, t, scale, mask) for term in self.further
         }
-
-    def _auxiliary(
-        self,
-        prediction: dict[str, Tensor],
-        x1: dict[str, Tensor],
-        s: Tensor,
-        mask: Tensor,
-        count: Tensor,
-    ) -> Tensor:
-        atoms = backbone_from_frames(x1) * (ANGSTROM_TO_NM / s.unsqueeze(-1))
-        guess = backbone_from_frames(prediction) * (ANGSTROM_TO_NM / s.unsqueeze(-1))
-        m = mask[:, :, None, None]
-        positions = (m * (atoms - guess).square()).sum((1, 2, 3)) / (3 * count)
-        m = mask.repeat_interleave(3, dim=1)
-        weight = m[:, :, None] * m[:, None, :]
-        error = _distances(atoms) - _distances(guess)
-        pairs = (weight * error.square()).sum((1, 2)) / (weight.sum((1, 2)) + 1)
-        return positions + pairs
+        total = torch.stack(list(parts.values())).sum(0)
+        return {"loss": total, **parts, "clamped": clamped.to(total.dtype)}
 
 
-def _distances(atoms: Float[Tensor, "b n 3 3"]) -> Float[Tensor, "b m m"]:
-    """All atom-pair distances, with a zero gradient on the diagonal."""
-    flat = atoms.flatten(1, 2)
-    return torch.linalg.vector_norm(flat.unsqueeze(2) - flat.unsqueeze(1), dim=-1)
+def _auxiliary(guess: Tensor, atoms: Tensor, scale: Tensor, mask: Tensor) -> Tensor:
+    """Squared error of atom positions and of all their distances, per sample."""
+    m = mask[:, :, None, None]
+    positions = (m * (atoms - guess).square()).sum((1, 2, 3)) / (3 * mask.sum(-1))
+    m = mask.repeat_interleave(3, dim=1)
+    weight = m[:, :, None] * m[:, None, :]
+    flat, guess = atoms.flatten(1, 2), guess.flatten(1, 2)
+    error = _distances(flat, flat) - _distances(guess, guess)
+    pairs = (weight * error.square()).sum((1, 2)) / (weight.sum((1, 2)) + 1)
+    return (positions + pairs) / scale.square()
+
+
+def _distances(x: Float[Tensor, "*b m 3"], y: Float[Tensor, "*b k 3"]) -> Float[Tensor, "*b m k"]:
+    """Distances of all pairs of points, with a zero gradient where they coincide."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), dim=-1)
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from rectiflow.flow import Flow
+from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
-from rectiflow_protein.flow import BackboneFlow
+from rectiflow_protein.flow import backbone_flow
 from rectiflow_protein.losses import BackboneLoss
 from rectiflow_protein.networks import ReQFlowNetwork
 
@@ -15,15 +17,16 @@ from rectiflow_protein.networks import ReQFlowNetwork
 class BackboneObjective(nn.Module):
     """The ReQFlow loss, with self-conditioning.
 
-    A batch holds ``trans_1 (b, n, 3)``, ``quat_1 (b, n, 4)``, ``res_idx``, ``res_mask`` and
-    ``diffuse_mask (b, n)``; reflow pairs add their noise, ``trans_0`` and ``quat_0``.
+    A batch holds ``x1.trans (b, n, 3)``, ``x1.rot (b, n, 4)``, ``res_idx``, ``res_mask`` and
+    ``diffuse_mask (b, n)``; reflow pairs add their noise, ``x0.trans`` and ``x0.rot``. Residues
+    that are given or padding keep their data frames.
 
     Parameters
     ----------
     network : ReQFlowNetwork
         What is trained.
-    flow : BackboneFlow
-        Corruption of the data.
+    flow : Flow, optional
+        Corruption of the data; :func:`~rectiflow_protein.flow.backbone_flow` if absent.
     loss : BackboneLoss
         Loss terms.
     self_condition : float
@@ -33,28 +36,29 @@ class BackboneObjective(nn.Module):
     def __init__(
         self,
         network: ReQFlowNetwork,
-        flow: BackboneFlow | None = None,
+        flow: Flow | None = None,
         loss: BackboneLoss | None = None,
         self_condition: float = 0.5,
     ) -> None:
         super().__init__()
         self.network = network
-        self.flow = flow or BackboneFlow()
+        self.flow = flow or backbone_flow()
         self.loss = loss or BackboneLoss()
         self.self_condition = self_condition
 
     def forward(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the mean loss over the batch and its terms."""
-        x1 = {"trans": batch["trans_1"], "rot": batch["quat_1"]}
+        x1: Any = state_of(batch, "x1")
         res_mask, diffuse_mask = batch["res_mask"], batch["diffuse_mask"]
-        if "trans_0" in batch:
-            x0 = {"trans": batch["trans_0"], "rot": batch["quat_0"]}
-        else:
-            x0 = self.flow.noise(x1, res_mask=res_mask, generator=generator)
-        device = x1["trans"].device
-        t = self.flow.density.sample(len(res_mask), generator=generator, device=device)
-        t = t.to(x1["trans"].dtype)
-        xt = self.flow.corrupt(x1, x0, t, res_mask=res_mask, diffuse_mask=diffuse_mask)
+        (point,) = self.flow.points(
+            x1,
+            x0=state_of(batch, "x0"),
+            mask=res_mask.bool(),
+            moving=(res_mask * diffuse_mask).bool(),
+            generator=generator,
+        )
+        xt: Any = point.x
+        t, device = point.t, point.t.device
 
         given: dict[str, Any] = {
             "res_idx": batch["res_idx"],

@@ -2,147 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from rectiflow.integrate import Moved, integrate, plan
+from rectiflow.costs import Load
+from rectiflow.memory import require_memory
+from rectiflow.pipeline import Pipeline
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
-from rectiflow.states import State
-from rectiflow.storage.pretrained import find_pretrained, weights_hash
+from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor
 
-from rectiflow_protein.flow import PRIOR_SCALE, START_TIME, FrameEuler, endpoint_velocity
-from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
+from rectiflow_protein.flow import FrameEuler
+from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
-from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-    from rectiflow_protein.io import Backbone
+from rectiflow_protein.result import NO_CB, BackboneResult, BackboneSample
+from rectiflow_protein.sampling import Correction, SampleBatch, batches, draw_noise
 
 log = logging.getLogger(__name__)
-
-_NO_CB = [ATOM5.index(atom) for atom in BACKBONE_ATOMS]
-
-PRETRAINED = Path(__file__).parent / "pretrained"
-"""Checkpoints that ship with the package, by folder name."""
-
-PADDING = 0.1
-"""Chains up to this much shorter than the longest share its batch."""
 
 PAIRS_PER_BATCH = {"cpu": 2**16, "cuda": 2**22}
 """Residue pairs in a batch, by device: what fits the cache, or a few gigabytes."""
 
-
-@dataclass(frozen=True)
-class BackboneSample:
-    """One generated backbone.
-
-    Attributes
-    ----------
-    index : int
-        Number of the sample; with the seed it fixes the noise, whatever the batch.
-    atoms : ndarray, shape (n, 5, 3)
-        Ångström; N, CA, C, CB, O of poly-alanine.
-    frames, noise : dict of Tensor
-        Final and initial frames, ``trans (n, 3)`` and ``rot (n, 4)``.
-    trajectory : ndarray, shape (steps, n, 5, 3), optional
-        Atoms of the states, noise first.
-    predictions : ndarray, shape (steps, n, 5, 3), optional
-        Atoms of the clean chain as predicted at each step.
-    """
-
-    index: int
-    atoms: np.ndarray
-    frames: dict[str, Tensor]
-    noise: dict[str, Tensor]
-    trajectory: np.ndarray | None = None
-    predictions: np.ndarray | None = None
-
-    @property
-    def name(self) -> str:
-        """Return the stem of the sample's files."""
-        return f"length_{len(self.atoms):03d}_sample_{self.index:05d}"
+LONGEST_TRAINED = 512
+"""Residues of the longest chains that published networks are trained on."""
 
 
-@dataclass(frozen=True)
-class BackboneResult:
-    """Generated backbones and how they were made.
-
-    Attributes
-    ----------
-    samples : list of BackboneSample
-        In the order of the lengths that were asked for.
-    seconds : float
-        Sampling time.
-    settings : dict
-        Seed, steps, network calls per sample, solver and hash of the weights.
-    """
-
-    samples: list[BackboneSample]
-    seconds: float
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, folder: Path | str, *, suffix: str = ".pdb") -> list[Path]:
-        """Write a structure per sample, its trajectories if recorded, and ``result.json``.
-
-        Parameters
-        ----------
-        folder : Path or str
-            Made if absent.
-        suffix : str
-            ``.pdb`` or ``.cif``.
-
-        Returns
-        -------
-        list of Path
-            The structures.
-        """
-        from rectiflow_protein.io import write_structure
-
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        written = []
-        for sample in self.samples:
-            path = target / f"{sample.name}{suffix}"
-            write_structure(path, _backbone(sample.atoms, sample.name))
-            written.append(path)
-            movies = {"trajectory": sample.trajectory, "predictions": sample.predictions}
-            for name, movie in movies.items():
-                if movie is not None:
-                    models = [_backbone(atoms, sample.name) for atoms in movie]
-                    write_structure(target / f"{sample.name}_{name}{suffix}", models)
-        summary = {
-            **self.settings,
-            "seconds": round(self.seconds, 3),
-            "samples": [
-                {"file": path.name, "index": s.index, "length": len(s.atoms)}
-                for path, s in zip(written, self.samples, strict=True)
-            ],
-        }
-        partial = target / ".result.json.partial"
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, target / "result.json")
-        return written
-
-
-class BackbonePipeline:
+class BackbonePipeline(Pipeline):
     """Generates protein backbones with a ReQFlow network.
 
     Parameters
     ----------
     network : ReQFlowNetwork
         On the device where sampling is to run.
+    dtype : torch.dtype
+        ``bfloat16`` makes the edge updates cheaper; see the model card for its error.
 
     References
     ----------
@@ -157,57 +57,64 @@ class BackbonePipeline:
     (80, 5, 3)
     """
 
-    def __init__(self, network: ReQFlowNetwork) -> None:
-        self.network = network.eval()
+    shipped = Path(__file__).parent / "pretrained"
+
+    def __init__(self, network: ReQFlowNetwork, dtype: torch.dtype | None = None) -> None:
+        super().__init__({"network": network}, dtype=dtype or network.edge_dtype)
+        self.set_dtype(self.dtype)
 
     @classmethod
-    def from_pretrained(
-        cls,
-        name_or_path: Path | str,
-        *,
-        device: torch.device | str = "cpu",
-        edge_dtype: torch.dtype = torch.float32,
-    ) -> Self:
-        """Load a pipeline.
+    def kinds(cls) -> dict[str, type[Pretrained]]:
+        """Return the class of the network."""
+        return {"network": ReQFlowNetwork}
 
-        Parameters
-        ----------
-        name_or_path : Path or str
-            A checkpoint that ships with the package (``"small"``), a folder written by
-            ``save_pretrained``, the authors' checkpoint or its folder, or ``owner/name`` on the
-            hub.
-        device : device
-            Where to run.
-        edge_dtype : torch.dtype
-            ``bfloat16`` makes the edge updates cheaper; see the model card for its error.
+    @classmethod
+    def load_official(cls, path: Path) -> Self:
+        """Load the authors' checkpoint; see :func:`rectiflow_protein.weights.load_official`."""
+        from rectiflow_protein.weights import load_official
 
-        Raises
-        ------
-        FileNotFoundError
-            When nothing of that name is found; the message lists what ships.
-        CheckpointError
-            When the weights do not fit.
-        """
-        path = find_pretrained(name_or_path, PRETRAINED)
-        if (path / "config.json").is_file():
-            network = ReQFlowNetwork.from_pretrained(path)
-        else:
-            from rectiflow_protein.weights import load_official
+        return cls(load_official(path))
 
-            network = load_official(path)
-        network.edge_dtype = edge_dtype
-        return cls(network.to(device))
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Set what the network updates its edges in."""
+        self.dtype = self.network.edge_dtype = dtype
 
     @property
-    def device(self) -> torch.device:
-        """Return the device of the network."""
-        return next(self.network.parameters()).device
+    def pairs_per_batch(self) -> int:
+        """Return how many residue pairs one call of the network takes on this device."""
+        return PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
 
-    def compile(self) -> Self:
-        """Compile the network, as CUDA graphs on a GPU; each batch shape compiles once."""
-        mode = "reduce-overhead" if self.device.type == "cuda" else None
-        self.network.compile(dynamic=False, mode=mode)
-        return self
+    def trials(self) -> list[Load]:
+        """Return short and long chains, alone and several, of few and more calls."""
+        large = self.device.type == "cuda"
+        sizes = ((4, 256), (2, 512), (16, 256)) if large else ((1, 256), (2, 128), (8, 64))
+        sizes = ((1, 64), (1, 128), (4, 64), *sizes)
+        return [Load(b, n, calls) for b, n in sizes for calls in (2, 5)]
+
+    def run_load(self, load: Load) -> None:
+        """Sample chains of one length in one batch."""
+        pairs = load.rows * load.tokens**2
+        self([load.tokens] * load.rows, steps=load.calls, max_pairs=pairs)
+
+    def _require_fitting(self, longest: int) -> None:
+        """Refuse what cannot fit, by the features of residue pairs alone: a layer has two of them.
+
+        Lengths that no published network was trained on are worth a warning.
+        """
+        itemsize = torch.finfo(self.network.edge_dtype).bits // 8
+        require_memory(
+            2 * longest**2 * self.network.sizes.c_z * itemsize,
+            self.device,
+            f"{longest} residues",
+            "Sample shorter ones.",
+        )
+        if longest > LONGEST_TRAINED:
+            log.warning(
+                "%d residues: published networks are trained on at most %d; expect worse "
+                "structures, and check them with `rectiflow protein eval`",
+                longest,
+                LONGEST_TRAINED,
+            )
 
     def __call__(
         self,
@@ -218,6 +125,8 @@ class BackbonePipeline:
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
+        corrections: Sequence[Correction] = (),
+        motif: Motif | None = None,
         max_pairs: int | None = None,
         trajectory: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -242,6 +151,11 @@ class BackbonePipeline:
         last_time : float, optional
             Time given to the last call. The authors repeat the time of the call before it, which
             is the default.
+        corrections : sequence of Correction
+            Applied to each prediction in turn, such as
+            :class:`~rectiflow_protein.repulsion.Repulsion`.
+        motif : Motif, optional
+            Residues that stand in every sample as they are given; where, is drawn for each sample.
         max_pairs : int, optional
             Largest batch times squared length; chosen by device if absent.
         trajectory : bool
@@ -260,9 +174,9 @@ class BackbonePipeline:
         """
         indices = list(range(len(lengths))) if indices is None else list(indices)
         _check(lengths, steps, indices)
+        self._require_fitting(max(lengths, default=0))
         solver = FrameEuler() if solver is None else solver
-        budget = max_pairs or PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
-        groups = list(_batches(lengths, budget))
+        groups = list(batches(lengths, max_pairs or self.pairs_per_batch))
         nfe = (steps - 1) * solver.nfe + 1
         done, total = 0, len(groups) * nfe
 
@@ -276,144 +190,57 @@ class BackbonePipeline:
         samples: dict[int, BackboneSample] = {}
         for rows in groups:
             noise = [draw_noise(lengths[r], seed, indices[r]) for r in rows]
-            batch = _SampleBatch(self.network, noise, last_time, trajectory, tick)
+            changes, places = list(corrections), []
+            if motif is not None:
+                generators = [counter_generator("motif", seed, indices[r]) for r in rows]
+                places = [motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)]
+                own = [lengths[r] for r in rows]
+                changes.append(MotifFrames(motif, places, own, self.device))
+            batch = SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
-                rows, batch.run(steps, solver, [indices[r] for r in rows]), strict=True
+                rows, batch.run(steps, solver, seed, [indices[r] for r in rows]), strict=True
             ):
                 samples[r] = made
+            if motif is not None:
+                for r, place in zip(rows, places, strict=True):
+                    samples[r] = _with_motif(samples[r], motif, place)
         seconds = time.perf_counter() - started
-        settings = {
+        settings = self.describe() | self.sampling(
+            steps, solver, seed, last_time, corrections, motif
+        )
+        return BackboneResult(
+            [samples[r] for r in range(len(lengths))], settings=settings, seconds=seconds
+        )
+
+    def sampling(
+        self,
+        steps: int,
+        solver: Solver | None,
+        seed: int,
+        last_time: float | None,
+        corrections: Sequence[Correction] = (),
+        motif: Motif | None = None,
+    ) -> dict[str, Any]:
+        """Return what shapes a sample beside the pipeline, its number and its length."""
+        solver = FrameEuler() if solver is None else solver
+        return {
             "seed": seed,
             "steps": steps,
-            "nfe": nfe,
+            "nfe": (steps - 1) * solver.nfe + 1,
             "solver": repr(solver),
-            "edge_dtype": str(self.network.edge_dtype).removeprefix("torch."),
-            "device": str(self.device),
-            "weights_hash": weights_hash(self.network),
+            "last_time": last_time,
+            "corrections": [repr(change) for change in corrections],
+            "motif": None if motif is None else str(motif),
         }
-        return BackboneResult([samples[r] for r in range(len(lengths))], seconds, settings)
 
 
-def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
-    """Draw the initial frames of a sample, on the CPU.
-
-    Translations are normal with 10 Å per axis and centred, rotations uniform.
-    """
-    generator = counter_generator("sample", seed, index)
-    z = torch.randn(length, 3, generator=generator)
-    rot = FRAME_SPACE.parts["rot"].prior((length,), generator=generator)
-    assert isinstance(rot, Tensor)
-    return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
-
-
-class _SampleBatch:
-    """One batch on its way; lives for one call."""
-
-    def __init__(
-        self,
-        network: ReQFlowNetwork,
-        noise: list[dict[str, Tensor]],
-        last_time: float | None,
-        trajectory: bool,
-        tick: Callable[[], None],
-    ) -> None:
-        device = next(network.parameters()).device
-        self.network, self.noise, self.tick = network, noise, tick
-        self.last_time, self.keep = last_time, trajectory
-        lengths = [len(x["trans"]) for x in noise]
-        longest = max(lengths)
-        self.mask = None
-        if min(lengths) < longest:
-            rows = torch.arange(longest)[None] < torch.tensor(lengths)[:, None]
-            self.mask = rows.float().to(device)
-        self.x0 = {
-            "trans": _stack([x["trans"] for x in noise], longest, [0.0, 0.0, 0.0]).to(device),
-            "rot": _stack([x["rot"] for x in noise], longest, [1.0, 0.0, 0.0, 0.0]).to(device),
-        }
-        number = torch.arange(longest, dtype=torch.float32, device=device)
-        self.res_idx = number.expand(len(noise), longest)
-        self.prediction: dict[str, Tensor] | None = None
-        self.states: list[dict[str, Tensor]] = []
-        self.predictions: list[dict[str, Tensor]] = []
-
-    def predict(self, x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
-        """Call the network, conditioned on what it predicted last."""
-        # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
-        previous = None if self.prediction is None else self.prediction["trans"].clone()
-        times = torch.full((len(self.noise),), t, device=self.res_idx.device)
-        self.prediction = self.network(
-            x, times, res_idx=self.res_idx, res_mask=self.mask, trans_sc=previous
-        )
-        self.tick()
-        if self.keep:
-            self.predictions.append({k: v.clone() for k, v in self.prediction.items()})
-        return self.prediction
-
-    def velocity(self, x: State, t: float | Tensor) -> State:
-        """Head for the prediction; padding stays where it is."""
-        assert isinstance(x, dict)
-        v = endpoint_velocity(x, self.predict(x, float(t)), float(t))
-        if self.mask is None:
-            return v
-        return {name: part * self.mask.unsqueeze(-1) for name, part in v.items()}
-
-    def record(self, moved: Moved) -> None:
-        """Keep the state a move ended in."""
-        if self.keep:
-            assert isinstance(moved.state, dict)
-            self.states.append({k: v.clone() for k, v in moved.state.items()})
-
-    @torch.no_grad()
-    def run(self, steps: int, solver: Solver, indices: list[int]) -> Iterator[BackboneSample]:
-        """Integrate, make the last call, and take the samples apart."""
-        grid = np.linspace(START_TIME, 1.0, steps).tolist()
-        x: Any = self.x0
-        if self.keep:
-            self.states.append(self.x0)
-        if steps > 1:
-            x = integrate(self.velocity, x, plan(grid, solver), space=FRAME_SPACE, hook=self.record)
-        last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
-        final = {k: v.clone() for k, v in self.predict(x, last).items()}
-        movies = [self._movie(self.states), self._movie(self.predictions)]
-        atoms = atoms_from_frames(final, self.mask).cpu().numpy()
-        for row, (index, noise) in enumerate(zip(indices, self.noise, strict=True)):
-            n = len(noise["trans"])
-            cut = [None if movie is None else movie[:, row, :n] for movie in movies]
-            frames = {name: part[row, :n].cpu() for name, part in final.items()}
-            yield BackboneSample(index, atoms[row, :n], frames, noise, *cut)
-
-    def _movie(self, frames: list[dict[str, Tensor]]) -> np.ndarray | None:
-        if not frames:
-            return None
-        return np.stack([atoms_from_frames(x, self.mask).cpu().numpy() for x in frames])
-
-
-def _backbone(atoms: np.ndarray, name: str) -> Backbone:
-    """Make a poly-alanine chain of generated atoms."""
-    from rectiflow_protein.io import Backbone
-
-    return Backbone.from_coords(atoms[:, _NO_CB], name=name)
-
-
-def _stack(parts: list[Tensor], longest: int, fill: list[float]) -> Float[Tensor, "b n c"]:
-    padding = torch.tensor(fill)
-    return torch.stack([torch.cat([p, padding.expand(longest - len(p), -1)]) for p in parts])
-
-
-def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group rows of similar length, longest first, within a budget of residue pairs."""
-    order = sorted(range(len(lengths)), key=lambda r: -lengths[r])
-    group: list[int] = []
-    for row in order:
-        if group:
-            longest = lengths[group[0]]
-            too_many = (len(group) + 1) * longest**2 > budget
-            if too_many or lengths[row] < longest * (1 - PADDING):
-                yield group
-                group = []
-        group.append(row)
-    if group:
-        yield group
+def _with_motif(sample: BackboneSample, motif: Motif, rows: Tensor) -> BackboneSample:
+    """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
+    atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
+    atoms[np.ix_(rows.numpy(), NO_CB)] = motif_atoms(motif, sample.frames, rows).numpy()
+    for row, letter in zip(rows.tolist(), motif.sequence, strict=True):
+        letters[row] = letter
+    return replace(sample, atoms=atoms, sequence="".join(letters), motif=tuple(rows.tolist()))
 
 
 def _check(lengths: Sequence[int], steps: int, indices: Sequence[int]) -> None:

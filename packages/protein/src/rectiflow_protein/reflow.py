@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
-from rectiflow.rectify import Pair, PairStore, Verdict
+from rectiflow.rectify import Pair, Verdict
 from rectiflow.solvers import Euler
 from rectiflow.states import State
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rectiflow_protein.flow import START_TIME, endpoint_velocity
+from rectiflow_protein.flow import FRAME_PATH, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames
 from rectiflow_protein.metrics import backbone_metrics
-from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
+from rectiflow_protein.result import NO_CB
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -26,10 +26,9 @@ if TYPE_CHECKING:
 
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.pipeline import BackbonePipeline
+    from rectiflow_protein.sampling import Correction
 
 Keep = Callable[[Pair], Verdict]
-
-_NO_CB = [ATOM5.index(atom) for atom in BACKBONE_ATOMS]
 
 
 def pair_sampler(
@@ -39,6 +38,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    corrections: Sequence[Correction] = (),
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
@@ -51,7 +51,7 @@ def pair_sampler(
         The teacher.
     lengths : sequence of int
         Lengths to go round.
-    steps, seed, solver
+    steps, seed, solver, corrections
         As for the pipeline.
     """
 
@@ -61,6 +61,7 @@ def pair_sampler(
             steps=steps,
             seed=seed,
             solver=solver,
+            corrections=corrections,
             indices=indices,
         )
         return [Pair(index=s.index, x0=dict(s.noise), x1=dict(s.frames)) for s in result.samples]
@@ -94,7 +95,7 @@ def inverted_pair_sampler(
         pairs = []
         for i in indices:
             chain = chains[i]
-            x1 = {"trans": chain["trans_1"], "rot": chain["quat_1"]}
+            x1 = {"trans": chain["x1.trans"], "rot": chain["x1.rot"]}
             pairs.append(Pair(index=i, x0=invert(pipe, x1, steps=steps), x1=x1))
         return pairs
 
@@ -124,7 +125,7 @@ def invert(pipe: BackbonePipeline, chain: dict[str, Tensor], *, steps: int) -> d
         times = torch.full((1,), float(t), device=pipe.device)
         prediction = pipe.network(x, times, res_idx=res_idx, trans_sc=previous)
         previous = prediction["trans"].clone()
-        return endpoint_velocity(x, prediction, float(t))
+        return FRAME_PATH.from_data(prediction, x, float(t))
 
     x1 = {name: part[None].to(pipe.device) for name, part in chain.items()}
     moves = reverse(plan(uniform(steps, START_TIME, 1 - START_TIME), Euler()))
@@ -213,61 +214,21 @@ class DesignabilityFilter:
         return Verdict(kept, "" if kept else "not designable", scores)
 
 
-class PairBackbones(Dataset[dict[str, Tensor]]):
-    """Stored pairs as training examples of :class:`~rectiflow_protein.objective.BackboneObjective`.
+def pair_example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Make the training example of a stored pair, as :func:`rectiflow_protein.data.example` does.
 
-    Items have ``trans_0``, ``quat_0`` beside what :class:`BackboneDataset` gives, so that the same
-    batching and objective serve.
-
-    Parameters
-    ----------
-    store : PairStore
-        Pairs of frames.
-    rows : sequence of int, optional
-        Pairs to use; all by default.
+    The chain is whole, all its residues move, and they are numbered from 1.
     """
-
-    def __init__(self, store: PairStore, rows: Sequence[int] | None = None) -> None:
-        self.store = store
-        self.rows = list(range(len(store))) if rows is None else list(rows)
-        if not self.rows:
-            raise ValueError(
-                f"{store.folder} has no pair to train on, got rejections {store.rejected}; "
-                "expected at least one. Loosen the filter or sample more."
-            )
-
-    @property
-    def lengths(self) -> list[int]:
-        """Return the residues of each pair."""
-        own = self.store.lengths("x1.trans")
-        return [own[row] for row in self.rows]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Return the example of one pair."""
-        record = self.store.record(self.rows[i])
-        return {
-            "trans_0": record["x0.trans"],
-            "quat_0": record["x0.rot"],
-            **_unmarked(record["x1.trans"], record["x1.rot"]),
-        }
+    n = len(record["x1.trans"])
+    return {
+        **{name: record[name] for name in ("x0.trans", "x0.rot", "x1.trans", "x1.rot")},
+        "res_mask": torch.ones(n),
+        "diffuse_mask": torch.ones(n),
+        "res_idx": torch.arange(1, n + 1),
+    }
 
 
 def sample_coords(pair: Pair) -> Float[Tensor, "n 4 3"]:
     """Return N, CA, C and O of a pair's sample, Å."""
     assert isinstance(pair.x1, dict)
-    return atoms_from_frames(pair.x1)[:, _NO_CB]
-
-
-def _unmarked(trans: Tensor, quat: Tensor) -> dict[str, Tensor]:
-    """Return a whole chain of moving residues, numbered from 1."""
-    n = len(trans)
-    return {
-        "trans_1": trans,
-        "quat_1": quat,
-        "res_mask": torch.ones(n),
-        "diffuse_mask": torch.ones(n),
-        "res_idx": torch.arange(1, n + 1),
-    }
+    return atoms_from_frames(pair.x1)[:, NO_CB]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,10 +14,9 @@ from torch import Tensor, nn
 from rectiflow_protein.metrics import backbone_metrics
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.pipeline import BackbonePipeline
-from rectiflow_protein.residues import ATOM5, BACKBONE_ATOMS
+from rectiflow_protein.result import NO_CB, BackboneResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from rectiflow.solvers import Solver
 
 log = logging.getLogger(__name__)
@@ -26,8 +24,10 @@ log = logging.getLogger(__name__)
 LOGGED = (
     "ca_ca_valid",
     "ca_ca_strict",
+    "ca_ca_bonded",
     "clashes",
     "close_contacts",
+    "contacts",
     "peptide_valid",
     "ramachandran",
     "radius_of_gyration",
@@ -37,7 +37,6 @@ LOGGED = (
 )
 """Metrics that are logged; the authors choose checkpoints by the first and by helix and strand."""
 
-_NO_CB = [ATOM5.index(atom) for atom in BACKBONE_ATOMS]
 _LARGEST = 900.0  # Å; beyond this the columns of a PDB file end, and no protein reaches
 
 
@@ -93,8 +92,9 @@ class SampleValidation:
             log.warning("step %d: no sample is a structure, nothing is written", step)
             return found
         folder = Path(run_dir) / "samples" / f"step_{step:07d}"
-        type(result)(whole, result.seconds, {**result.settings, "step": step}).save(folder)
-        chains = [torch.from_numpy(s.atoms[:, _NO_CB]) for s in whole]
+        settings = {**result.settings, "step": step}
+        BackboneResult(whole, settings=settings, seconds=result.seconds).save(folder)
+        chains = [torch.from_numpy(s.atoms[:, NO_CB]) for s in whole]
         if self.pictures:
             _draw(chains, folder, step)
         metrics = [backbone_metrics(chain) for chain in chains]
@@ -102,19 +102,17 @@ class SampleValidation:
 
 
 def _draw(chains: list[Tensor], folder: Path, step: int) -> None:
-    from rectiflow_protein.plots import ca_ca_histogram, distance_matrix, ramachandran
+    from rectiflow_protein.plots import (
+        ca_ca_histogram,
+        distance_matrix,
+        ramachandran,
+        save_figure,
+    )
 
     first = f"CA distances of {len(chains[0])} residues, step {step}"
     save_figure(ramachandran(chains, title=f"Step {step}"), folder / "ramachandran.png")
     save_figure(ca_ca_histogram(chains, title=f"Step {step}"), folder / "ca_ca.png")
     save_figure(distance_matrix(chains[0][:, 1], title=first), folder / "distances.png")
-
-
-def save_figure(figure: Figure, path: Path, **options: Any) -> None:
-    """Write a figure whole or not at all."""
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
-    figure.savefig(part, **options)
-    os.replace(part, path)
 
 
 def _mean(values: Sequence[Tensor]) -> float:

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from rectiflow.storage.files import whole_file, write_text
 from rectiflow.storage.pretrained import load_strict
 from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor
@@ -73,6 +75,15 @@ def to_official(network: ReQFlowNetwork) -> dict[str, Tensor]:
     Save them as ``{"state_dict": to_official(network)}`` to load them with the official code.
     """
     return {PREFIX + name: tensor for name, tensor in network.state_dict().items()}
+
+
+def save_official(network: ReQFlowNetwork, folder: Path) -> list[Path]:
+    """Write a checkpoint and its configuration for the authors' code, and return both files."""
+    checkpoint, config = folder / "reqflow.ckpt", folder / CONFIG
+    with whole_file(checkpoint) as part:
+        torch.save({"state_dict": to_official(network)}, part)
+    write_text(config, yaml.safe_dump({"model": official_config(network.sizes)}))
+    return [checkpoint, config]
 
 
 def official_config(sizes: ReQFlowConfig) -> dict[str, Any]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import uuid
 from pathlib import Path
 
-from safetensors.torch import save_file
 from torch import Tensor
 
+from rectiflow.storage.files import write_tensors
 from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 
 log = logging.getLogger(__name__)
@@ -45,14 +43,7 @@ class EmbeddingCache:
 
     def write(self, text: str, tensors: dict[str, Tensor]) -> None:
         """Store the tensors of a text."""
-        path = self._path(text)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(self._path(text), tensors, sync=False)
 
     def _path(self, text: str) -> Path:
         name = hashlib.sha256(text.encode()).hexdigest()

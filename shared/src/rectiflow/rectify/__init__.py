@@ -1,4 +1,7 @@
-"""Rectification as a pipeline: generate pairs, filter, mix, retrain, distil."""
+"""Rectification as a pipeline: generate pairs, filter, mix, retrain, distil.
+
+:mod:`rectiflow.rectify.pair_data`, which feeds a training, needs Lightning.
+"""
 
 from rectiflow.rectify.distill import FlowGuidedDistillation, OneStepDistillation
 from rectiflow.rectify.generate import Verdict, generate_pairs, sample_generator

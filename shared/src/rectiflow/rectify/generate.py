@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify.pairs import Pair
-from rectiflow.storage.shards import ShardWriter
+from rectiflow.storage.folders import claim
+from rectiflow.storage.shards import MANIFEST, ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def generate_pairs(
     store_noise: bool = True,
     shard_size: int = 256,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> dict[str, int]:
     """Try the candidates 0 ... num-1 and store those that are kept.
 
@@ -89,6 +91,8 @@ def generate_pairs(
         Candidates per file, at most: what a killed worker has to try again.
     progress : bool
         Show a progress bar.
+    overwrite : bool, default False
+        Begin anew where this worker's part was begun already.
 
     Returns
     -------
@@ -101,6 +105,8 @@ def generate_pairs(
         When ``shard`` is out of range, or ``sample`` returns other indices than it was asked for.
     ShardError
         When the folder was begun with other settings.
+    FileExistsError
+        When another process does this part, or something else has its name.
     """
     part, parts = shard
     if not 0 <= part < parts:
@@ -116,7 +122,26 @@ def generate_pairs(
         "part": [part, parts],
     }
     folder = Path(out) / f"part-{part:04d}-of-{parts:04d}"
-    writer = ShardWriter(folder, told, shard_size=shard_size)
+    is_begun = (folder / MANIFEST).is_file() and not overwrite  # its manifest tells whose it is
+    names = () if is_begun else (folder.name,)
+    with claim(out, "pairs", names, shard=shard, overwrite=overwrite):
+        writer = ShardWriter(folder, told, shard_size=shard_size)
+        _generate(sample, candidates, writer, keep, batch, store_noise, progress)
+    rejected = writer.progress["rejected"]
+    counts = {f"rejected: {reason}": n for reason, n in sorted(rejected.items())}
+    return {"kept": writer.written, **counts}
+
+
+def _generate(
+    sample: Callable[[list[int]], Sequence[Pair]],
+    candidates: range,
+    writer: ShardWriter,
+    keep: Callable[[Pair], Verdict] | None,
+    batch: int,
+    store_noise: bool,
+    progress: bool,
+) -> None:
+    """Try the candidates that no earlier call tried."""
     state = writer.progress
     state.setdefault("tried", 0)
     state.setdefault("rejected", {})
@@ -136,14 +161,12 @@ def generate_pairs(
                     _judge(pair, keep, writer, store_noise)
                 bar.update(len(indices))
                 # Rejected candidates count as well: a killed worker need not try them again.
-                if state["tried"] - saved >= shard_size:
+                if state["tried"] - saved >= writer.shard_size:
                     writer.flush()
                     saved = state["tried"]
         finally:
             # Every pair taken so far is whole, so an interrupted worker keeps them too.
             writer.flush()
-    counts = {f"rejected: {reason}": n for reason, n in sorted(state["rejected"].items())}
-    return {"kept": writer.written, **counts}
 
 
 def _judge(

@@ -72,9 +72,9 @@ class Mixed(Dataset[dict[str, Tensor]]):
             return self.real, index % _size(self.real)
         return self.generated, (index - self.n_real) % _size(self.generated)
 
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Return one record."""
-        dataset, position = self.origin(index)
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Tensor]:
+        """Return one record, by its index or by (index, draw)."""
+        dataset, position = self.origin(index if isinstance(index, int) else index[0])
         return dataset[position]
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from rectiflow.states import State
 from rectiflow.storage.records import flatten_state, state_of
-from rectiflow.storage.shards import MANIFEST, ShardReader
+from rectiflow.storage.shards import MANIFEST, ShardError, ShardReader
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class PairStore:
                 f"{folder} holds no pairs; expected part-*/{MANIFEST}. Make them with "
                 "generate_pairs."
             )
-        self._parts = [ShardReader(path.parent, verify=verify) for path in manifests]
+        self._parts = [_part(path.parent, verify) for path in manifests]
         own = [dict(part.metadata) for part in self._parts]
         parts = {metadata.pop("part")[1] for metadata in own}
         if len(parts) > 1 or any(metadata != own[0] for metadata in own):
@@ -154,6 +154,31 @@ class PairStore:
         parts = self._parts[0].metadata["part"][1]
         done = sum(part.progress.get("tried", 0) for part in self._parts)
         return len(self._parts) == parts and done == self.metadata["num"]
+
+
+def _part(folder: Path, verify: bool) -> ShardReader:
+    """Open a part, and refuse one that does not tell what pairs tell."""
+    part = ShardReader(folder, verify=verify)
+    told, done = part.metadata, part.progress
+    place = told.get("part")
+    numbers = (
+        *(place if isinstance(place, list) else ()),
+        told.get("num"),
+        told.get("seed"),
+        done.get("tried", 0),
+    )
+    rejected = done.get("rejected", {})
+    is_whole = len(numbers) == 5 and isinstance(rejected, dict)
+    if not is_whole or any(type(n) is not int for n in (*numbers, *rejected.values())):
+        raise ShardError(folder, "holds no part of a set of pairs. Make the pairs again.")
+    index = part.arrays.get("index", {"ragged": True})
+    if len(part) and (index["ragged"] or not _names(part.arrays, "x1")):
+        raise ShardError(folder, "holds records that are no pairs. Make the pairs again.")
+    return part
+
+
+def _names(arrays: Mapping[str, Any], state: str) -> list[str]:
+    return [name for name in arrays if name == state or name.startswith(f"{state}.")]
 
 
 class PairDataset(Dataset[dict[str, Tensor]]):

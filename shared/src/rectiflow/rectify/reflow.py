@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -16,7 +15,7 @@ from rectiflow.couplings import Annealed, Coupling, Paired
 from rectiflow.flow import Flow
 from rectiflow.training.ema import DecayProfile
 from rectiflow.training.objective import FlowObjective
-from rectiflow.training.stream import ShuffledBatches
+from rectiflow.training.stream import shuffled
 
 if TYPE_CHECKING:
     from rectiflow.training.data import FlowData
@@ -89,11 +88,5 @@ def reflow(
     training = FlowTraining(
         objective, optimizer, scheduler=scheduler, ema=ema, grad_clip=grad_clip, seed=seed
     )
-    batches = partial(_batches, len(pairs), batch_size, seed)
+    batches = shuffled(len(pairs), batch_size, seed)
     return training, FlowData(pairs, batches, validation, **loader)
-
-
-def _batches(
-    n_items: int, batch_size: int, seed: int, rank: int, world_size: int
-) -> ShuffledBatches:
-    return ShuffledBatches(n_items, batch_size, seed=seed, rank=rank, world_size=world_size)

@@ -6,22 +6,25 @@ the inputs, its processes and what it keeps on disk are the same for all.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
 import multiprocessing
-import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from rectiflow.storage.shards import ShardReader, ShardWriter
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import Claim, claim
+from rectiflow.storage.reading import read_json
+from rectiflow.storage.shards import MAKER, MANIFEST, ShardError, ShardReader, ShardWriter
+from rectiflow.storage.table import write_rows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,8 +33,12 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid", "test")
 DEFAULT_FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
+METADATA = "metadata.csv"
+REJECTED = "rejected.csv"
 REPORT = "report.json"
 """Written last into a prepared folder: if it is there, the preparation is complete."""
+
+_PARTIAL = ".partial"  # what is judged so far, until the preparation is complete
 
 _ROWS = "rows.json"  # written last into the folder of a chunk
 _INPUTS_PER_CHUNK = 32
@@ -41,7 +48,6 @@ Progress = Callable[[int, int], None]
 """Called with the number of inputs done and their total."""
 
 Input = TypeVar("Input")
-Told = TypeVar("Told")
 
 
 @dataclass
@@ -176,7 +182,11 @@ def _judge_chunk(chunk: _Chunk[Any]) -> int:
                 writer.add(record, row["name"])
                 rows.append(row)
             rejected += judged.refused
-    _write_json(chunk.folder / _ROWS, {"rows": rows, "rejected": rejected})
+    write_json(
+        chunk.folder / _ROWS,
+        {"inputs": len(chunk.inputs), "rows": rows, "rejected": rejected},
+        indent=None,
+    )
     return len(chunk.inputs)
 
 
@@ -214,7 +224,7 @@ def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str
     'train'
     """
     check_fractions(fractions)
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
     place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
     for split in SPLITS:
         edge += fractions.get(split, 0.0)
@@ -238,35 +248,192 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
-def write_rows(path: str | Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV file, whole or not at all; None becomes an empty cell."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    os.replace(part, path)
+@dataclass(frozen=True)
+class Report:
+    """What a preparation did.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the records are.
+    unit : str
+        What one record is, such as ``"chain"``.
+    inputs, accepted, rejected : int
+        Inputs seen, records made of them, and lines of ``rejected.csv``: what was refused or left
+        out, each with its reason.
+    splits : dict
+        Records in train, valid and test.
+    counts : dict
+        What else a domain counts, by its name.
+    """
+
+    folder: Path
+    unit: str
+    inputs: int
+    accepted: int
+    rejected: int
+    splits: dict[str, int]
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        told = [f"{count:.6g} {name}" for name, count in self.counts.items()]
+        told += [f"{count} {split}" for split, count in self.splits.items()]
+        return (
+            f"accepted {self.accepted} {self.unit}s of {self.inputs} inputs ({', '.join(told)}); "
+            f"rejected or left out {self.rejected}, each with its reason in "
+            f"{self.folder / REJECTED}"
+        )
 
 
-def _cell(value: Any) -> Any:
-    return f"{value:.6g}" if isinstance(value, float) else value
+@dataclass(frozen=True)
+class Kept:
+    """Which rows of an extraction stay, what is counted of them, and further tables by file name.
+
+    A table is its columns and its rows.
+    """
+
+    rows: Sequence[int]
+    counts: dict[str, float] = field(default_factory=dict)
+    tables: Mapping[str, tuple[Iterable[str], Sequence[Row]]] = field(default_factory=dict)
 
 
-def write_report(report: Any) -> None:
-    """Write a dataclass with a ``folder`` into that folder, which may be moved later."""
-    _write_json(report.folder / REPORT, {**asdict(report), "folder": "."}, indent=1)
+def split_rows(
+    found: Extracted, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, *, seed: int = 0
+) -> Kept:
+    """Keep all rows and split them by their names: the plainest way to finish."""
+    number_repeated_names(found.rows)
+    for row in found.rows:
+        row["split"] = split_of(row["name"], fractions, seed=seed)
+    return Kept(range(len(found.rows)))
 
 
-def read_report(kind: type[Told], folder: Path) -> Told | None:
-    """Return what :func:`write_report` wrote; None if the preparation is not complete."""
+@dataclass(frozen=True)
+class Preparation(Generic[Input]):
+    """How a domain turns inputs into records.
+
+    Attributes
+    ----------
+    unit : str
+        What one record is.
+    columns, refusal : iterable of str
+        Of ``metadata.csv`` and of ``rejected.csv``.
+    judge : callable
+        What becomes of one input; see :func:`extract`.
+    finish : callable
+        ``finish(found) -> Kept`` judges the records together and completes their rows, ``split``
+        among them.
+    settings : mapping
+        Plain data that tells this preparation from another, the inputs included.
+    """
+
+    unit: str
+    columns: Iterable[str]
+    refusal: Iterable[str]
+    judge: Callable[[Input], Judged]
+    finish: Callable[[Extracted], Kept]
+    settings: Mapping[str, Any]
+
+    def run(
+        self,
+        inputs: Sequence[Input],
+        out: Path,
+        *,
+        workers: int = 1,
+        progress: Progress | None = None,
+        overwrite: bool = False,
+    ) -> Report:
+        """Judge all inputs and write the folder; what an earlier call did is not done again.
+
+        Parameters
+        ----------
+        inputs : sequence
+            In an order that repeats.
+        out : Path
+            Receives the shards with ``manifest.json``, ``metadata.csv``, ``rejected.csv`` and
+            ``report.json``.
+        workers, progress
+            As for :func:`extract`.
+        overwrite : bool, default False
+            Begin anew, whatever is there of these names.
+
+        Raises
+        ------
+        ValueError
+            If ``workers`` is not positive.
+        FileExistsError
+            If something else has these names, or another process writes there.
+        ShardError
+            If ``out`` holds a preparation with other settings.
+        """
+        if workers < 1:
+            raise ValueError(
+                f"workers must be at least 1, got {workers}; expected a number of cores."
+            )
+        is_begun = (out / MANIFEST).is_file() and not overwrite  # it says whose it is itself
+        names = () if is_begun else (MANIFEST, METADATA, REJECTED, REPORT)
+        with claim(out, MAKER, names, overwrite=overwrite) as own:
+            if overwrite:
+                shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+            report = self._run(inputs, out, own, workers, progress)
+            shutil.rmtree(out / _PARTIAL, ignore_errors=True)
+        return report
+
+    def _run(
+        self,
+        inputs: Sequence[Input],
+        out: Path,
+        own: Claim,
+        workers: int,
+        progress: Progress | None,
+    ) -> Report:
+        with ShardWriter(out, self.settings) as writer:
+            complete = read_report(out)
+            if complete is not None:
+                return complete
+            writer.flush()  # the settings, so that another preparation does not mix with this one
+            found = extract(inputs, self.judge, out / _PARTIAL, workers=workers, progress=progress)
+            kept = self.finish(found)
+            rows = [found.rows[i] for i in kept.rows]
+            found.copy_to(writer, kept.rows)
+            columns = list(self.columns)
+            table = [{key: row[key] for key in columns} for row in rows]
+            write_rows(out / METADATA, columns, table)
+            write_rows(out / REJECTED, self.refusal, found.rejected)
+            own.add(kept.tables)
+            for name, (names, further) in kept.tables.items():
+                write_rows(out / name, names, further)
+            splits = Counter(row["split"] for row in rows)
+            report = Report(
+                folder=out,
+                unit=self.unit,
+                inputs=len(inputs),
+                accepted=len(rows),
+                rejected=len(found.rejected),
+                splits={split: splits[split] for split in SPLITS},
+                counts=kept.counts,
+            )
+            if not rows:
+                log.warning("no %s was accepted; see %s", self.unit, out / REJECTED)
+            # Without its place: the folder may be moved.
+            write_json(out / REPORT, {**asdict(report), "folder": "."}, indent=1)
+        return report
+
+
+def read_report(folder: Path) -> Report | None:
+    """Return the report of a folder; None if its preparation is not complete."""
     path = folder / REPORT
     if not path.is_file():
         return None
-    return kind(**{**json.loads(path.read_text(encoding="utf-8")), "folder": folder})
+    told = read_json(path)
+    if set(told) != {each.name for each in fields(Report)}:
+        raise ShardError(path, "is of another version. Prepare the data again.")
+    return Report(**{**told, "folder": folder})
 
 
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(value, indent=indent) + "\n", encoding="utf-8")
-    os.replace(part, path)
+def check_places(folder: Path, out: Path) -> None:
+    """Refuse an output inside the input folder, which is only read."""
+    if out == folder or out.is_relative_to(folder):
+        raise ValueError(
+            f"out must not lie inside the input folder, got {out}; expected a place outside "
+            f"{folder}, which is only read."
+        )

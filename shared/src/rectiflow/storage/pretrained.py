@@ -7,18 +7,20 @@ import difflib
 import hashlib
 import inspect
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from rectiflow.storage.tensor_files import CheckpointError, load_tensors
+from rectiflow.storage.faults import CheckpointError, FileError
+from rectiflow.storage.files import write_json, write_tensors
+from rectiflow.storage.folders import claim
+from rectiflow.storage.reading import read_json
+from rectiflow.storage.tensor_files import load_tensors
 
 __all__ = [
     "CheckpointError",
@@ -33,6 +35,11 @@ __all__ = [
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+_UNUSABLE = (
+    *(TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError),
+    *(AssertionError, RecursionError, MemoryError),
+)
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 class Pretrained:
@@ -78,19 +85,25 @@ class Pretrained:
         """Make an object from a configuration read from JSON."""
         return cls(**config)
 
-    def save_pretrained(self, folder: Path | str, **card: Any) -> None:
+    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False, **card: Any) -> None:
         """Write configuration and weights to a folder.
 
         Parameters
         ----------
         folder : Path or str
             Made if it does not exist.
+        overwrite : bool, default False
+            Replace files of these names even where they are not of an earlier call.
         **card
             What a user should know: training data, licence, metrics, commit. Plain JSON values.
+
+        Raises
+        ------
+        TakenError
+            When the folder has a ``config.json`` or ``model.safetensors`` of another origin.
         """
         assert isinstance(self, nn.Module)
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
         # Clones, because tied parameters share memory and a file may not.
         tensors = {
             name: value.detach().cpu().clone().contiguous()
@@ -103,12 +116,9 @@ class Pretrained:
             "card": _plain(card),
         }
         metadata = {"format": "pt", "rectiflow": json.dumps(described)}
-        partial = target / f".{WEIGHTS}.partial"
-        save_file(tensors, partial, metadata)
-        os.replace(partial, target / WEIGHTS)
-        partial = target / f".{CONFIG}.partial"
-        partial.write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, target / CONFIG)
+        with claim(target, "weights", [WEIGHTS, CONFIG], overwrite=overwrite):
+            write_tensors(target / WEIGHTS, tensors, metadata)
+            write_json(target / CONFIG, described)
 
     @classmethod
     def from_pretrained(
@@ -147,7 +157,21 @@ class Pretrained:
                 f"{WEIGHTS} does not have the hash that {CONFIG} tells; one of the two was "
                 "replaced or damaged. Copy the folder again",
             )
-        made = cls.from_config(described["config"])
+        inner = read_card(source / WEIGHTS)
+        if inner and inner.get("config") != described["config"]:
+            raise CheckpointError(
+                source, f"{CONFIG} was changed: {WEIGHTS} tells another configuration"
+            )
+        try:
+            with torch.device("meta"):  # sizes that do not fit are found before memory is taken
+                require_same(cls.from_config(described["config"]), tensors, source)
+            made = cls.from_config(described["config"])
+        except CheckpointError:
+            raise
+        except (*_UNUSABLE, RuntimeError) as error:
+            raise CheckpointError(
+                source, f"{CONFIG} does not describe a {cls.__name__} ({error})"
+            ) from error
         assert isinstance(made, nn.Module)
         load_strict(made, tensors, source)
         made.to(device=device, dtype=dtype)
@@ -160,9 +184,9 @@ def find_pretrained(name_or_path: Path | str, shipped: Path) -> Path:
     Parameters
     ----------
     name_or_path : Path or str
-        An existing file or folder; the name of a folder in ``shipped``; or ``owner/name``, a
-        repository on the Hugging Face hub, which is downloaded to the user's cache (needs the
-        package ``huggingface-hub``).
+        An existing file or folder, or a run folder, of which the ``export`` is taken; the name of
+        a folder in ``shipped``; or ``owner/name``, a repository on the Hugging Face hub, which is
+        downloaded to the user's cache (needs the package ``huggingface-hub``).
     shipped : Path
         Where a package keeps the checkpoints it ships.
 
@@ -171,14 +195,14 @@ def find_pretrained(name_or_path: Path | str, shipped: Path) -> Path:
     FileNotFoundError
         When it names none of these; the message lists what ships.
     """
-    path = Path(name_or_path)
-    if path.exists():
-        return path
-    name = str(name_or_path)
+    path, name = Path(name_or_path), str(name_or_path)
+    if name.strip() and path.exists():
+        is_run = not (path / CONFIG).is_file() and (path / "export" / CONFIG).is_file()
+        return path / "export" if is_run else path
     known = shipped_names(shipped)
     if name in known:
         return shipped / name
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
+    if _REPOSITORY.fullmatch(name) and ".." not in name:
         return _from_hub(name)
     raise FileNotFoundError(
         f"no weights at {name!r}; expected a file, a folder, owner/name on the hub, or one of the "
@@ -202,7 +226,7 @@ def _from_hub(name: str) -> Path:
         ) from error
     try:
         return Path(snapshot_download(name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise FileNotFoundError(
             f"{name!r} is no file or folder here and could not be had from the hub "
             f"({type(error).__name__}); expected a local path or a repository you can read."
@@ -216,6 +240,8 @@ def read_config(folder: Path | str) -> dict[str, Any]:
     ------
     FileNotFoundError
         When the folder does not hold a saved model.
+    CheckpointError
+        When the configuration is damaged.
     """
     source = Path(folder)
     absent = [name for name in (CONFIG, WEIGHTS) if not (source / name).is_file()]
@@ -223,14 +249,29 @@ def read_config(folder: Path | str) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{source} lacks {' and '.join(absent)}; expected a folder written by save_pretrained."
         )
-    return json.loads((source / CONFIG).read_text(encoding="utf-8"))
+    try:
+        described = read_json(source / CONFIG)
+    except FileError as error:
+        raise CheckpointError(
+            source / CONFIG, f"{error.found}, expected a configuration"
+        ) from error
+    kinds = {"class": str, "config": dict, "weights_hash": str}
+    wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
+    if wrong:
+        raise CheckpointError(
+            source / CONFIG, f"lacks {', '.join(wrong)}, expected what save_pretrained writes"
+        )
+    return described
 
 
 def read_card(path: Path | str) -> dict[str, Any]:
     """Return the description inside a ``model.safetensors``, or an empty dict."""
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-    return json.loads(metadata.get("rectiflow", "{}"))
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        return dict(json.loads(metadata.get("rectiflow", "{}")))
+    except (*_UNUSABLE, SafetensorError, OSError) as error:
+        raise CheckpointError(path, f"is damaged or not a safetensors file ({error})") from error
 
 
 def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | str) -> None:
@@ -248,8 +289,21 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | s
     Raises
     ------
     CheckpointError
-        Lists all missing, unexpected and misshapen tensors at once.
+        Lists all missing, unexpected and misshapen tensors at once, or those that are not finite.
     """
+    require_same(module, tensors, path)
+    spoilt = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if spoilt:
+        raise CheckpointError(
+            path,
+            f"{len(spoilt)} tensors hold NaN or infinity: {_shortened(spoilt)}. Its training "
+            "failed, or it is damaged; use an earlier checkpoint",
+        )
+    module.load_state_dict(dict(tensors))
+
+
+def require_same(module: Any, tensors: Mapping[str, Tensor], path: Path | str) -> None:
+    """Raise CheckpointError unless names and shapes are the module's."""
     own = module.state_dict()
     missing = [name for name in own if name not in tensors]
     unexpected = [name for name in tensors if name not in own]
@@ -265,7 +319,6 @@ def load_strict(module: nn.Module, tensors: Mapping[str, Tensor], path: Path | s
             missing=missing,
             unexpected=unexpected,
         )
-    module.load_state_dict(dict(tensors))
 
 
 def weights_hash(tensors: Mapping[str, Tensor] | nn.Module) -> str:

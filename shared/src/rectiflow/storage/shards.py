@@ -8,23 +8,34 @@ killed writer leaves nothing half-written behind.
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
-import os
+import re
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from rectiflow.storage.faults import FileError
+from rectiflow.storage.files import write_json, write_tensors
+from rectiflow.storage.folders import claim
+from rectiflow.storage.reading import digest_of_file, read_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+MAKER = "shards"
+"""Who the files of a folder of shards are recorded to belong to."""
 _OFFSETS = "@offsets"
+_SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
+_DAMAGE = (
+    *(SafetensorError, ValueError, TypeError, KeyError, IndexError, RuntimeError),
+    *(AttributeError, OverflowError, MemoryError),
+)
 
 
 class ShardError(ValueError):
@@ -151,24 +162,24 @@ class ShardWriter:
             self._manifest["shards"].append(self._write_shard())
             self._manifest["records"] += len(self._pending)
         self._manifest["progress"] = self.progress
-        partial = self.folder / f".{MANIFEST}.partial"
-        partial.write_text(json.dumps(self._manifest, indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, self.folder / MANIFEST)
+        # A manifest that is there was read by the constructor: it is one of ours.
+        is_new = not (self.folder / MANIFEST).exists()
+        with claim(self.folder, MAKER, [MANIFEST] if is_new else ()):
+            write_json(self.folder / MANIFEST, self._manifest, indent=1)
         self._pending, self._names = [], []
 
     def _write_shard(self) -> dict[str, Any]:
         file = f"shard-{len(self._manifest['shards']):05d}.safetensors"
-        partial = self.folder / f".{file}.partial"
-        save_file(_pack(self._pending), partial)
+        with claim(self.folder, MAKER, [file]):
+            write_tensors(self.folder / file, _pack(self._pending))
         described = {
             "file": file,
             "records": len(self._pending),
-            "bytes": partial.stat().st_size,
-            "sha256": _sha256(partial),
+            "bytes": (self.folder / file).stat().st_size,
+            "sha256": digest_of_file(self.folder / file),
         }
         if any(self._names):
             described["names"] = list(self._names)
-        os.replace(partial, self.folder / file)
         return described
 
     def __enter__(self) -> ShardWriter:
@@ -226,7 +237,8 @@ class ShardReader:
         shard = bisect_right(self._starts, position) - 1
         row = position - self._starts[shard]
         file = self._open(shard)
-        return {name: self._read(file, name, row) for name in self.arrays}
+        with _readable(self.folder / self._shards[shard]["file"]):
+            return {name: self._read(file, name, row) for name in self.arrays}
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         return (self[index] for index in range(len(self)))
@@ -249,7 +261,7 @@ class ShardReader:
         if name not in self.arrays or self.arrays[name]["ragged"]:
             numbers = sorted(key for key, told in self.arrays.items() if not told["ragged"])
             raise KeyError(f"records have no number {name!r}, got {numbers}.")
-        parts = [self._open(shard).get_tensor(name) for shard in range(len(self._shards))]
+        parts = self._tensors(name)
         return torch.cat(parts) if parts else torch.empty(0)
 
     def lengths(self, name: str) -> Tensor:
@@ -263,22 +275,33 @@ class ShardReader:
         if name not in self.arrays or not self.arrays[name]["ragged"]:
             arrays = sorted(key for key, told in self.arrays.items() if told["ragged"])
             raise KeyError(f"records have no array {name!r}, got {arrays}.")
-        parts = [
-            self._open(shard).get_tensor(name + _OFFSETS).diff()
-            for shard in range(len(self._shards))
-        ]
+        parts = [offsets.diff() for offsets in self._tensors(name + _OFFSETS)]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def _tensors(self, name: str) -> list[Tensor]:
+        """Return one tensor of every shard whole, its first axis as long as the manifest tells."""
+        found: list[Tensor] = []
+        for number, shard in enumerate(self._shards):
+            with _readable(self.folder / shard["file"]):
+                found.append(self._open(number).get_tensor(name))
+                expected = shard["records"] + name.endswith(_OFFSETS)
+                if found[-1].shape != (expected,):
+                    raise ValueError(f"{name} has shape {tuple(found[-1].shape)}")
+        return found
 
     def _open(self, shard: int) -> Any:
         if shard not in self._files:
             path = self.folder / self._shards[shard]["file"]
-            self._files[shard] = safe_open(path, framework="pt")
+            with _readable(path):
+                self._files[shard] = safe_open(path, framework="pt")
         return self._files[shard]
 
     def _read(self, file: Any, name: str, row: int) -> Tensor:
         if not self.arrays[name]["ragged"]:
             return file.get_slice(name)[row : row + 1][0]
         start, stop = file.get_slice(name + _OFFSETS)[row : row + 2].tolist()
+        if not 0 <= start <= stop:
+            raise ValueError(f"offsets of {name} do not go up")
         return file.get_slice(name)[start:stop]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -303,15 +326,57 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             "`prepare`."
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        schema = manifest["schema"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ShardError(path, f"is not a manifest of shards ({error}). Prepare again.") from error
-    if schema != SCHEMA:
+        manifest = read_json(path)
+    except FileError as error:
         raise ShardError(
-            path, f"has schema version {schema}, expected {SCHEMA}. Prepare the data again."
+            path, f"is not a manifest of shards: {error.found}. Prepare again."
+        ) from error
+    if manifest.get("schema") != SCHEMA:
+        raise ShardError(
+            path,
+            f"has schema version {manifest.get('schema')!r}, expected {SCHEMA}. Prepare the data "
+            "again.",
         )
+    try:
+        _require_manifest(manifest)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ShardError(path, f"is damaged ({error!r}). Prepare again.") from error
     return manifest
+
+
+def _require_manifest(manifest: Mapping[str, Any]) -> None:
+    """Raise one of the errors of a wrong value unless all is there that readers rely on."""
+    total = 0
+    for shard in manifest["shards"]:
+        records, names = shard["records"], shard.get("names")
+        is_counted = type(records) is int and type(shard["bytes"]) is int and records > 0
+        if not is_counted or not _SHARD_NAME.fullmatch(shard["file"]):
+            raise ValueError(f"shard {shard['file']!r}")
+        if names is not None and (len(names) != records or not all(map(_is_text, names))):
+            raise ValueError(f"names of {shard['file']}")
+        total += records
+    for name, told in manifest["arrays"].items():
+        if type(told["ragged"]) is not bool or not hasattr(torch, told["dtype"]):
+            raise ValueError(f"array {name!r}")
+        list(map(int, told["shape"]))
+    settings = (manifest["metadata"], manifest["progress"])
+    if manifest["records"] != total or not all(isinstance(each, dict) for each in settings):
+        raise ValueError(f"{manifest['records']!r} records")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn what safetensors and torch raise on damaged content into a ShardError."""
+    try:
+        yield
+    except ShardError:
+        raise
+    except (*_DAMAGE, OSError) as error:
+        raise ShardError(path, f"is damaged ({error}). Copy it again, or prepare again.") from error
 
 
 def _pack(records: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -372,10 +437,5 @@ def _check_shard(folder: Path, shard: Mapping[str, Any], *, verify: bool) -> Non
         raise ShardError(
             path, f"has {size} bytes, expected {shard['bytes']}; it is truncated. Copy it again."
         )
-    if verify and _sha256(path) != shard["sha256"]:
+    if verify and digest_of_file(path) != shard["sha256"]:
         raise ShardError(path, "does not have the SHA-256 of the manifest. Copy it again.")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,11 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.training.ema import ConstantDecay, DecayProfile, Ema, PowerDecay, WarmUpDecay
+from rectiflow.training.held_out import HeldOut
 from rectiflow.training.objective import FlowObjective, Objective
 from rectiflow.training.post_hoc import read_snapshots, reconstruct
 from rectiflow.training.reading import network_weights, read_checkpoint
+from rectiflow.training.recipe import Recipe
 from rectiflow.training.run_folder import RunFolder
-from rectiflow.training.stream import BatchSource, ShuffledBatches, StepStream, step_loader
+from rectiflow.training.stream import (
+    BatchSource,
+    DrawnBatches,
+    ShuffledBatches,
+    StepStream,
+    drawn,
+    shuffled,
+    step_loader,
+)
 
 if TYPE_CHECKING:
     from rectiflow.training.adversarial import AdversarialObjective, AdversarialTraining
@@ -31,23 +41,28 @@ __all__ = [
     "Checkpoints",
     "ConstantDecay",
     "DecayProfile",
+    "DrawnBatches",
     "Ema",
     "FlowData",
     "FlowObjective",
     "FlowTraining",
+    "HeldOut",
     "Objective",
     "PowerDecay",
+    "Recipe",
     "RunFolder",
     "ShuffledBatches",
     "StepStream",
     "Validation",
     "WarmUpDecay",
+    "drawn",
     "fit",
     "network_weights",
     "read_checkpoint",
     "read_metrics",
     "read_snapshots",
     "reconstruct",
+    "shuffled",
     "step_loader",
 ]
 

@@ -173,7 +173,7 @@ class AdversarialTraining(FlowTraining):
                 config.scheduler.step()  # type: ignore[call-arg]
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip gradients, or drop those of one optimiser when one of them is not finite."""
+        """Clip the gradients of one optimiser, or take them as zero when one is not finite."""
         judging = optimizer is self.trainer.optimizers[1]
         self.tame(optimizer, "discriminator_grad_norm" if judging else "grad_norm")
 

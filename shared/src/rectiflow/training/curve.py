@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rectiflow.figures import labelled
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -33,14 +35,8 @@ def training_curve(
     ValueError
         If the file has no column with a loss.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     curves = metrics if isinstance(metrics, Mapping) else _losses(Path(metrics))
-    figure = Figure(figsize=(5, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(title=title, xlabel="step", ylabel="value")
+    figure, axes = labelled(title, "step", "value")
     for name, (steps, values) in sorted(curves.items()):
         axes.plot(steps, values, label=name, linewidth=1)
     shown = [value for _, values in curves.values() for value in values]

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rectiflow.flow import Flow
+from rectiflow.randomness import counter_generator
+from rectiflow.storage.records import flatten_state, state_of
 from rectiflow.training.stream import BatchSource, step_loader
+
+
+@dataclass(frozen=True)
+class CoupleBatch:
+    """Puts the noise of a flow's coupling into batches, where they are loaded.
+
+    Parameters
+    ----------
+    flow : Flow
+    seed, rank : int
+        With the number of the batch, the key of its noise: a resumed run draws the same.
+    """
+
+    flow: Flow
+    seed: int
+    rank: int
+
+    def __call__(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
+        """Return the batch with ``x0``, unless it has noise or no data yet."""
+        x1 = state_of(batch, "x1")
+        if x1 is None or state_of(batch, "x0") is not None:
+            return batch
+        generator = counter_generator("coupling", self.seed, self.rank, number)
+        x0 = self.flow.noise_for(x1, mask=batch.get("mask"), generator=generator)
+        return {**batch, **flatten_state("x0", x0)}
 
 
 class FlowData(LightningDataModule):
     """Training batches from an endless deterministic stream, and held-out batches.
+
+    A coupling that is work for the loader, such as :class:`~rectiflow.couplings.MinibatchOT`, is
+    solved there and not in the training step.
 
     Parameters
     ----------
@@ -41,10 +73,14 @@ class FlowData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the stream from where the run stands."""
         trainer: Any = self.trainer
+        training = trainer.lightning_module
+        flow: Any = getattr(getattr(training, "objective", None), "flow", None)
+        paired = flow is not None and flow.coupling.in_loader
         return step_loader(
             self.dataset,
             self.batches(trainer.global_rank, trainer.world_size),
-            start_batch=trainer.lightning_module.batches_seen,
+            start_batch=training.batches_seen,
+            finish=CoupleBatch(flow, training.seed, trainer.global_rank) if paired else None,
             **self.options,
         )
 

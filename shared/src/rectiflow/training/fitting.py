@@ -7,7 +7,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def fit(
     strategy: Any = "auto",
     precision: Any = "32-true",
     resume: bool = False,
+    overwrite: bool = False,
     max_time_s: float | None = None,
     evaluate: Evaluate | None = None,
     monitor: str = "val/loss",
@@ -78,7 +79,10 @@ def fit(
     accelerator, devices, strategy, precision
         As for ``lightning.Trainer``.
     resume : bool
-        Continue the run in ``run_dir``.
+        Continue the run in ``run_dir``, from the beginning if it was stopped before its first
+        checkpoint.
+    overwrite : bool
+        Remove what is in ``run_dir`` of a run's names first.
     max_time_s : float, optional
         Stop cleanly, checkpoint written, at the first step boundary after this many seconds.
     evaluate : callable, optional
@@ -95,62 +99,63 @@ def fit(
     Raises
     ------
     FileExistsError
-        When the folder holds a run and ``resume`` is false.
+        When the folder holds a run and ``resume`` is false, when it holds foreign files of the
+        same names, or when another process trains there.
     FileNotFoundError
-        When ``resume`` is true and there is no checkpoint.
+        When ``resume`` is true and there is no run.
     SystemExit
         After SIGTERM or SIGINT, when the step in progress is done and saved.
     """
     deadline = None if max_time_s is None else time.monotonic() + max_time_s
     folder = RunFolder(run_dir)
-    checkpoint: Path | None = None
-    start_step = 0
-    if resume:
-        checkpoint = folder.require_checkpoint()
-        start_step = read_checkpoint(checkpoint)["global_step"]
-    elif getattr(rank_zero_only, "rank", 0) == 0:
-        folder.create(config)
+    with ExitStack() as stack:
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            stack.enter_context(folder.claimed(resume=resume, overwrite=overwrite))
+        checkpoint = folder.checkpoint() if resume else None
+        start_step = read_checkpoint(checkpoint)["global_step"] if checkpoint else 0
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            folder.create(config)
 
-    own: list[Callback] = []
-    validation: Validation | None = None
-    if validate_every is not None:
-        validation = Validation(validate_every, _held_out(data), evaluate, folder.path)
-        own.append(validation)
-    checkpoints = Checkpoints(
-        folder.checkpoints,
-        checkpoint_every,
-        validation=validation,
-        monitor=monitor,
-        deadline=deadline,
-    )
-    own.append(checkpoints)
-    if snapshot_every is not None:
-        own.append(Snapshots(folder.snapshots, snapshot_every))
-    if progress:
-        own.append(Progress())
-
-    with _quiet_lightning():
-        trainer = Trainer(
-            accelerator=accelerator,
-            devices=devices,
-            strategy=strategy,
-            precision=precision,
-            max_steps=max_steps,
-            max_epochs=-1,
-            accumulate_grad_batches=training.accept_accumulation(accumulate),
-            log_every_n_steps=log_every,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder.path,
-            # Validation runs before checkpoints, and the user's callbacks see both done.
-            callbacks=[*own, *callbacks],
-            logger=[*_own_loggers(folder, start_step), *loggers],
+        own: list[Callback] = []
+        validation: Validation | None = None
+        if validate_every is not None:
+            validation = Validation(validate_every, _held_out(data), evaluate, folder.path)
+            own.append(validation)
+        checkpoints = Checkpoints(
+            folder.checkpoints,
+            checkpoint_every,
+            validation=validation,
+            monitor=monitor,
+            deadline=deadline,
         )
-        trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+        own.append(checkpoints)
+        if snapshot_every is not None:
+            own.append(Snapshots(folder.snapshots, snapshot_every))
+        if progress:
+            own.append(Progress())
+
+        with _quiet_lightning():
+            trainer = Trainer(
+                accelerator=accelerator,
+                devices=devices,
+                strategy=strategy,
+                precision=precision,
+                max_steps=max_steps,
+                max_epochs=-1,
+                accumulate_grad_batches=training.accept_accumulation(accumulate),
+                log_every_n_steps=log_every,
+                limit_val_batches=0,
+                num_sanity_val_steps=0,
+                use_distributed_sampler=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                default_root_dir=folder.path,
+                # Validation runs before checkpoints, and the user's callbacks see both done.
+                callbacks=[*own, *callbacks],
+                logger=[*_own_loggers(folder, start_step), *loggers],
+            )
+            trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
     if checkpoints.interrupted_by is not None:
         raise SystemExit(128 + checkpoints.interrupted_by)
     return folder

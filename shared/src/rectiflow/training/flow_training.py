@@ -47,11 +47,13 @@ class FlowTraining(LightningModule):
     batches_seen : int
         Micro-batches consumed by this rank: where its data stream continues.
     skipped : int
-        Optimiser steps left out because a gradient was not finite.
+        Optimiser steps whose gradient was left out because it was not finite. Reading it waits for
+        the device.
 
     Notes
     -----
-    A skipped step changes neither parameters nor optimiser state nor averages. To compile, call
+    Nothing in a step waits for the device. A gradient that is not finite is therefore found there
+    and counts as zero: the optimiser takes its step without it. To compile, call
     ``network.compile()`` beforehand: it keeps parameter names as they are.
     """
 
@@ -72,14 +74,19 @@ class FlowTraining(LightningModule):
         self.averages = [Ema(objective.network, profile) for profile in ema]
         self.grad_clip, self.seed = grad_clip, seed
         self.batches_seen = 0
-        self.skipped = 0
         self.meter = Meter()
-        self._gradients_finite = True
+        self._skipped = torch.zeros((), dtype=torch.int64)
+        self._skipped_before = 0
 
     @property
     def network(self) -> nn.Module:
         """Return the trained network."""
         return self.objective.network
+
+    @property
+    def skipped(self) -> int:
+        """Return how many gradients were left out."""
+        return int(self._skipped)
 
     @property
     def accumulate(self) -> int:
@@ -134,23 +141,21 @@ class FlowTraining(LightningModule):
         return {**batch, "step": torch.tensor(self.global_step)}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip gradients, or drop them all when one is not finite."""
+        """Clip gradients, or take them all as zero when one is not finite."""
         self.tame(optimizer, "grad_norm")
 
     def tame(self, optimizer: Optimizer, name: str) -> None:
-        """Clip the gradients of an optimiser, or drop them, and log their norm as ``name``."""
+        """Clip the gradients of an optimiser, or zero them, and log their norm as ``name``."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        self._gradients_finite = bool(torch.isfinite(norm))
-        if not self._gradients_finite:
-            self.skipped += 1
-            # Optimisers pass over parameters without a gradient, moments and decay included.
-            optimizer.zero_grad(set_to_none=True)
-            log.warning("gradient norm is not finite, step skipped (%d so far)", self.skipped)
-            return
-        self.meter.add({name: norm})
+        spoiled = ~torch.isfinite(norm)
+        for gradient in gradients:
+            gradient.masked_fill_(spoiled, 0.0)
+        self._skipped = self._skipped.to(norm.device) + spoiled
+        self.meter.add({name: norm})  # which leaves it out of the means if it is not finite
         if self.grad_clip is not None:
+            norm = norm.masked_fill(spoiled, 0.0)
             nn.utils.clip_grads_with_norm_(parameters, self.grad_clip, norm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -159,10 +164,9 @@ class FlowTraining(LightningModule):
         self.finish_step(self.global_step + 1)
 
     def finish_step(self, step: int) -> None:
-        """Update the averages unless the step was skipped, and log if it is due."""
-        if self._gradients_finite:
-            for ema in self.averages:
-                ema.update(self.network)
+        """Update the averages, and log if it is due."""
+        for ema in self.averages:
+            ema.update(self.network)
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if step % every == 0 or step == self.trainer.max_steps:
             self._log_window(step)
@@ -172,7 +176,11 @@ class FlowTraining(LightningModule):
         rate = means.pop("samples_per_s")
         means = _mean_over_ranks(means)
         metrics = {f"train/{name}": value for name, value in means.items()}
-        metrics["train/skipped"] = float(self.skipped)
+        skipped = self.skipped
+        if skipped > self._skipped_before:
+            new, self._skipped_before = skipped - self._skipped_before, skipped
+            log.warning("%d gradient(s) not finite since the last log, %d so far", new, skipped)
+        metrics["train/skipped"] = float(skipped)
         metrics["train/samples_per_s"] = rate * self.trainer.world_size
         optimizer = self.trainer.optimizers[0]
         metrics["train/lr"] = float(optimizer.param_groups[0]["lr"])
@@ -208,7 +216,8 @@ class FlowTraining(LightningModule):
                 self._layout(),
                 state["layout"],
             )
-        self.batches_seen, self.skipped = state["batches_seen"], state["skipped"]
+        self.batches_seen, self._skipped_before = state["batches_seen"], state["skipped"]
+        self._skipped = torch.tensor(state["skipped"])
         self.meter.load_state_dict(state["window"])
         for ema, saved in zip(self.averages, state["ema"], strict=True):
             ema.load_state_dict(saved)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from rectiflow.storage.files import write_table
+from rectiflow.storage.reading import read_text
 
 
 class MetricsCsv(Logger):
@@ -54,7 +56,7 @@ class MetricsCsv(Logger):
         if any(name not in self._columns for name in row):
             self._rewrite(self._rows(), new=list(row))
         with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(row)
+            csv.DictWriter(file, self._columns, lineterminator="\n").writerow(row)
 
     def _rows(self) -> list[dict[str, str]]:
         return read_metrics(self.path) if self.path.exists() else []
@@ -62,13 +64,7 @@ class MetricsCsv(Logger):
     def _rewrite(self, rows: list[dict[str, str]], new: list[str] | None = None) -> None:
         names = ["step", *(name for row in rows[:1] for name in row), *(new or [])]
         self._columns = list(dict.fromkeys(names))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f".{self.path.name}.partial")
-        with partial.open("w", newline="") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(partial, self.path)
+        write_table(self.path, self._columns, rows)
 
 
 def read_metrics(path: Path | str) -> list[dict[str, str]]:
@@ -76,6 +72,10 @@ def read_metrics(path: Path | str) -> list[dict[str, str]]:
 
     A last line cut short by a kill is left out.
     """
-    with Path(path).open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return [row for row in rows if None not in row.values() and row["step"]]
+    lines = read_text(path).splitlines(keepends=True)
+    rows = list(csv.DictReader(line for line in lines if "\0" not in line))
+    return [row for row in rows if None not in row.values() and _is_step(row.get("step"))]
+
+
+def _is_step(text: str | None) -> bool:
+    return text is not None and text.isdecimal() and len(text) < 16

@@ -37,14 +37,14 @@ class FlowObjective(nn.Module):
     Parameters
     ----------
     network : nn.Module
-        ``network(x, t)`` or ``network(x, t, cond)`` gives the velocity.
+        ``network(x, t)`` or ``network(x, t, cond)`` gives the flow's prediction.
     flow : Flow
-        Path, space, source, coupling, time density and premetric.
+        Path, prediction, source, coupling, time density and premetric.
 
     Notes
     -----
-    A batch has ``x1``, and optionally ``x0`` (stored pairs), ``cond`` and ``mask``. Dict states
-    are flat: ``x1.trans``, ``x1.rot``.
+    A batch has ``x1``, and optionally ``x0`` (noise paired with it), ``cond``, ``mask`` (true where
+    real) and ``moving`` (false where given). Dict states are flat: ``x1.trans``, ``x1.rot``.
     """
 
     def __init__(self, network: nn.Module, flow: Flow) -> None:
@@ -66,6 +66,7 @@ class FlowObjective(nn.Module):
             condition,
             x0=state_of(batch, "x0"),
             mask=batch.get("mask"),
+            moving=batch.get("moving"),
             generator=generator,
         )
         return {"loss": output.loss}

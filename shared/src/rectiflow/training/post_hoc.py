@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from rectiflow.storage.files import write_tensors
 from rectiflow.training.ema import Ema, PowerDecay
 
 
@@ -49,11 +48,8 @@ def save_snapshot(ema: Ema, folder: Path | str) -> Snapshot:
             "PowerDecay(sigma_rel)."
         )
     path = Path(folder) / f"ema-{ema.profile.sigma_rel:g}-{ema.updates:09d}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     metadata = {"updates": str(ema.updates), "sigma_rel": repr(ema.profile.sigma_rel)}
-    save_file({k: v.cpu().contiguous() for k, v in ema.average.items()}, partial, metadata)
-    os.replace(partial, path)
+    write_tensors(path, ema.average, metadata)
     return Snapshot(path, ema.updates, ema.profile)
 
 

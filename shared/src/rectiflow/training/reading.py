@@ -5,13 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from rectiflow.storage.tensor_files import CheckpointError, read_torch
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a training checkpoint on the CPU, memory-mapped, without running code."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    """Read a training checkpoint on the CPU, memory-mapped, without running code.
+
+    Raises
+    ------
+    CheckpointError
+        When it is damaged, cut short, or of another origin.
+    """
+    checkpoint = read_torch(path)
+    known = isinstance(checkpoint, dict) and type(checkpoint.get("global_step")) is int
+    if not known or not isinstance(checkpoint.get("state_dict"), dict):
+        raise CheckpointError(path, "is no checkpoint of a training run, expected last.ckpt")
+    return checkpoint
 
 
 def network_weights(path: Path | str, average: int | None = 0) -> dict[str, Tensor]:

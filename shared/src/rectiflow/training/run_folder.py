@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import os
-import platform
-import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import torch
+from rectiflow.machine import describe_machine
+from rectiflow.storage.files import write_json, write_text
+from rectiflow.storage.folders import TakenError, claim
 
 
 class RunFolder:
-    """The files of one run.
+    """The files of one run, all that resuming it needs among them.
 
     ::
 
+        run.json               how it was started, each time, and on which data
         config.yaml            the composed configuration
         version.json           versions and commit of the code
         metrics.csv            one row per logged step
@@ -29,6 +29,7 @@ class RunFolder:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.record = self.path / "run.json"
         self.config = self.path / "config.yaml"
         self.version = self.path / "version.json"
         self.metrics = self.path / "metrics.csv"
@@ -39,68 +40,65 @@ class RunFolder:
         self.snapshots = self.path / "snapshots"
         self.samples = self.path / "samples"
 
-    def create(self, config: str | None = None) -> RunFolder:
-        """Make the folder and write the configuration and the code's version.
+    @contextmanager
+    def claimed(self, *, resume: bool, overwrite: bool = False) -> Iterator[None]:
+        """Have the folder alone, and write nothing over what is not this run's.
+
+        Parameters
+        ----------
+        resume : bool
+            Continue the run in it.
+        overwrite : bool, default False
+            Remove the run in it, or files of these names, first.
 
         Raises
         ------
         FileExistsError
-            When a run is already there.
+            When a run, or a file of another origin, is there and is not to be continued; or when
+            another process trains there.
         """
-        if self.last.exists():
-            raise FileExistsError(
-                f"{self.path} already holds a run; expected a new folder. Pass resume=True to "
-                "continue it."
-            )
+        names = () if resume else _NAMES
+        with claim(self.path, "training run", names, overwrite=overwrite and not resume):
+            if self.last.exists() and not resume:
+                raise TakenError(
+                    f"{self.path} already holds a run; expected a new folder. Go on with it by "
+                    f"resume={self.path} (in Python resume=True)."
+                )
+            yield
+
+    def create(self, config: str | None = None) -> RunFolder:
+        """Write the configuration and the code's version.
+
+        To be called while the folder is claimed. Metrics of a start that left no checkpoint go.
+        """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.samples.mkdir(exist_ok=True)
-        self.metrics.unlink(missing_ok=True)
+        if not self.last.exists():
+            self.metrics.unlink(missing_ok=True)
         if config is not None:
             write_text(self.config, config)
-        write_text(self.version, json.dumps(code_version(), indent=2) + "\n")
+        write_json(self.version, describe_machine())
         return self
 
-    def require_checkpoint(self) -> Path:
-        """Return the checkpoint to resume from.
+    def checkpoint(self) -> Path | None:
+        """Return the checkpoint to resume from; None where the run was stopped before its first.
 
         Raises
         ------
         FileNotFoundError
-            When the run has written none.
+            When there is no run.
         """
-        if not self.last.exists():
+        if self.last.exists():
+            return self.last
+        if not self.version.exists() and not self.record.exists():
             raise FileNotFoundError(
                 f"{self.path} has no checkpoint to resume from; expected {self.last}. Start the "
                 "run without resume."
             )
-        return self.last
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file to a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
-def code_version() -> dict[str, str | None]:
-    """Return the versions that decide a run's numbers, and the commit if in a checkout."""
-    return {
-        "rectiflow": importlib.metadata.version("rectiflow"),
-        "torch": str(torch.__version__),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "commit": _commit(),
-    }
-
-
-def _commit() -> str | None:
-    """Return the commit of the checkout this file lies in, ``+changes`` if it was edited."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    try:
-        describe = [*git, "describe", "--always", "--abbrev=40", "--dirty=+changes"]
-        found = subprocess.run(describe, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+
+
+_NAMES = (
+    *("run.json", "config.yaml", "version.json", "metrics.csv", "losses.png", "tensorboard"),
+    *("checkpoints", "snapshots", "samples", "data", "export", "export_best"),
+)

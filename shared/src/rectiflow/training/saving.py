@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 
+from rectiflow.storage.files import whole_file
 from rectiflow.training.ema import PowerDecay
 from rectiflow.training.post_hoc import save_snapshot
 from rectiflow.training.validation import Validation
@@ -149,9 +149,10 @@ class Snapshots(Callback):
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint to a temporary name, then rename it."""
-    partial = path.with_name(f".{path.name}.partial")
-    trainer.save_checkpoint(partial)
+    """Write a checkpoint whole or not at all; every process takes part, the first one writes."""
     if trainer.is_global_zero:
-        os.replace(partial, path)
+        with whole_file(path) as part:
+            trainer.save_checkpoint(part)
+    else:
+        trainer.save_checkpoint(path)
     trainer.strategy.barrier("checkpoint")

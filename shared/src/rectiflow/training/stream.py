@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from rectiflow.randomness import counter_generator, counter_seed
 
@@ -60,6 +61,66 @@ class ShuffledBatches:
         return own.view(n_batches, self.batch_size).tolist()
 
 
+class DrawnBatches:
+    """Batches of (row, draw): every row once, in a fresh order, for each draw.
+
+    A small data set fills a large batch by several draws of the same rows.
+
+    Parameters
+    ----------
+    n_items : int
+        Rows of the dataset.
+    batch_size : int
+        Items per rank and batch.
+    seed : int
+        Fixes the order; all ranks share it.
+    rank, world_size : int
+        As for :class:`ShuffledBatches`.
+
+    Examples
+    --------
+    >>> batch, = DrawnBatches(2, 4).batches(0)
+    >>> sorted(batch)
+    [(0, 0), (0, 1), (1, 0), (1, 1)]
+    """
+
+    def __init__(
+        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        if n_items < 1 or batch_size < 1:
+            raise ValueError(
+                f"batches need items, got n_items={n_items} and batch_size={batch_size}; expected "
+                "both at least 1."
+            )
+        self.n_items = n_items
+        self.draws = -(-batch_size * world_size // n_items)  # of each row in an epoch
+        self._shuffled = ShuffledBatches(
+            n_items * self.draws, batch_size, seed=seed, rank=rank, world_size=world_size
+        )
+
+    def batches(self, epoch: int) -> list[list[tuple[int, int]]]:
+        """Return the batches of one epoch."""
+        first = epoch * self.draws
+        return [
+            [(i % self.n_items, first + i // self.n_items) for i in batch]
+            for batch in self._shuffled.batches(epoch)
+        ]
+
+
+def shuffled(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], ShuffledBatches]:
+    """Return what gives each rank its :class:`ShuffledBatches`."""
+    return lambda rank, world_size: ShuffledBatches(
+        n_items, batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+
+
+def drawn(n_items: int, batch_size: int, seed: int) -> Callable[[int, int], DrawnBatches]:
+    """Return what gives each rank its :class:`DrawnBatches`."""
+    return lambda rank, world_size: DrawnBatches(
+        n_items, batch_size, seed=seed, rank=rank, world_size=world_size
+    )
+
+
 class StepStream:
     """An endless batch sampler that concatenates the epochs of a source.
 
@@ -98,8 +159,39 @@ class StepStream:
             epoch += 1
 
 
+class NumberedBatches(Dataset[Any]):
+    """Whole batches of a dataset, by their number in the stream and their indices."""
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        finish: Callable[[dict[str, Tensor], int], dict[str, Tensor]],
+        collate: Callable[..., dict[str, Tensor]],
+    ) -> None:
+        self.dataset, self.finish, self.collate = dataset, finish, collate
+
+    def __getitem__(self, key: tuple[int, Sequence[Any]]) -> dict[str, Tensor]:
+        number, indices = key
+        return self.finish(self.collate([self.dataset[i] for i in indices]), number)
+
+
+class Numbered:
+    """A stream whose batches come with their numbers, counted from its start."""
+
+    def __init__(self, stream: StepStream) -> None:
+        self.stream = stream
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
+        return enumerate(self.stream, self.stream.start_batch)
+
+
 def step_loader(
-    dataset: Dataset[Any], source: BatchSource, *, start_batch: int = 0, **options: Any
+    dataset: Dataset[Any],
+    source: BatchSource,
+    *,
+    start_batch: int = 0,
+    finish: Callable[[dict[str, Tensor], int], dict[str, Tensor]] | None = None,
+    **options: Any,
 ) -> DataLoader[Any]:
     """Return an endless loader over a :class:`StepStream`.
 
@@ -111,6 +203,9 @@ def step_loader(
         This rank's batches.
     start_batch : int
         In a data module, ``self.trainer.lightning_module.batches_seen``.
+    finish : callable, optional
+        ``finish(batch, number) -> batch``, called where the batch is loaded; ``number`` counts
+        the batches of the stream.
     **options
         Passed to ``DataLoader``: ``num_workers``, ``collate_fn``, ``pin_memory``, ...
     """
@@ -119,4 +214,8 @@ def step_loader(
     # The loader draws a base seed for its workers when it starts; keep it off the global RNG.
     generator = torch.Generator().manual_seed(counter_seed("loader", start_batch))
     stream: Any = StepStream(source, start_batch)
-    return DataLoader(dataset, batch_sampler=stream, generator=generator, **options)
+    if finish is None:
+        return DataLoader(dataset, batch_sampler=stream, generator=generator, **options)
+    whole = NumberedBatches(dataset, finish, options.pop("collate_fn", default_collate))
+    numbered: Any = Numbered(stream)
+    return DataLoader(whole, batch_size=None, sampler=numbered, generator=generator, **options)

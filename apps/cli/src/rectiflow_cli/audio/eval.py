@@ -8,10 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.audio.options import Parser, make_pipeline, separation
-from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, pick_device, positive
-from rectiflow_cli.progress import counter
+from rectiflow import commands
+from rectiflow.commands import Measured, Parser, pick_device, positive
+from rectiflow.storage.preparation import SPLITS
+
+from rectiflow_cli.audio.flags import add_separation, separation
+from rectiflow_cli.domains import pick
+from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -21,75 +24,103 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def _parser() -> Parser:
-    parser = Parser("eval", main.__doc__)
-    add = parser.add_argument
-    add(
-        "source",
-        metavar="SHARDS|LIST",
-        help="a prepared folder, of which mixtures are made, or a published list of mixtures",
-    )
-    add("-o", "--out", metavar="DIR", help="write metrics.csv and summary.json there")
-    add("--num", type=positive, help="mixtures; each clip or row once if absent")
-    add("--snr", type=float, default=0.0, help="decibel, where a list does not tell")
-    add("--ideal", action="store_true", help="measure the best that a mask can do, too")
-    prepared = parser.add_argument_group("of a prepared folder")
-    add = prepared.add_argument
-    add("--split", choices=("train", "valid", "test"), default="test", help="of the clips")
-    add("--seconds", type=float, default=5.12, help="length of a mixture")
-    add("--mixture-seed", type=int, default=0, help="fixes the mixtures")
-    add(
-        "--ambiguous",
-        action="append",
-        default=[],
-        metavar="LABEL:A,B",
-        help="labels that must not be mixed with LABEL since its query fits them; may be repeated",
-    )
-    listed = parser.add_argument_group("of a list")
-    add = listed.add_argument
-    add("--form", metavar="NAME", help="its form, such as audiocaps, esc50, music or dcase2024")
-    add("--folder", metavar="DIR", help="where its sounds are")
-    add("--numbered", action="store_true", help="the folder has the list's own mixture-INDEX.wav")
-    add("--skip-missing", action="store_true", help="leave out rows whose sounds are not there")
-    nets = parser.add_argument_group("measures that need a network of your own")
-    add = nets.add_argument
-    add("--clap-score", action="store_true", help="CLAPScore, by the model of --clap")
-    add("--fad", metavar="VGGISH", help="Fréchet audio distance, by this file of VGGish weights")
-    parser.add_separation()
-    parser.add_json()
-    return parser
+class Eval(commands.Evaluate):
+    """Measure separated sounds against their references, or with --weights a model on mixtures.
 
-
-def main(argv: list[str]) -> int:
-    """Separate mixtures with known sources and measure the estimates.
-
-    Beside them stand the mixture taken for the estimate, and the true target through the same
+    Beside a model stand the mixture taken for the estimate, and the true target through the same
     autoencoder and way to sound: the floor and the ceiling.
     """
-    args = _parser().parse_args(argv)
-    ambiguous = _ambiguous(args.ambiguous)
-    total, examples = _examples(args, ambiguous)
-    pipe = make_pipeline(args)
-    from rectiflow_audio.evaluation import evaluate
 
-    systems = Systems(pipe, args.dtype, separation(args))
-    with counter("measuring", unit="mixture", quiet=args.json) as show:
+    domain = "audio"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    examples = (
+        "separated/dog.wav --reference dog.wav --mixture mixture.wav",
+        "shards --weights small --num 100 -o measured",
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add files, or mixtures for a model, and measures."""
+        add = parser.group("files")
+        add(
+            "paths",
+            metavar="FILE|SHARDS|LIST",
+            nargs="+",
+            help="Separated sounds; with --weights a prepared folder, of which mixtures are made, "
+            "or a published list of mixtures.",
+        )
+        add(
+            "--reference",
+            action="append",
+            default=[],
+            metavar="FILE",
+            help="The true sound of each file, in their order; may be repeated.",
+        )
+        add("--mixture", metavar="FILE", help="What the files were separated from.")
+        add = parser.group("mixtures for a model")
+        add("--num", type=positive, help="How many; each clip or row once if absent.")
+        add("--snr", type=float, default=0.0, help="In decibel, where a list does not tell.")
+        add("--ideal", action="store_true", help="Measure the best that a mask can do, too.")
+        add = parser.group("mixtures of a prepared folder")
+        add("--split", choices=SPLITS, default="test", help="Of the clips.")
+        add("--seconds", type=float, default=5.12, help="The length of a mixture.")
+        add("--mixture-seed", type=int, default=0, help="Fixes the mixtures.")
+        add(
+            "--ambiguous",
+            action="append",
+            default=[],
+            metavar="LABEL:A,B",
+            help="Labels that must not be mixed with LABEL since its query fits them; may be "
+            "repeated.",
+        )
+        add = parser.group("mixtures of a list")
+        add("--form", metavar="NAME", help="Its form: audiocaps, esc50, music, dcase2024, ...")
+        add("--folder", metavar="DIR", help="Where its sounds are.")
+        add("--numbered", action="store_true", help="The folder has the list's mixture-INDEX.wav.")
+        add("--skip-missing", action="store_true", help="Leave out rows whose sounds are absent.")
+        add = parser.group("measures that need a network of your own")
+        add("--clap-score", action="store_true", help="CLAPScore, by the model of --clap.")
+        add("--fad", metavar="VGGISH", help="Fréchet audio distance, by VGGish weights.")
+        add_separation(parser)
+
+    def measure(self, args: Any, progress: Any) -> Measured:
+        """Measure files against references, or a model."""
+        from rectiflow_audio.evaluation import evaluate
+
+        nets = {
+            "clap": _clap(args) if args.clap_score else None,
+            "embed": _vggish(args.fad) if args.fad else None,
+        }
+        if args.weights is None:
+            examples, estimates = _of_files(args)
+            found = evaluate(
+                lambda mixture, query: estimates[query],
+                examples,
+                progress=lambda done: progress(done, len(examples)),
+                **nets,
+            )
+            return Measured(found, {"source": args.paths})
+        if len(args.paths) > 1 or args.reference or args.mixture:
+            raise UsageError(
+                f"--weights takes one prepared folder or list, got {' '.join(args.paths)}"
+                f"{' with --reference or --mixture' if args.reference or args.mixture else ''}; "
+                "leave --weights out to measure files."
+            )
+        [args.source] = args.paths
+        total, made = _examples(args, _ambiguous(args.ambiguous))
+        systems = Systems(self.load(args), separation(args))
         found = evaluate(
             systems.separate,
-            examples,
+            made,
             codec=systems.codec,
             ideal_mask=args.ideal,
-            clap=_clap(args) if args.clap_score else None,
-            embed=_vggish(args.fad) if args.fad else None,
-            progress=lambda done: show(done, total),
+            progress=lambda done: progress(done, total),
+            **nets,
         )
-    written = found.save(args.out) if args.out else []
-    document = {"source": args.source, "summary": found.summary, "files": written}
-    lines = [found.table()]
-    if written:
-        lines.append(f"wrote {', '.join(str(path) for path in written)}")
-    answer(document, "\n".join(lines), as_json=args.json)
-    return DONE
+        return Measured(found, {"source": args.source})
+
+    def tell(self, found: Any) -> str:
+        """Return a table of means."""
+        return found.table()
 
 
 @dataclass
@@ -101,7 +132,6 @@ class Systems:
     """
 
     pipe: SeparationPipeline
-    dtype: str
     options: dict[str, Any]
     mixture: Tensor | None = field(default=None, init=False)
 
@@ -111,30 +141,53 @@ class Systems:
         from rectiflow_audio.frontend import SAMPLE_RATE
 
         self.mixture = mixture
-        dtype = getattr(torch, self.dtype)
-        result = self.pipe(mixture, SAMPLE_RATE, query, dtype=dtype, **self.options)
+        result = self.pipe(mixture, SAMPLE_RATE, query, **self.options)
         return torch.from_numpy(result.estimates[0].samples[0])
 
     def codec(self, target: Tensor) -> Tensor:
         """Return the true target after autoencoder and way to sound."""
         import torch
-        from rectiflow_audio.flow import FRAMES_MULTIPLE
+        from rectiflow_audio.flow import whole_frames
         from rectiflow_audio.frontend import LogMel
         from rectiflow_audio.waveform import Generated
 
         assert self.mixture is not None
         pipe = self.pipe
-        default = pipe.request("a sound").waveform
-        render = self.options["waveform"] or default
+        render = self.options["waveform"] or pipe.request("a sound").waveform
         waves = torch.stack([target, self.mixture]).to(pipe.device)
         with torch.no_grad():
             log_mel = LogMel().to(pipe.device)
-            mels = log_mel(waves)[:, None]
-            frames = mels.shape[2] // FRAMES_MULTIPLE * FRAMES_MULTIPLE
-            decoded = pipe.vae.decode(pipe.vae.encode(mels[:, :, :frames]).mean)[:, 0]
+            mels = whole_frames(log_mel(waves)[:, None])
+            decoded = pipe.vae.decode(pipe.vae.encode(mels).mean)[:, 0]
             generator = torch.Generator(pipe.device).manual_seed(self.options["seed"])
             made = Generated(decoded[:1], decoded[1:], waves[1:], log_mel, pipe.vocoder, generator)
             return render(made)[0].cpu()
+
+
+def _of_files(args: argparse.Namespace) -> tuple[list[Example], dict[str, Tensor]]:
+    """Return files with their references, and each estimate by its query, the file's name."""
+    import torch
+    from rectiflow_audio.evaluation import Example, read_sound
+
+    if not args.reference or len(args.reference) != len(args.paths) or not args.mixture:
+        raise UsageError(
+            f"files are measured against references, got {len(args.paths)} file(s), "
+            f"{len(args.reference)} --reference and {'a' if args.mixture else 'no'} --mixture; "
+            "expected one reference for each file, and the mixture. Add --weights to measure a "
+            "model on a prepared folder or a list."
+        )
+    mixture = read_sound(args.mixture)
+    examples, estimates = [], {}
+    for path, reference in zip(args.paths, args.reference, strict=True):
+        sounds = [read_sound(each) for each in (path, reference)]
+        if any(len(sound) != len(mixture) for sound in sounds):
+            raise UsageError(
+                f"{path}, {reference} and {args.mixture} differ in length, got "
+                f"{[len(s) for s in (*sounds, mixture)]} samples at 16 kHz; expected the same."
+            )
+        estimates[path] = sounds[0]
+        examples.append(Example(torch.clone(mixture), sounds[1], path, name=Path(path).stem))
+    return examples, estimates
 
 
 def _examples(
@@ -187,8 +240,6 @@ def _of_list(args: argparse.Namespace, path: Path) -> tuple[int, Iterable[Exampl
     from rectiflow_audio.data.lists import FORMS
     from rectiflow_audio.evaluation import read_examples
 
-    from rectiflow_cli.domains import pick
-
     rows = FORMS[pick("list form", args.form, FORMS)].read(
         path, args.folder, prepared=args.numbered, skip_missing=args.skip_missing
     )
@@ -219,3 +270,6 @@ def _vggish(path: str) -> Any:
     from rectiflow_audio.metrics import Vggish
 
     return Vggish.load(path)
+
+
+main = Eval()

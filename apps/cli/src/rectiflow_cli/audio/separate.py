@@ -2,246 +2,221 @@
 
 from __future__ import annotations
 
-import json
-import sys
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.audio.options import NEGATIVE_GUIDANCE, Parser, make_pipeline, separation
-from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, plain, table
-from rectiflow_cli.progress import counter
+from rectiflow import commands
+from rectiflow.commands import Job, Parser, table, words
+from rectiflow.costs import Load
+from rectiflow.storage.reading import digest_of_file
+
+from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, separation
+from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from rectiflow_audio.pipeline import SeparationPipeline
 
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
-_FREE = ("seconds", "files", "energy", "input", "device")
-"""What may differ between two runs of the same separation."""
+DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
+"""Of ``--depth``, as libsndfile names them."""
 
 
-@dataclass(frozen=True)
-class Job:
-    """One recording, where its sounds go, and whether a bad file stops everything."""
-
-    mixture: Path
-    sounds: list[Path]
-    residual: Path | None
-    summary: Path
-    is_named: bool
-
-
-def _parser() -> Parser:
-    parser = Parser("separate", main.__doc__)
-    add = parser.add_argument
-    add("mixtures", metavar="MIX", nargs="+", help="sound files, or folders of them")
-    add(
-        "--query",
-        action="append",
-        required=True,
-        dest="queries",
-        metavar="WORDS",
-        help='what to separate, such as "a dog barks"; may be repeated',
-    )
-    add(
-        "--not",
-        dest="negative",
-        metavar="WORDS",
-        help=f"what not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent",
-    )
-    add(
-        "-o",
-        "--out",
-        required=True,
-        metavar="OUT",
-        help="a sound file for one recording and one query, else a folder",
-    )
-    add("--residual", action="store_true", help="write everything else as well")
-    add("--consistent", action="store_true", help="make the estimates sum to the mixture")
-    add(
-        "--channels",
-        choices=("each", "mid"),
-        default="each",
-        help="separate every channel, or their mean, whose mask is applied to each",
-    )
-    add("--format", choices=("wav", "flac", "ogg"), default="wav", help="of files in a folder")
-    parser.add_shard()
-    parser.add_separation()
-    parser.add_json()
-    return parser
-
-
-def main(argv: list[str]) -> int:
+class Separate(commands.Make):
     """Separate sounds by text queries.
 
     Recordings may have any length, rate and number of channels. One that was separated already
     with the same settings is left as it is.
     """
-    args = _parser().parse_args(argv)
-    if args.negative is not None and args.guidance is None:
-        args.guidance = NEGATIVE_GUIDANCE
-    options = separation(args) | {
-        "negative": args.negative,
-        "consistent": args.consistent,
-        "channels": args.channels,
-    }
-    part, parts = args.shard
-    from rectiflow_audio.io import AudioFileError
 
-    jobs = [job for i, job in enumerate(_jobs(args)) if i % parts == part]
-    pipe = make_pipeline(args)
-    rows: list[dict[str, Any]] = []
-    refused: dict[str, str] = {}
-    made = 0
-    for job in jobs:
-        told = _done(pipe, job, args, options)
-        if told is None:
-            try:
-                told = _separate(pipe, job, args, options)
-            except AudioFileError as error:
-                if job.is_named:
-                    raise
-                refused[str(job.mixture)] = str(error)
-                sys.stderr.write(f"passed over: {error}\n")
-                continue
-            made += 1
-        rows.append({**told, "folder": str(job.sounds[0].parent)})
-    document = {"separated": made, "kept": len(rows) - made, "results": rows, "refused": refused}
-    answer(document, _text(rows, made), as_json=args.json)
-    return DONE
+    domain, name, unit = "audio", "separate", "recording"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    examples = (
+        'mixture.wav --query "a dog barks" -o dog.wav',
+        'recordings --query "rain" --query "a clock" --residual -o separated',
+    )
 
-
-def _separate(
-    pipe: SeparationPipeline, job: Job, args: argparse.Namespace, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Separate one recording and write the summary last."""
-    import torch
-    from rectiflow_audio.pipeline import write_summary
-
-    with counter(job.mixture.name, unit="window", quiet=args.json) as show:
-        told = pipe.separate_file(
-            job.mixture,
-            args.queries,
-            job.sounds,
-            residual_out=job.residual,
-            dtype=getattr(torch, args.dtype),
-            progress=show,
-            **options,
+    def own_flags(self, parser: Parser) -> None:
+        """Add recordings, queries and where sounds go."""
+        add = parser.group("sounds")
+        add("mixtures", metavar="MIX", nargs="+", help="Sound files, or folders of them.")
+        add(
+            "--query",
+            action="append",
+            required=True,
+            dest="queries",
+            type=words,
+            metavar="WORDS",
+            help='What to separate, such as "a dog barks"; may be repeated.',
         )
-    told = plain(told | {"weights": args.weights, **_asked(args)})
-    write_summary(job.summary, told)
-    return told
+        add(
+            "--not",
+            dest="negative",
+            type=words,
+            metavar="WORDS",
+            help=f"What not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent.",
+        )
+        add = parser.group("output")
+        add(
+            "-o",
+            "--out",
+            required=True,
+            metavar="OUT",
+            help="A sound file for one recording and one query, else a folder.",
+        )
+        add("--residual", action="store_true", help="Write everything else as well.")
+        add("--consistent", action="store_true", help="Make the estimates sum to the mixture.")
+        add(
+            "--channels",
+            choices=("image", "each", "mid"),
+            default="image",
+            help="Separate every channel and keep each sound in one place between them, or leave "
+            "its level to each channel, or separate their mean, whose mask is applied to each.",
+        )
+        add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
+        add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
+        add_separation(parser)
 
+    def jobs(self, args: Any) -> list[Job]:
+        """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
+        from rectiflow_audio.result import file_names
 
-def _done(
-    pipe: SeparationPipeline, job: Job, args: argparse.Namespace, options: dict[str, Any]
-) -> dict[str, Any] | None:
-    """Return the summary of an earlier run with the same settings, if its files are there."""
-    files = [*job.sounds, *([job.residual] if job.residual else [])]
-    if not job.summary.is_file() or not all(path.is_file() for path in files):
-        return None
-    import torch
-
-    told: dict[str, Any] = json.loads(job.summary.read_text(encoding="utf-8"))
-    request = pipe.request(args.queries, residual=args.residual, **options)
-    now = plain(pipe.describe(request, getattr(torch, args.dtype)) | _asked(args))
-    same = all(told.get(key) == value for key, value in now.items() if key not in _FREE)
-    is_newer = job.summary.stat().st_mtime >= job.mixture.stat().st_mtime
-    return told if same and is_newer and told.get("input") == str(job.mixture) else None
-
-
-def _asked(args: argparse.Namespace) -> dict[str, Any]:
-    """Return settings that the pipeline's own description leaves out."""
-    return {
-        "negative": args.negative,
-        "residual": args.residual,
-        "consistent": args.consistent,
-        "channels": args.channels,
-        "posterior": args.posterior,
-        "pick": args.pick,
-    }
-
-
-def _jobs(args: argparse.Namespace) -> list[Job]:
-    """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
-    from rectiflow_audio.io import FORMATS
-
-    found = list(_recordings(args.mixtures))
-    out = Path(args.out)
-    if out.suffix.lower() in FORMATS and not out.is_dir():
-        if len(found) > 1 or len(args.queries) > 1 or args.residual:
+        found = list(_recordings(args.mixtures))
+        out = Path(args.out)
+        if _is_sound(out):
+            if len(found) > 1 or len(args.queries) > 1 or args.residual:
+                raise UsageError(
+                    f"one file cannot hold several sounds, got -o {out} for {len(found)} "
+                    f"recording(s), {len(args.queries)} "
+                    f"quer{'y' if len(args.queries) == 1 else 'ies'}"
+                    f"{' and the residual' if args.residual else ''}; expected a folder."
+                )
+            [(mixture, is_named)] = found
+            return [_job(mixture, (out.name,), is_named, out.stem)]
+        stems = [mixture.stem for mixture, _ in found]
+        if len(set(stems)) < len(stems):
+            twice = next(stem for stem in stems if stems.count(stem) > 1)
             raise UsageError(
-                f"one file cannot hold several sounds, got -o {out} for {len(found)} recording(s), "
-                f"{len(args.queries)} quer{'y' if len(args.queries) == 1 else 'ies'}"
-                f"{' and the residual' if args.residual else ''}; expected a folder."
+                f"two recordings are called {twice!r}, got {len(found)} recordings; expected "
+                "different names, which become folders. Separate them one by one."
             )
-        [(mixture, is_named)] = found
-        if out.resolve() == mixture.resolve():
-            raise UsageError(f"-o {out} is the recording itself; expected another file.")
-        return [Job(mixture, [out], None, out.with_suffix(".json"), is_named)]
-    several = len(found) > 1
-    folders = [out / mixture.stem if several else out for mixture, _ in found]
-    if len(set(folders)) < len(folders):
-        twice = next(f.name for f in folders if folders.count(f) > 1)
+        names = file_names(args.queries, f".{args.format}", residual=args.residual)
+        several = len(found) > 1
+        return [
+            _job(mixture, tuple(f"{stem}/{n}" if several else n for n in names), is_named, stem)
+            for (mixture, is_named), stem in zip(found, stems, strict=True)
+        ]
+
+    def place(self, args: Any) -> dict[str, Any]:
+        """Keep the list of one sound file beside it, under its name."""
+        out = Path(args.out)
+        if _is_sound(out):
+            return {"folder": out.parent, "stem": out.stem, "replace": True}
+        return {"folder": out}
+
+    def _request(self, args: Any, pipe: SeparationPipeline) -> Any:
+        if args.negative is not None and args.guidance is None:
+            args.guidance = NEGATIVE_GUIDANCE
+        return pipe.request(
+            args.queries,
+            negative=args.negative,
+            residual=args.residual,
+            consistent=args.consistent,
+            channels=args.channels,
+            **separation(args),
+        )
+
+    def settings(self, args: Any, pipe: SeparationPipeline) -> dict[str, Any]:
+        """Return the request as it is resolved."""
+        args.request = self._request(args, pipe)
+        return args.request.describe() | {"depth": args.depth}
+
+    def loads(self, args: Any, pipe: SeparationPipeline, jobs: list[Job]) -> list[Load]:
+        """Return the latents of all windows, channels, queries and candidates."""
+        from rectiflow_audio.io import sound_info
+        from rectiflow_audio.separator import rows_of
+
+        request = args.request
+        usual = 2 if pipe.settings.guidance != 1 else 1  # rows that trials had for each latent
+        calls = request.describe()["nfe"] // usual
+        found = []
+        for job in jobs:
+            info = sound_info(job.asked)
+            windows = len(pipe.windows(info.sample_rate).starts(info.samples))
+            channels = info.channels if request.channels == "each" else 1
+            latents = windows * channels * len(request.queries) * request.candidates
+            rows = min(latents, rows_of(pipe.device))
+            found.append(Load(rows, 1, calls, -(-latents // rows)))
+        return found
+
+    def make(
+        self, args: Any, pipe: SeparationPipeline, jobs: list[Job], folder: Path, progress: Any
+    ) -> tuple[list[dict[str, Any]], float]:
+        """Separate one recording."""
+        [job] = jobs
+        targets = [folder / name for name in job.files]
+        depth = DEPTHS.get(args.depth)
+        told = pipe.separate_file(job.asked, args.request, targets, depth=depth, progress=progress)
+        seconds = told.pop("seconds")
+        return [{"name": job.name, "files": list(job.files), **told, **job.expected}], seconds
+
+    def tell(self, args: Any, document: dict[str, Any]) -> str:
+        """Return the energy of each sound."""
+        kept = f", {document['kept']} were there already" if document["kept"] else ""
+        lines = [f"{document['made']} recording(s) separated{kept}"]
+        shown = [
+            {"file": str(document["folder"] / file), "query": query, "energy": row["energy"][query]}
+            for row in document["samples"]
+            for query, file in zip(row["queries"], row["files"], strict=False)
+        ]
+        if shown:
+            lines.append(table(shown))
+        if any(row["energy"] < FAINT for row in shown):
+            lines.append(
+                "energy is the estimate's share of the mixture's: where it is near 0, nothing "
+                "that fits the query was found"
+            )
+        return "\n".join(lines)
+
+
+def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Job:
+    """Return the job of one recording, done when it was made of the file as it is now."""
+    # By content: a copied recording may be older than the result of the one it replaces.
+    digest = digest_of_file(mixture) if mixture.is_file() else ""
+    told = {"input": str(mixture), "input_sha256": digest}
+    return Job(stem, mixture, files, told, is_named, mixture)
+
+
+def _is_sound(out: Path) -> bool:
+    """Tell a sound file from a folder; refuse names of formats that are not written."""
+    from rectiflow_audio.io import FORMATS, SUFFIXES
+
+    is_folder = os.path.isdir(out)  # False also for a name that is too long
+    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not is_folder:
         raise UsageError(
-            f"two recordings are called {twice!r}, got {len(found)} recordings; expected different "
-            "names, which become folders. Separate them one by one."
+            f"{out.suffix} cannot be written, got -o {out}; expected a folder, or a file that ends "
+            f"in {', '.join(FORMATS)}."
         )
-    names = [f"{name}.{args.format}" for name in _names(args.queries)]
-    return [
-        Job(
-            mixture,
-            [folder / name for name in names],
-            folder / f"residual.{args.format}" if args.residual else None,
-            folder / "result.json",
-            is_named,
-        )
-        for (mixture, is_named), folder in zip(found, folders, strict=True)
-    ]
-
-
-def _names(queries: list[str]) -> list[str]:
-    """Return the queries as file names, numbered where they are the same."""
-    import numpy as np
-    from rectiflow_audio.pipeline import Estimate
-
-    names = [Estimate(query, np.empty((0, 0), np.float32), 0.0).name for query in queries]
-    return [n if names.count(n) == 1 else f"{n}_{i}" for i, n in enumerate(names)]
+    return out.suffix.lower() in FORMATS and not is_folder
 
 
 def _recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
     """Yield files, and whether each was named itself or lies in a folder that was."""
-    from rectiflow_audio.io import FORMATS
+    from rectiflow_audio.io import SUFFIXES
 
     for path in map(Path, paths):
-        if not path.is_dir():
+        if not os.path.isdir(path):
             yield path, True
             continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and p.is_file())
+        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
         if not inside:
-            raise UsageError(f"{path} holds no sound file; expected some of {', '.join(FORMATS)}.")
+            raise UsageError(
+                f"{path} holds no sound file; expected some such as .wav, .flac, .ogg or .mp3."
+            )
         yield from ((p, False) for p in inside)
 
 
-def _text(rows: list[dict[str, Any]], made: int) -> str:
-    kept = f", {len(rows) - made} were there already" if len(rows) > made else ""
-    lines = [f"{made} recording(s) separated{kept}"]
-    shown = [
-        {"file": str(Path(row["folder"]) / file), "query": query, "energy": row["energy"][query]}
-        for row in rows
-        for query, file in zip(row["queries"], row["files"], strict=False)
-    ]
-    if shown:
-        lines.append(table(shown))
-    if any(row["energy"] < FAINT for row in shown):
-        lines.append(
-            "energy is the estimate's share of the mixture's: where it is near 0, nothing that "
-            "fits the query was found"
-        )
-    return "\n".join(lines)
+main = Separate()

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import platform
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rectiflow.commands import Parser, answer, positive
+from rectiflow.machine import version_of
 
 from rectiflow_cli.domains import DOMAINS, Domain, pick
 from rectiflow_cli.errors import DONE, UsageError
@@ -23,37 +23,26 @@ if TYPE_CHECKING:
 WEIGHTS = "small"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="rectiflow demo", description=main.__doc__)
-    parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder")
-    parser.add_argument(
-        "--domain", action="append", metavar="NAME", help="this one alone; may be repeated"
-    )
-    parser.add_argument(
-        "--input",
-        type=Path,
-        metavar="FILE",
-        help="a structure of yours to compare with, or a sound to separate",
-    )
-    parser.add_argument(
-        "--query", action="append", metavar="WORDS", help="what to separate; may be repeated"
-    )
-    parser.add_argument(
-        "--weights",
-        default=WEIGHTS,
-        help=f"shipped checkpoint, folder or file of one --domain (default: {WEIGHTS})",
-    )
-    parser.add_argument("--num", type=int, default=6, help="generated samples (default: 6)")
-    parser.add_argument("--steps", type=int, help="network calls each (default: the domain's own)")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda[:i] (default: auto)")
-    parser.add_argument("--json", action="store_true", help="print result.json, and no progress")
+def _parser() -> Parser:
+    parser = Parser("demo", "", main.__doc__, ("-o demo", "-o demo --domain audio --input mix.wav"))
+    add = parser.add_argument
+    add("-o", "--out", type=Path, required=True, metavar="DIR", help="The folder to write.")
+    add("--domain", action="append", metavar="NAME", help="This one alone; may be repeated.")
+    add("--input", type=Path, metavar="FILE", help="A file of yours to start from or compare with.")
+    add("--query", action="append", metavar="WORDS", help="What to look for; may be repeated.")
+    add("--weights", default=WEIGHTS, help="Shipped name, folder or file of one --domain.")
+    add("--num", type=positive, default=6, help="How many samples are generated.")
+    add("--steps", type=positive, help="Network calls each; the domain's own if absent.")
+    add("--seed", type=int, default=0, help="Of the noise.")
+    parser.add_device(add)
+    parser.add_overwrite()
+    parser.add_json()
     return parser
 
 
 def _chosen(names: list[str] | None) -> list[Domain]:
-    """Return the domains that were asked for, or all that are installed."""
-    installed = [domain for domain in DOMAINS if domain.folder()]
+    """Return the domains that were asked for, or all installed ones that have a card."""
+    installed = [domain for domain in DOMAINS if domain.folder() and domain.has_card()]
     if not names:
         if not installed:
             raise UsageError(f"no domain is installed. Get one with: {DOMAINS[0].install_line}")
@@ -61,7 +50,9 @@ def _chosen(names: list[str] | None) -> list[Domain]:
     known = {domain.name: domain for domain in DOMAINS}
     chosen = [known[pick("domain", name, known)] for name in dict.fromkeys(names)]
     for domain in chosen:
-        domain.verbs()  # says how to get it where it is not installed
+        domain.require()
+        if not domain.has_card():
+            raise UsageError(f"domain {domain.name!r} has no part in the demo; leave it out.")
     return chosen
 
 
@@ -70,31 +61,24 @@ def _reader(path: Path, modules: dict[str, ModuleType]) -> str:
     found = [name for name, module in modules.items() if module.reads(path)]
     if not found and len(modules) > 1:
         raise UsageError(
-            f"--input {path} is of no domain, got suffix {path.suffix!r}; expected a structure or "
-            f"a sound. Choose one of {', '.join(modules)} with --domain."
+            f"--input {path} is of no domain, got suffix {path.suffix!r}; expected a file of one "
+            f"of the domains. Choose one of {', '.join(modules)} with --domain."
         )
     return found[0] if found else next(iter(modules))
 
 
 def _settings(argv: list[str]) -> dict[str, Any]:
-    from importlib.metadata import version
-
-    installed = [f"rectiflow-{domain.name}" for domain in DOMAINS if domain.folder()]
-    names = ["rectiflow", *installed, "torch", "numpy"]
+    names = [domain.package.replace("_", "-") for domain in DOMAINS if domain.folder()]
+    versions = {name: version_of(name) for name in ("rectiflow", *names, "torch", "numpy")}
     return {
         "command": shlex.join(["rectiflow", "demo", *argv]),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
+        "versions": {"python": platform.python_version()} | versions,
     }
 
 
 def main(argv: list[str]) -> int:
     """Run every installed domain on its shipped checkpoint and write a page with the results."""
     args = _parser().parse_args(argv)
-    for name in ("num", "steps"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise UsageError(
-                f"--{name} must be at least 1, got {getattr(args, name)}; expected a count."
-            )
     domains = _chosen(args.domain)
     if args.weights != WEIGHTS and len(domains) > 1:
         raise UsageError(
@@ -104,10 +88,7 @@ def main(argv: list[str]) -> int:
     from rectiflow_cli.demo.card import Request
     from rectiflow_cli.demo.page import write_page
 
-    modules = {
-        domain.name: importlib.import_module(f"rectiflow_cli.demo.{domain.name}")
-        for domain in domains
-    }
+    modules = {domain.name: importlib.import_module(domain.demo) for domain in domains}
     reader = _reader(args.input, modules) if args.input else None
     request = Request(
         weights=args.weights,
@@ -122,9 +103,6 @@ def main(argv: list[str]) -> int:
         name: module.card(replace(request, input=args.input) if name == reader else request)
         for name, module in modules.items()
     }
-    result = write_page(args.out, cards, _settings(argv))
-    if args.json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-    else:
-        sys.stdout.write(f"wrote {args.out / 'index.html'}: open it in a browser\n")
+    result = write_page(args.out, cards, _settings(argv), overwrite=args.overwrite)
+    answer(result, f"wrote {args.out / 'index.html'}: open it in a browser", as_json=args.json)
     return DONE

@@ -5,12 +5,14 @@ from __future__ import annotations
 import html
 import io
 import json
-import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
+
+from rectiflow.results import plain
+from rectiflow.storage.files import write_bytes, write_json, write_text
+from rectiflow.storage.folders import claim
 
 from rectiflow_cli.demo.card import Card
 
@@ -24,9 +26,9 @@ _PAPER = {"light": ("#ffffff", "#20262d"), "dark": ("#1a1f25", "#dfe5ea")}
 _CYCLE = {"light": ("#2f5fd0", "#d1495b", "#1a8f8a"), "dark": ("#86a8ff", "#ff8d98", "#4fd0c8")}
 
 
-def asset(name: str) -> str:
-    """Return the text of a file of ``assets/``."""
-    return (ASSETS / name).read_text(encoding="utf-8")
+def asset(name: str, folder: Path = ASSETS) -> str:
+    """Return the text of a file of ``assets/``, or of another folder."""
+    return (folder / name).read_text(encoding="utf-8")
 
 
 def picture(
@@ -84,15 +86,6 @@ def _colours(paper: str, ink: str, cycle: tuple[str, ...]) -> Any:
     }
 
 
-def plain(value: Any) -> Any:
-    """Copy plain data with None for numbers that JSON does not have."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def data_block(name: str, data: Any) -> str:
     """Return data as a script element that is read, not run."""
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -100,18 +93,24 @@ def data_block(name: str, data: Any) -> str:
 
 
 def write_page(
-    folder: Path, cards: Mapping[str, Card], settings: Mapping[str, Any]
+    folder: Path,
+    cards: Mapping[str, Card],
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write the cards' files, ``result.json`` and, when all else is there, ``index.html``.
 
     Parameters
     ----------
     folder : Path
-        Made if absent; files of the same names are replaced.
+        Made if absent; files of an earlier demonstration are replaced.
     cards : mapping
         By domain.
     settings : mapping
         ``command`` and ``versions``.
+    overwrite : bool, default False
+        Replace files of other origin, too.
 
     Returns
     -------
@@ -119,11 +118,13 @@ def write_page(
         What ``result.json`` holds.
     """
     result = plain({**settings, "domains": {name: card.result for name, card in cards.items()}})
-    for card in cards.values():
-        for path, content in card.files.items():
-            _write(folder / path, content)
-    _write(folder / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-    _write(folder / "index.html", _page(cards, settings).encode())
+    files = {path: content for card in cards.values() for path, content in card.files.items()}
+    names = ["result.json", "index.html", *files]
+    with claim(folder, "demonstration", names, overwrite=overwrite):
+        for path, content in files.items():
+            write_bytes(folder / path, content)
+        write_json(folder / "result.json", result)
+        write_text(folder / "index.html", _page(cards, settings))
     return result
 
 
@@ -142,11 +143,3 @@ def _page(cards: Mapping[str, Card], settings: Mapping[str, Any]) -> str:
         command=html.escape(settings["command"]),
         versions=html.escape(versions),
     )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)

@@ -1,22 +1,11 @@
 """Commands of the protein domain. Each is imported when it runs."""
 
-from __future__ import annotations
+from rectiflow_cli.domains import Verb
 
-from rectiflow_cli.domains import Verb, verb
-
-VERBS: dict[str, Verb] = {
-    "prepare": verb(
-        "protein.prepare", "Turn a folder of structure files into shards of chains to train on."
-    ),
-    "train": verb("protein.train", "Train a flow on prepared chains (Hydra overrides)."),
-    "pairs": verb(
-        "protein.pairs", "Sample pairs of noise and backbone for reflow, and filter them."
-    ),
-    "reflow": verb("protein.reflow", "Train a rectified flow on pairs (Hydra overrides)."),
-    "sample": verb("protein.sample", "Generate backbones."),
-    "eval": verb(
-        "protein.eval",
-        "Measure structures: geometry, diversity, and designability with outside tools.",
-    ),
-    "convert": verb("protein.convert", "Convert the authors' checkpoints to ours and back."),
+VERBS = {
+    "prepare": Verb(f"{__name__}.prepare", "Turn structure files into shards of chains."),
+    "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and backbone, and filter them."),
+    "sample": Verb(f"{__name__}.sample", "Generate backbones."),
+    "eval": Verb(f"{__name__}.eval", "Measure structures, or what a model makes."),
+    "convert": Verb(f"{__name__}.convert", "Convert the authors' checkpoints to ours and back."),
 }

@@ -43,10 +43,11 @@ class CommandDesigner:
         self, backbone: Backbone, num_sequences: int, *, temperature: float, seed: int
     ) -> list[str]:
         """Return what the command wrote."""
-        from rectiflow_protein.io import read_fasta, write_structure
+        from rectiflow_protein.designability import write_for_design
+        from rectiflow_protein.io import read_fasta
 
         with tempfile.TemporaryDirectory() as scratch:
-            pdb = write_structure(Path(scratch) / "backbone.pdb", backbone)
+            pdb = write_for_design(Path(scratch) / "backbone.pdb", backbone)
             fasta = Path(scratch) / "designed.fasta"
             values = {
                 "pdb": pdb,

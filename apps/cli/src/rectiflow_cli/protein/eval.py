@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import answer, pick_device, table
-from rectiflow_cli.progress import counter, progress
-from rectiflow_cli.protein.options import Parser, make_tools
+from rectiflow import commands
+from rectiflow.commands import Measured, Parser, positive, progress, table
+
+from rectiflow_cli.errors import UsageError
+from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from rectiflow.evaluation import Evaluation
     from rectiflow_protein.io import Backbone
 
 MOVIES = ("_trajectory", "_predictions")
@@ -34,121 +40,196 @@ _SHOWN = (
 _ROWS_SHOWN = 20
 
 
-def _parser() -> Parser:
-    parser = Parser("eval", main.__doc__)
-    add = parser.add_argument
-    add("paths", metavar="DIR|FILE", nargs="+", help="structure files, or folders of them")
-    add("-o", "--out", metavar="DIR", help="write metrics.csv and summary.json there")
-    add("--no-diversity", action="store_true", help="do not compare all pairs")
-    add("--device", default="auto", help="of the predictor")
-    add("--foldseek", metavar="TABLE", help="result of a Foldseek search, for novelty")
-    parser.add_tools()
-    parser.add_json()
-    return parser
-
-
-def main(argv: list[str]) -> int:
+class Eval(commands.Evaluate):
     """Measure structures: geometry, secondary structure, diversity; designability with tools.
 
-    Raises
-    ------
-    UsageError
-        When there is no structure to measure, or a tool is missing.
+    With --weights the structures are sampled first, and nothing is written.
     """
-    args = _parser().parse_args(argv)
-    designer, predictor = make_tools(args, pick_device(args.device))
-    chains, refused = _read(args.paths, quiet=args.json)
-    from rectiflow_protein.evaluation import evaluate
 
-    with counter("measuring", unit="chain", quiet=args.json) as show:
+    domain = "protein"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
+    examples = (
+        "backbones -o measured",
+        "--weights small --lengths 60,80,100 --num 4",
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add files, or samples to make, and measures."""
+        add = parser.group("what is measured")
+        add("paths", metavar="DIR|FILE", nargs="*", help="Structure files, or folders of them.")
+        flags.add_lengths(add, "what --weights samples")
+        add("--num", type=positive, default=1, help="Samples of each length, with --weights.")
+        add = parser.group("measures")
+        add("--no-diversity", action="store_true", help="Do not compare all pairs.")
+        add("--foldseek", metavar="TABLE", help="The result of a Foldseek search, for novelty.")
+        flags.add_bound(add)
+        flags.add_tools(parser)
+        flags.add_solver(parser, steps=50)
+
+    def measure(self, args: Any, progress: Any) -> Measured:
+        """Measure files or samples."""
+        from rectiflow_protein.evaluation import evaluate
+
+        designer, predictor = flags.make_tools(args)
+        if bool(args.paths) == bool(args.weights):
+            raise UsageError(
+                f"eval measures files or a model, got {'both' if args.paths else 'neither'}; "
+                "expected structure files, or --weights with --lengths."
+            )
+        chains, told = (
+            _read(args.paths, quiet=args.json, **flags.max_bytes_of(args))
+            if args.paths
+            else (self._sampled(args), {})
+        )
         found = evaluate(
-            chains,
+            [chain.backbone for chain in chains],
             designer=designer,
             predictor=predictor,
             num_sequences=args.num_sequences,
             diversity=not args.no_diversity,
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
-            progress=show,
+            progress=progress,
         )
-    written = found.save(args.out) if args.out else []
-    document = {
-        "summary": found.summary,
-        "structures": found.rows,
-        "refused": refused,
-        "files": written,
-    }
-    answer(document, _text(found.rows, found.summary, written), as_json=args.json)
-    return DONE
+        return Measured(found, told, partial(_figures, chains))
+
+    def _sampled(self, args: Any) -> list[Chain]:
+        if not args.lengths:
+            raise UsageError("--weights samples backbones, got no --lengths; expected some.")
+        lengths = [n for n in args.lengths for _ in range(args.num)]
+        pipe = self.load(args)
+        result = pipe(
+            lengths,
+            steps=args.steps,
+            solver=flags.make_solver(args),
+            seed=args.seed,
+            corrections=flags.make_corrections(args),
+        )
+        return [Chain(sample.backbone(), sample.name) for sample in result.samples]
+
+    def tell(self, found: Evaluation) -> str:
+        """Return a line for each structure, and the means."""
+        return _text(found.rows, found.summary)
 
 
-def _read(paths: list[str], *, quiet: bool) -> tuple[list[Backbone], dict[str, str]]:
-    """Read every chain; a bad file in a folder is passed over with a word, a named one stops."""
+@dataclass(frozen=True)
+class Chain:
+    """A chain to measure, whose backbone has a name of its own, and its name without a folder."""
+
+    backbone: Backbone
+    short: str
+
+
+def _read(paths: list[str], *, quiet: bool, **bound: int) -> tuple[list[Chain], dict[str, Any]]:
+    """Read every chain, and tell what was left out of files and which were passed over.
+
+    A bad file in a folder is passed over, a named one stops.
+    """
     from rectiflow_protein.io import StructureError, read_structure
 
-    chains: list[Backbone] = []
+    structures: dict[Path, Backbone] = {}
     refused: dict[str, str] = {}
     named = {Path(path) for path in paths}
     for path in progress(_files(paths), "reading", quiet=quiet):
         try:
-            structure = read_structure(path)
+            structures[path] = read_structure(path, **bound)
         except StructureError as error:
             if path in named:
                 raise
             refused[str(path)] = str(error)
             sys.stderr.write(f"passed over: {error}\n")
-            continue
-        chains += _chains(structure)
-    if not chains:
+    if not structures:
         raise UsageError(
             f"none of {', '.join(paths)} holds a structure, got {len(refused)} file(s) that cannot "
             "be read; expected PDB or mmCIF files."
         )
-    return chains, refused
+    left_out = {str(path): [*s.dropped] for path, s in structures.items() if s.dropped}
+    for file, texts in left_out.items():
+        for text in texts:
+            sys.stderr.write(f"left out of {file}: {text}\n")
+    return _chains(structures), {"left_out": left_out, "refused": refused}
 
 
-def _novelty(table: str, chains: list[Backbone]) -> dict[str, float]:
+def _novelty(table: str, chains: list[Chain]) -> dict[str, float]:
     """Return TM-scores of the nearest known structures by the stems of the query files."""
     from rectiflow_protein.metrics import read_foldseek
 
     found = {Path(name).stem: score for name, score in read_foldseek(table).items()}
-    if not any(chain.name in found for chain in chains):
+    known = Counter(chain.short for chain in chains if chain.short in found)
+    if not known:
         raise UsageError(
             f"{table} has none of the structures, got {sorted(found)[:4]}; expected queries such "
-            f"as {chains[0].name}.pdb. Search with the same files that are measured."
+            f"as {chains[0].short}.pdb. Search with the same files that are measured."
         )
-    return found
+    name, count = known.most_common(1)[0]
+    if count > 1:
+        raise UsageError(
+            f"{table} cannot tell {count} structures apart that are all called {name}; expected "
+            "one of a name. Search and measure each folder on its own."
+        )
+    return {chain.backbone.name: found[chain.short] for chain in chains if chain.short in found}
 
 
-def _chains(structure: Backbone) -> list[Backbone]:
-    from dataclasses import replace
+def _chains(structures: dict[Path, Backbone]) -> list[Chain]:
+    """Chains by short names, and by their paths where those would be the same."""
+    parts = [
+        (path, key if several else "", part)
+        for path, structure in structures.items()
+        for several in [len(structure.chains()) > 1]
+        for key, part in structure.chains().items()
+    ]
 
-    parts = structure.chains()
-    if len(parts) == 1:
-        return [structure]
-    return [replace(part, name=f"{structure.name}_{key}") for key, part in parts.items()]
+    def named(start: str, key: str) -> str:
+        return f"{start}_{key}" if key else start
+
+    short = Counter(named(part.name, key) for _, key, part in parts)
+    return [
+        Chain(replace(part, name=name if short[name] == 1 else named(path.as_posix(), key)), name)
+        for path, key, part in parts
+        for name in [named(part.name, key)]
+    ]
 
 
 def _files(paths: list[str]) -> list[Path]:
+    """Structure files, each once; movies of a folder are passed over for their structures."""
     from rectiflow_protein.io import format_of
 
-    found: list[Path] = []
+    found: dict[Path, Path] = {}
+    movies = 0
     for path in map(Path, paths):
         if not path.exists():
             raise UsageError(f"there is no {path}; expected structure files or folders of them.")
         if path.is_file():
-            found.append(path)
+            found.setdefault(path.resolve(), path)
             continue
         inside = sorted(p for p in path.rglob("*") if p.is_file() and format_of(p) is not None)
-        found += [
-            p
-            for p in inside
-            if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            and not p.name.partition(".")[0].endswith(MOVIES)
-        ]
-    return found
+        for p in inside:
+            if any(part.startswith(".") for part in p.relative_to(path).parts):
+                continue
+            if p.name.partition(".")[0].endswith(MOVIES):
+                movies += 1
+                continue
+            found.setdefault(p.resolve(), p)
+    if movies:
+        sys.stderr.write(f"passed over: {movies} trajectories beside their structures\n")
+    return list(found.values())
 
 
-def _text(rows: list[dict[str, Any]], summary: dict[str, float], written: list[Path]) -> str:
+def _figures(chains: list[Chain]) -> dict[str, Figure]:
+    """Draw torsions and distances of all, and the distance maps of the chains of the table."""
+    import torch
+    from rectiflow_protein import plots
+
+    coords = [torch.from_numpy(chain.backbone.coords) for chain in chains]
+    few = coords[:_ROWS_SHOWN]
+    top = plots.largest_distance([x[:, 1] for x in few])
+    drawn = {"ramachandran": plots.ramachandran(coords), "ca_ca": plots.ca_ca_histogram(coords)}
+    for i, (chain, x) in enumerate(zip(chains, few, strict=False), 1):
+        title = chain.backbone.name
+        drawn[f"distances_{i:03d}"] = plots.distance_matrix(x[:, 1], title=title, top=top)
+    return drawn
+
+
+def _text(rows: list[dict[str, Any]], summary: dict[str, float]) -> str:
     shown = [{key: row[key] for key in _SHOWN if key in row} for row in rows[:_ROWS_SHOWN]]
     mean = {key: summary.get(key) for key in shown[0]} | {"name": "mean", "length": ""}
     lines = [table([*shown, mean])]
@@ -156,6 +237,7 @@ def _text(rows: list[dict[str, Any]], summary: dict[str, float], written: list[P
         lines.append(f"({len(rows)} structures, the first {_ROWS_SHOWN} shown)")
     extra = [key for key in summary if key not in rows[0] and key != "count"]
     lines += [f"{key}: {summary[key]:.3f}" for key in extra]
-    if written:
-        lines.append(f"wrote {', '.join(str(path) for path in written)}")
     return "\n".join(lines)
+
+
+main = Eval()

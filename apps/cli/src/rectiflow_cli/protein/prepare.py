@@ -3,82 +3,73 @@
 from __future__ import annotations
 
 import argparse
-import logging
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rectiflow_cli.errors import DONE, UsageError
-from rectiflow_cli.options import Parser, answer, fractions_of, positive
-from rectiflow_cli.progress import counter
-from rectiflow_cli.rejections import reasons
+from rectiflow import commands
+from rectiflow.commands import Parser, positive
 
-if TYPE_CHECKING:
-    from rectiflow_protein.data import Report
+from rectiflow_cli.protein import flags
 
-
-def _parser() -> Parser:
-    parser = Parser("protein", "prepare", main.__doc__)
-    add = parser.add_argument
-    add("folder", metavar="FOLDER", help="structure files (PDB, mmCIF, BinaryCIF), or one file")
-    add("-o", "--out", required=True, metavar="SHARDS", help="folder to write")
-    add("--published", action="store_true", help="the filters of the published PDB set")
-    # Absent flags leave the choice to the library, or to --published.
-    absent: dict[str, Any] = {"default": argparse.SUPPRESS}
-    add("--min-length", type=positive, help="residues, included; 60 if absent", **absent)
-    add("--max-length", type=positive, help="residues, included; 512 if absent", **absent)
-    add("--max-coil", type=float, metavar="SHARE", help="largest share of coil", **absent)
-    add("--rg-quantile", type=float, metavar="Q", help="compact for its length; 0.96", **absent)
-    add("--max-resolution", type=float, metavar="Å", help="not included", **absent)
-    add("--max-chains", type=positive, help="protein chains of a file; 1: monomers", **absent)
-    add("--clusters", metavar="FILE", help="cluster file; by shared 4-mers if absent", **absent)
-    splits = "shares of train, valid and test among the clusters; 0.9,0.05,0.05 if absent"
-    add("--splits", dest="fractions", type=fractions_of, metavar="A,B,C", help=splits, **absent)
-    add("--seed", type=int, help="of the split; 0 if absent", **absent)
-    add("--workers", type=positive, help="processes; 1 if absent", **absent)
-    parser.add_json()
-    return parser
+OWN = (
+    *("min_length", "max_length", "max_coil", "rg_quantile", "max_resolution", "max_chains"),
+    "clusters",
+)
 
 
-def main(argv: list[str]) -> int:
-    """Turn a folder of structure files into shards of chains to train on.
+class Prepare(commands.Prepare):
+    """Turn a folder of structure files into shards of chains to train on."""
 
-    Raises
-    ------
-    UsageError
-        When no chain is accepted.
-    """
-    options = vars(_parser().parse_args(argv))
-    as_json = options.pop("json")
-    folder, out = options.pop("folder"), options.pop("out")
-    published = options.pop("published")
-    from rectiflow_protein.data import PUBLISHED_FILTERS, prepare
+    domain = "protein"
+    examples = (
+        "structures -o shards --min-length 40 --max-length 128",
+        "pdb -o shards --published --workers 8",
+    )
+    takes = "Structure files (PDB, mmCIF, BinaryCIF) or archives, or one such file."
+    then = "train data.dir={folder} experiment=small"
+    mend = "Loosen the filters (--min-length, --max-length, ...), into a new folder."
 
-    # That no chain was accepted is said below, in one line.
-    logging.getLogger("rectiflow_protein.data.prepare").setLevel(logging.ERROR)
-    filters = PUBLISHED_FILTERS if published else {}
-    with counter("reading", unit="file", quiet=as_json) as progress:
-        report = prepare(folder, out, **{**filters, **options}, progress=progress)
-    rejected = report.folder / "rejected.csv"
-    told = reasons(rejected)
-    document = {**asdict(report), "rejected_csv": rejected, "reasons": dict(told)}
-    answer(document, _text(report, rejected, told), as_json=as_json)
-    if not report.chains:
-        raise UsageError(
-            f"no chain of {report.files} file(s) was accepted; {rejected} has the reason for each. "
-            "Loosen the filters (--min-length, --max-length, ...), into a new folder."
+    def own_flags(self, parser: Parser) -> None:
+        """Add the filters and the clusters."""
+        add = parser.group("filters")
+        add("--published", action="store_true", help="Filter as the published PDB set.")
+        # Absent flags leave the choice to the library, or to --published.
+        absent: dict[str, Any] = {"default": argparse.SUPPRESS}
+        add("--min-length", type=positive, help="Residues, included; 60 if absent.", **absent)
+        add("--max-length", type=positive, help="Residues, included; 512 if absent.", **absent)
+        add("--max-coil", type=float, metavar="SHARE", help="Largest share of coil.", **absent)
+        add(
+            "--rg-quantile",
+            type=float,
+            metavar="Q",
+            help="Keep chains compact for their length; 0.96 is published.",
+            **absent,
         )
-    return DONE
+        add("--max-resolution", type=float, metavar="Å", help="Not included.", **absent)
+        add("--max-chains", type=positive, help="Chains of a file; 1 keeps monomers.", **absent)
+        add(
+            "--clusters",
+            metavar="FILE",
+            help="Clusters that stay in one split; by shared 4-mers if absent.",
+            **absent,
+        )
+        flags.add_bound(add)
+
+    def prepare(self, args: Any, progress: Any) -> Any:
+        """Prepare the chains."""
+        from rectiflow_protein.data import PUBLISHED_FILTERS, prepare
+
+        filters = PUBLISHED_FILTERS if args.published else {}
+        given = {name: value for name, value in vars(args).items() if name in OWN}
+        return prepare(
+            args.folder,
+            args.out,
+            **{**filters, **given, **flags.max_bytes_of(args)},
+            fractions=args.splits,
+            seed=args.seed,
+            workers=args.workers,
+            progress=progress,
+            overwrite=args.overwrite,
+        )
 
 
-def _text(report: Report, rejected: Path, told: list[tuple[str, int]]) -> str:
-    splits = ", ".join(f"{count} {name}" for name, count in report.splits.items())
-    lines = [
-        f"accepted {report.chains} chains ({report.residues} residues, {report.clusters} clusters; "
-        f"{splits}) of {report.files} file(s)",
-        f"rejected {report.rejected}; each with its reason in {rejected}",
-        *(f"  {count:>6}  {reason}" for reason, count in told),
-    ]
-    if report.chains:
-        lines.append(f"next: rectiflow protein train data.dir={report.folder} experiment=small")
-    return "\n".join(lines)
+main = Prepare()

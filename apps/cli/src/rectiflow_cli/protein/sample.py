@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow_cli.errors import DONE
-from rectiflow_cli.options import answer, positive, table
-from rectiflow_cli.progress import counter
-from rectiflow_cli.protein.options import Parser, lengths_of, make_pipeline, make_solver
-from rectiflow_cli.protein.sample_folder import SampleFolder
+from rectiflow import commands
+from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.costs import Load
+
+from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
-    from rectiflow.solvers import Solver
     from rectiflow_protein.pipeline import BackbonePipeline
 
 _BATCHES_PER_SAVE = 4  # what a killed run has to do again, in full batches
@@ -25,119 +23,143 @@ POLY_ALANINE = (
 )
 
 
-@dataclass(frozen=True)
-class Request:
-    """One sample to make: its number, which fixes the noise, and its length."""
-
-    index: int
-    length: int
-
-
-def _parser() -> Parser:
-    parser = Parser("sample", main.__doc__)
-    add = parser.add_argument
-    lengths = parser.add_mutually_exclusive_group(required=True)
-    lengths.add_argument(
-        "--length", dest="lengths", type=lengths_of, metavar="N", help="residues of every sample"
-    )
-    lengths.add_argument(
-        "--lengths", type=lengths_of, metavar="A,B|A:B:STEP", help="several lengths, ends included"
-    )
-    add("--num", type=positive, default=1, help="samples of each length")
-    add("-o", "--out", required=True, metavar="DIR", help="folder to write")
-    add("--format", choices=("pdb", "cif"), default="pdb", help="of the structures")
-    add("--trajectory", action="store_true", help="write every step as the models of a file")
-    parser.add_shard()
-    parser.add_sampling(steps=50)
-    add("--last-time", type=float, help="of the last call; by default as the call before")
-    add("--max-pairs", type=positive, help="largest batch times squared length")
-    parser.add_json()
-    return parser
-
-
-def main(argv: list[str]) -> int:
+class Sample(commands.Make):
     """Generate backbones of given lengths.
 
     Samples that are there already, made with the same settings, are left as they are.
     """
-    args = _parser().parse_args(argv)
-    solver = make_solver(args.solver, args.rotation, args.rate)
-    lengths = [n for n in args.lengths for _ in range(args.num)]
-    part, parts = args.shard
-    wanted = [Request(i, n) for i, n in enumerate(lengths) if i % parts == part]
-    pipe = make_pipeline(args)
-    folder = SampleFolder(
-        Path(args.out), _settings(args, pipe, solver), args.shard, f".{args.format}"
+
+    domain, name, unit = "protein", "sample", "structure"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
+    examples = (
+        "--length 100 --num 8 --steps 50 -o backbones",
+        "--lengths 60:128:4 --num 10 --shard 0/4 -o backbones --device cuda",
     )
-    missing = [r for r in wanted if not folder.holds(r.index, r.length, movies=args.trajectory)]
-    with counter("sampling", unit="call", quiet=args.json) as show, folder.writing():
-        done = 0
-        for chunk in _chunks(missing, _budget(args.max_pairs, pipe)):
 
-            def tick(calls: int, total: int, done: int = done, size: int = len(chunk)) -> None:
-                show(round((done + size * calls / total) * args.steps), len(missing) * args.steps)
+    def own_flags(self, parser: Parser) -> None:
+        """Add what is sampled, and how."""
+        group = parser.add_argument_group("samples")
+        lengths = group.add_mutually_exclusive_group(required=True)
+        lengths.add_argument(
+            "--length",
+            dest="lengths",
+            type=flags.lengths_of,
+            metavar="N",
+            help="Residues of every sample.",
+        )
+        flags.add_lengths(lengths.add_argument, "the samples")
+        add = group.add_argument
+        add("--num", type=positive, default=1, help="Samples of each length.")
+        add(
+            "--motif",
+            metavar="FILE:A10-30,B5",
+            help="Residues of a structure that stand in every sample as they are, in this order; "
+            "the rest is built around them.",
+        )
+        add = parser.group("output")
+        add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
+        add("--format", choices=("pdb", "cif"), default="pdb", help="Of the structures.")
+        add("--trajectory", action="store_true", help="Write every step as models of a file.")
+        flags.add_solver(parser, steps=50)
+        add = parser.group("details")
+        add(
+            "--last-time",
+            type=float,
+            metavar="T",
+            help="Of the last network call; the time of the call before, as published, if absent.",
+        )
+        add(
+            "--max-pairs",
+            type=positive,
+            metavar="N",
+            help="Largest batch times squared length; by the device if absent.",
+        )
 
-            result = pipe(
-                [request.length for request in chunk],
-                steps=args.steps,
-                solver=solver,
-                seed=args.seed,
-                indices=[request.index for request in chunk],
-                last_time=args.last_time,
-                max_pairs=args.max_pairs,
-                trajectory=args.trajectory,
-                progress=tick,
-            )
-            folder.add(result)
-            done += len(chunk)
-    rows = folder.rows([(r.index, r.length) for r in wanted])
-    summary = _by_length(rows)
-    document = {
-        **folder.document(rows),
-        "summary": summary,
-        "made": len(missing),
-        "kept": len(wanted) - len(missing),
-        "note": POLY_ALANINE,
-    }
-    answer(document, _text(args.out, document, summary), as_json=args.json)
-    return DONE
+    def jobs(self, args: Any) -> list[Job]:
+        """Return a job for each sample; its number fixes the noise."""
+        from rectiflow_protein.result import file_names, sample_name
 
+        if args.motif is not None:
+            from rectiflow_protein.motif import read_motif
 
-def _settings(args: Any, pipe: BackbonePipeline, solver: Solver) -> dict[str, Any]:
-    """Return what decides a sample, beside its number and length."""
-    from rectiflow.storage.pretrained import weights_hash
+            args.motif = read_motif(args.motif)
+            args.motif.check(min(args.lengths))
+        lengths = [n for n in args.lengths for _ in range(args.num)]
+        suffix = f".{args.format}"
+        return [
+            Job(name, (i, n), tuple(file_names(name, suffix, movies=args.trajectory)))
+            for i, n in enumerate(lengths)
+            for name in (sample_name(n, i),)
+        ]
 
-    return {
-        "weights": str(args.weights),
-        "weights_hash": weights_hash(pipe.network),
-        "seed": args.seed,
-        "steps": args.steps,
-        "nfe": (args.steps - 1) * solver.nfe + 1,
-        "solver": repr(solver),
-        "edge_dtype": args.dtype,
-        "last_time": args.last_time,
-    }
+    def settings(self, args: Any, pipe: BackbonePipeline) -> dict[str, Any]:
+        """Return what decides a sample beside its number and length."""
+        return pipe.sampling(
+            args.steps,
+            flags.make_solver(args),
+            args.seed,
+            args.last_time,
+            flags.make_corrections(args),
+            args.motif,
+        )
 
-
-def _budget(max_pairs: int | None, pipe: BackbonePipeline) -> int:
-    from rectiflow_protein.pipeline import PAIRS_PER_BATCH
-
-    batch = max_pairs or PAIRS_PER_BATCH["cuda" if pipe.device.type == "cuda" else "cpu"]
-    return _BATCHES_PER_SAVE * batch
-
-
-def _chunks(missing: list[Request], budget: int) -> Iterator[list[Request]]:
-    """Cut the requests, longest first, into calls of a few batches each."""
-    chunk: list[Request] = []
-    pairs = 0
-    for request in sorted(missing, key=lambda r: (-r.length, r.index)):
-        if chunk and pairs + request.length**2 > budget:
+    def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Cut the samples, longest first, into calls of a few batches each."""
+        budget = _BATCHES_PER_SAVE * (args.max_pairs or pipe.pairs_per_batch)
+        chunk: list[Job] = []
+        pairs = 0
+        for job in sorted(jobs, key=lambda job: (-job.asked[1], job.asked[0])):
+            length = job.asked[1]
+            if chunk and pairs + length**2 > budget:
+                yield chunk
+                chunk, pairs = [], 0
+            chunk.append(job)
+            pairs += length**2
+        if chunk:
             yield chunk
-            chunk, pairs = [], 0
-        chunk.append(request)
-        pairs += request.length**2
-    if chunk:
-        yield chunk
+
+    def loads(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> list[Load]:
+        """Return the padded batches that the calls come to."""
+        from rectiflow_protein.sampling import batches
+
+        calls = pipe.sampling(args.steps, flags.make_solver(args), 0, None)["nfe"]
+        budget = args.max_pairs or pipe.pairs_per_batch
+        found = []
+        for chunk in self.chunks(args, pipe, jobs):
+            lengths = [job.asked[1] for job in chunk]
+            for rows in batches(lengths, budget):
+                found.append(Load(len(rows), max(lengths[r] for r in rows), calls))
+        return found
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the batch, or of the length."""
+        return f"--max-pairs {rows * tokens**2}" if rows else f"--length {tokens} or less"
+
+    def make(
+        self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any
+    ) -> tuple[list[dict[str, Any]], float]:
+        """Sample some lengths in one call."""
+        result = pipe(
+            [job.asked[1] for job in jobs],
+            steps=args.steps,
+            solver=flags.make_solver(args),
+            seed=args.seed,
+            indices=[job.asked[0] for job in jobs],
+            last_time=args.last_time,
+            corrections=flags.make_corrections(args),
+            motif=args.motif,
+            max_pairs=args.max_pairs,
+            trajectory=args.trajectory,
+            progress=progress,
+        )
+        return result.write(folder, f".{args.format}"), result.seconds
+
+    def tell(self, args: Any, document: dict[str, Any]) -> str:
+        """Return the mean geometry of each length, and what comes next."""
+        lines = [super().tell(args, document)]
+        if document["samples"]:
+            lines.append(table(_by_length(document["samples"])))
+        return "\n".join([*lines, POLY_ALANINE])
 
 
 def _by_length(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -160,9 +182,4 @@ def _mean(rows: list[dict[str, Any]], name: str) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def _text(out: str, document: dict[str, Any], summary: list[dict[str, Any]]) -> str:
-    kept = f", {document['kept']} were there already" if document["kept"] else ""
-    lines = [f"{document['made']} structures written to {out}{kept}"]
-    if summary:
-        lines.append(table(summary))
-    return "\n".join([*lines, POLY_ALANINE])
+main = Sample()

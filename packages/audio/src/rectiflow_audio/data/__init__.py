@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings, find_captions, read_captions
-from rectiflow_audio.data.dataset import (
-    Clips,
-    DrawnBatches,
-    MixtureDataset,
-    WaveformDataset,
-)
+from rectiflow_audio.data.dataset import Clips, MixtureDataset, WaveformDataset
 from rectiflow_audio.data.extract import read_clip
 from rectiflow_audio.data.mixtures import Mixture, MixtureRules, mix
-from rectiflow_audio.data.prepare import Report, prepare
-from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.data.prepare import prepare
+from rectiflow_audio.data.prepared import PreparedSounds
 from rectiflow_audio.data.texts import TextTable, encode_texts
 
 __all__ = [
     "Augment",
     "Clips",
-    "DrawnBatches",
     "Mixture",
     "MixtureDataset",
     "MixtureRules",
     "PreparedSounds",
-    "Report",
     "TextTable",
     "WaveformDataset",
     "Wordings",

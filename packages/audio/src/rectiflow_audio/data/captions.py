@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,10 @@ from typing import Any
 import torch
 
 from rectiflow_audio.data.mixtures import labels_of
+from rectiflow_audio.data.tables import is_file, read_table
+
+PARAPHRASES = "paraphrases"
+"""Name of the list of wordings that comes with the package."""
 
 LISTS = ("metadata.csv", "captions.csv", "metadata.jsonl", "captions.jsonl", "captions.json")
 """Names under which :func:`find_captions` looks for a list."""
@@ -40,25 +43,26 @@ class Wordings:
     def read(cls, path: str | Path, share: float = 0.5) -> Wordings:
         """Read a CSV file with the columns ``label`` and ``caption``, one wording a row.
 
+        ``"paraphrases"`` is a list for the classes of the shipped checkpoint.
+
         Raises
         ------
+        FileNotFoundError
+            If there is no such file.
         ValueError
             If a column is missing or a cell is empty.
         """
+        if str(path) == PARAPHRASES and not Path(path).exists():
+            path = Path(__file__).with_name(f"{PARAPHRASES}.csv")
+        header, rows = read_table(path)
+        if not {"label", "caption"} <= set(header):
+            raise ValueError(f"{path} has the columns {header}; expected label and caption.")
         by_label: dict[str, list[str]] = {}
-        with Path(path).open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            if not {"label", "caption"} <= set(reader.fieldnames or ()):
-                raise ValueError(
-                    f"{path} has the columns {reader.fieldnames}; expected label and caption."
-                )
-            for row in reader:
-                label, caption = (row["label"] or "").strip(), (row["caption"] or "").strip()
-                if not label or not caption:
-                    raise ValueError(
-                        f"{path}, line {reader.line_num}: label or caption is empty; expected both."
-                    )
-                by_label.setdefault(label, []).append(caption)
+        for line, cells in rows:
+            told = dict(zip(header, map(str.strip, cells), strict=True))
+            if not told["label"] or not told["caption"]:
+                raise ValueError(f"{path}, line {line}: label or caption is empty; expected both.")
+            by_label.setdefault(told["label"], []).append(told["caption"])
         return cls(by_label, share)
 
     @property
@@ -134,25 +138,19 @@ def read_captions(path: str | Path) -> list[Entry]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If a column is missing, a line is not JSON, or the file is not UTF-8 text.
+        If a column is missing, a row has more or fewer cells than the header, a quote is not
+        closed, a line is not JSON, or the file is not UTF-8 text.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise FileNotFoundError(f"there is no {path}; expected a list of captions. Check the path.")
     is_json = path.suffix.lower() in (".jsonl", ".json")
-    try:
-        rows = list(_json_rows(path) if is_json else _csv_rows(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
-        ) from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV file ({error}).") from error
+    rows = list(_json_rows(path) if is_json else _csv_rows(path))
     if not rows:
         raise ValueError(f"{path} lists nothing; expected a row for each sound.")
     return [
         Entry(
-            _cell(row, "file", "wav"),
+            _name(row),
             _cell(row, "caption"),
             _cell(row, "label", "class"),
             _cell(row, "split"),
@@ -163,26 +161,31 @@ def read_captions(path: str | Path) -> list[Entry]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        names = [name.strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = names
-        if not {"file", "wav"} & set(names) or "caption" not in names:
-            raise ValueError(
-                f"{path} has the columns {names}; expected file (or wav) and caption. Add a "
-                "header line that names them."
-            )
-        for row in reader:
-            yield reader.line_num, row
+    header, rows = read_table(path)
+    names = [name.lower() for name in header]
+    if not {"file", "wav"} & set(names) or "caption" not in names:
+        raise ValueError(
+            f"{path} has the columns {names}; expected file (or wav) and caption. Add a header "
+            "line that names them."
+        )
+    for line, cells in rows:
+        yield line, dict(zip(names, cells, strict=True))
 
 
 def _json_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). Save it as UTF-8."
+        ) from error
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+            str(row).encode()  # escapes may stand for halves of characters
+        except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path}, line {number}: not JSON ({error}); expected one object a line, such as "
                 '{"wav": "dog.wav", "label": "dog", "caption": "a dog barks"}.'
@@ -204,3 +207,9 @@ def _cell(row: Mapping[str, Any], *names: str) -> str:
         if value is not None and str(value).strip():
             return " ".join(str(value).split())
     return ""
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    """Name of the file; spaces in it belong to it."""
+    names = (row.get(key) for key in ("file", "wav"))
+    return next((str(name) for name in names if name is not None and str(name).strip()), "")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rectiflow.training.data import FlowData
-from torch.utils.data import Dataset, default_collate
+from rectiflow.training.held_out import HeldOut
+from rectiflow.training.stream import drawn
 
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.dataset import (
     Augmentation,
-    DrawnBatches,
     MixtureDataset,
     WaveformDataset,
 )
 from rectiflow_audio.data.mixtures import MixtureRules
-from rectiflow_audio.data.shards import PreparedSounds
+from rectiflow_audio.data.prepared import PreparedSounds
 
 
 class SeparationData(FlowData):
@@ -41,7 +38,7 @@ class SeparationData(FlowData):
         Further captions per label, or their CSV file; embedded by the preparation.
     augment : Augmentation, optional
         Of the train split.
-    loop, absent, alone : float
+    loop, absent, alone, crowd, ask_both
         As for :class:`MixtureDataset`; of the train split.
     balanced : bool, default False
         Draw labels evenly.
@@ -76,6 +73,8 @@ class SeparationData(FlowData):
         loop: float = 0.25,
         absent: float = 0.0,
         alone: float = 0.0,
+        crowd: float = 0.0,
+        ask_both: bool = False,
         balanced: bool = False,
         validation_snr_db: float = 0.0,
         validation_seed: int = 0,
@@ -98,11 +97,13 @@ class SeparationData(FlowData):
             loop=loop,
             absent=absent,
             alone=alone,
+            crowd=crowd,
+            ask_both=ask_both,
             balanced=balanced,
             seed=seed,
         )
         held_out = None
-        if self.prepared.rows("valid"):
+        if len(self.prepared.rows("valid")):
             fixed = MixtureRules((validation_snr_db, validation_snr_db), rules.ambiguous)
             held_out = HeldOut(
                 MixtureDataset(
@@ -117,7 +118,7 @@ class SeparationData(FlowData):
             )
         super().__init__(
             dataset,
-            partial(_batches, len(dataset), batch_size, seed),
+            drawn(len(dataset), batch_size, seed),
             held_out,
             num_workers=num_workers,
             pin_memory=pin_memory,
@@ -129,18 +130,12 @@ class WaveformData(FlowData):
 
     Parameters
     ----------
-    folder : str or Path
-        Output of ``prepare``.
-    batch_size : int, default 4
-        Clips per rank and step.
-    window_seconds : float, default 10.24
-        Length of an example.
+    folder, batch_size, window_seconds, num_workers, pin_memory
+        As for :class:`SeparationData`; captions need not be embedded.
     augment, loop, quietest_db
         As for :class:`WaveformDataset`; of the train split.
     seed : int
         Of the crops and their order.
-    num_workers, pin_memory
-        As for :class:`SeparationData`.
     """
 
     def __init__(
@@ -166,40 +161,13 @@ class WaveformData(FlowData):
             seed=seed,
         )
         held_out = None
-        if self.prepared.rows("valid"):
+        if len(self.prepared.rows("valid")):
             clips = WaveformDataset(self.prepared.clips("valid"), window_seconds, loop=0.0)
             held_out = HeldOut(clips, batch_size)
         super().__init__(
             dataset,
-            partial(_batches, len(dataset), batch_size, seed),
+            drawn(len(dataset), batch_size, seed),
             held_out,
             num_workers=num_workers,
             pin_memory=pin_memory,
         )
-
-
-class HeldOut:
-    """Batches of every item of a dataset in order, the same at each iteration.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        A pure function of the row.
-    batch_size : int
-        Items per batch; the last may have fewer.
-    """
-
-    def __init__(self, dataset: Dataset[Any], batch_size: int) -> None:
-        self.dataset, self.batch_size = dataset, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch_size)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        rows = range(len(self.dataset))  # type: ignore[arg-type]
-        for start in range(0, len(rows), self.batch_size):
-            yield default_collate([self.dataset[i] for i in rows[start : start + self.batch_size]])
-
-
-def _batches(n_items: int, batch_size: int, seed: int, rank: int, world_size: int) -> DrawnBatches:
-    return DrawnBatches(n_items, batch_size, seed=seed, rank=rank, world_size=world_size)

@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from rectiflow.randomness import counter_generator
-from rectiflow.training.stream import ShuffledBatches
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import Dataset
@@ -65,13 +64,21 @@ class Clips:
         What is heard, one sentence per clip.
     labels : sequence of str
         Class of each clip, or several separated by commas; may be empty.
+    further : sequence of sequences of str, optional
+        Other captions of each clip, as true as the first.
     """
 
     waves: Waves
     captions: Sequence[str]
     labels: Sequence[str]
+    further: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
+        if self.further and len(self.further) != len(self.captions):
+            raise ValueError(
+                f"further captions belong to clips, got {len(self.further)} for "
+                f"{len(self.captions)} clips; expected a list for each, or none at all."
+            )
         if not len(self.waves) == len(self.captions) == len(self.labels):
             raise ValueError(
                 f"clips need one caption and one label each, got {len(self.waves)} waves, "
@@ -80,6 +87,17 @@ class Clips:
 
     def __len__(self) -> int:
         return len(self.waves)
+
+    @property
+    def texts(self) -> list[str]:
+        """All captions."""
+        return [*self.captions, *(text for texts in self.further for text in texts)]
+
+    def draw_caption(self, row: int, generator: torch.Generator) -> str:
+        """Return one of a clip's captions; nothing is drawn where there is one."""
+        others = self.further[row] if self.further else ()
+        chosen = int(torch.randint(len(others) + 1, (), generator=generator)) if others else 0
+        return others[chosen - 1] if chosen else self.captions[row]
 
 
 class MixtureDataset(Dataset[dict[str, Any]]):
@@ -105,6 +123,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         Probability that the target is not in the mixture, so that silence is the right answer.
     alone : float, default 0.0
         Probability that nothing else is in the mixture.
+    crowd : float, default 0.0
+        Probability that the interferer is not one sound but two.
+    ask_both : bool, default False
+        Tell the (first) interferer and its caption too, so that the mixture serves two queries.
     balanced : bool, default False
         Draw the label first, then a clip of it, for target and interferer: a row then only
         numbers the draw. Otherwise row i is clip i.
@@ -129,17 +151,20 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         loop: float = 0.25,
         absent: float = 0.0,
         alone: float = 0.0,
+        crowd: float = 0.0,
+        ask_both: bool = False,
         balanced: bool = False,
         seed: int = 0,
     ) -> None:
         self.clips, self.texts, self.seed = clips, texts, seed
+        self.crowd, self.ask_both = crowd, ask_both
         self.rules, self.wordings = rules or MixtureRules(), wordings or Wordings()
         self.augment, self.loop, self.absent, self.alone = augment, loop, absent, alone
         self.window = samples_of(window_seconds)
-        if min(loop, absent, alone) < 0 or loop > 1 or absent + alone > 1:
+        if min(loop, absent, alone, crowd) < 0 or max(loop, absent + alone, crowd) > 1:
             raise ValueError(
-                f"loop, absent and alone are probabilities, got {loop}, {absent} and {alone}; "
-                "expected each in [0, 1], and absent + alone at most 1."
+                f"loop, absent, alone and crowd are probabilities, got {loop}, {absent}, {alone} "
+                f"and {crowd}; expected each in [0, 1], and absent + alone at most 1."
             )
         pairs = zip(clips.labels, clips.captions, strict=True)
         self._labels = [labels_of(label, caption) for label, caption in pairs]
@@ -156,7 +181,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
     def captions(self) -> list[str]:
         """Every text that can be drawn, sorted."""
         nothing = NOTHING_PHRASES if self.rules.official else ()
-        return sorted({*self.clips.captions, *self.wordings.texts, *nothing})
+        return sorted({*self.clips.texts, *self.wordings.texts, *nothing})
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -169,28 +194,50 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         dict
             ``target`` and ``mixture (n,)``, ``context (k, d)``, ``context_mask (k,)``, the empty
             text's ``null_context (k, d)``, ``snr ()`` in decibel, ``caption``, and ``nothing ()``,
-            true where the authors would take a log-mel of zeros for the target.
+            true where the authors would take a log-mel of zeros for the target. If both are asked
+            for, ``other (n,)``, ``other_context (k, d)`` and ``other_mask (k,)``.
         """
         row, draw = index if isinstance(index, tuple) else (index, 0)
         generator = counter_generator("mixture", self.seed, draw, row)
         row = self._draw_row(generator) if self._of_label else row
         other = self._interferer(row, generator)
         snr = self.rules.draw_snr(generator)
-        caption = self.wordings.draw(self.clips.captions[row], self.clips.labels[row], generator)
-        target, interferer = (self._window(i, generator) for i in (row, other))
+        caption = self.clips.draw_caption(row, generator)
+        caption = self.wordings.draw(caption, self.clips.labels[row], generator)
+        target, asked = (self._window(i, generator) for i in (row, other))
+        interferer = asked
+        if self.crowd and float(torch.rand((), generator=generator)) < self.crowd:
+            third = self._interferer(row, generator, beside=other)
+            snr_of_third = self.rules.draw_snr(generator)
+            interferer = self.rules.mix(asked, self._window(third, generator), snr_of_third)
+            asked, interferer = interferer
         chance = float(torch.rand((), generator=generator, dtype=torch.float64))
         nothing = self.rules.official and chance < NOTHING_PROBABILITY
         if self.rules.official or chance >= self.absent + self.alone:
             target, mixture = self.rules.mix(target, interferer, snr)
+            gain = float((mixture - target).norm() / interferer.norm())
         elif chance < self.absent:
-            target, mixture = torch.zeros_like(target), normalise(interferer)[0]
+            target, (mixture, level) = torch.zeros_like(target), normalise(interferer)
+            gain = float(level.gain)
         else:
-            target = mixture = normalise(target)[0]
+            target, gain = normalise(target)[0], 0.0
+            mixture = target
         if nothing:
             chosen = int(torch.randint(len(NOTHING_PHRASES), (), generator=generator))
             caption, target = NOTHING_PHRASES[chosen], torch.zeros_like(target)
         context = self.texts[caption]
-        return {
+        both = {}
+        if self.ask_both:
+            told = self.wordings.draw(
+                self.clips.captions[other], self.clips.labels[other], generator
+            )
+            second = self.texts[told]
+            both = {
+                "other": gain * asked,
+                "other_context": second.states,
+                "other_mask": second.mask,
+            }
+        return both | {
             "target": target,
             "mixture": mixture,
             "context": context.states,
@@ -200,6 +247,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             "nothing": torch.tensor(nothing),
             "caption": caption,
         }
+
+    def partner(self, row: int, draw: int = 0) -> int:
+        """Return which clip row ``row`` is mixed with, where rows are not drawn by label."""
+        return self._interferer(row, counter_generator("mixture", self.seed, draw, row))
 
     def _window(self, row: int, generator: torch.Generator) -> Tensor:
         wave = self.clips.waves[row]
@@ -219,10 +270,12 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         rows = self._of_label[int(torch.randint(len(self._of_label), (), generator=generator))]
         return rows[int(torch.randint(len(rows), (), generator=generator))]
 
-    def _interferer(self, row: int, generator: torch.Generator) -> int:
+    def _interferer(self, row: int, generator: torch.Generator, beside: int | None = None) -> int:
+        """Draw a clip that goes with one, or with two of which there may be no third."""
+        rows = [row] if beside is None else [row, beside]
         for _ in range(_TRIES):
             other = self._draw_row(generator)
-            if self._fits(row, other):
+            if all(self._fits(each, other) for each in rows):
                 return other
         fitting = [other for other in range(len(self)) if self._fits(row, other)]
         return fitting[int(torch.randint(len(fitting), (), generator=generator))]
@@ -289,52 +342,6 @@ class WaveformDataset(Dataset[dict[str, Tensor]]):
         wave = fit(wave - wave.mean(), self.window, generator, loop=self.loop)
         level = 10 ** (self.quietest_db / 20 * float(torch.rand((), generator=generator)))
         return {"target": level * normalise(wave)[0]}
-
-
-class DrawnBatches:
-    """Batches of (row, draw): every row once, in a fresh order, for each draw.
-
-    A small data set fills a large batch by several draws of the same rows.
-
-    Parameters
-    ----------
-    n_items : int
-        Rows of the dataset.
-    batch_size : int
-        Items per rank and batch.
-    seed : int
-        Fixes the order; all ranks share it.
-    rank, world_size : int
-        As for :class:`rectiflow.training.stream.ShuffledBatches`.
-
-    Examples
-    --------
-    >>> batch, = DrawnBatches(2, 4).batches(0)
-    >>> sorted(batch)
-    [(0, 0), (0, 1), (1, 0), (1, 1)]
-    """
-
-    def __init__(
-        self, n_items: int, batch_size: int, *, seed: int = 0, rank: int = 0, world_size: int = 1
-    ) -> None:
-        if n_items < 1 or batch_size < 1:
-            raise ValueError(
-                f"batches need items, got n_items={n_items} and batch_size={batch_size}; expected "
-                "both at least 1."
-            )
-        self.n_items = n_items
-        self.draws = -(-batch_size * world_size // n_items)  # of each row in an epoch
-        self._shuffled = ShuffledBatches(
-            n_items * self.draws, batch_size, seed=seed, rank=rank, world_size=world_size
-        )
-
-    def batches(self, epoch: int) -> list[list[Index]]:
-        """Return the batches of one epoch."""
-        first = epoch * self.draws
-        return [
-            [(i % self.n_items, first + i // self.n_items) for i in batch]
-            for batch in self._shuffled.batches(epoch)
-        ]
 
 
 def samples_of(seconds: float) -> int:

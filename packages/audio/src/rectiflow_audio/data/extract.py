@@ -11,7 +11,8 @@ import torch
 from rectiflow.storage.preparation import Judged
 
 from rectiflow_audio.data.captions import Entry
-from rectiflow_audio.data.shards import pack_wave
+from rectiflow_audio.data.prepared import pack_wave
+from rectiflow_audio.data.tables import find_file, is_file
 from rectiflow_audio.frontend import SAMPLE_RATE, resample
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def _judge(entry: Entry, root: Path, channel: Channel) -> tuple[dict[str, Tensor
         _refuse("no caption")
     if entry.split and entry.split.lower() not in _SPLIT_NAMES:
         _refuse(f"unknown split {entry.split!r}, expected train, valid or test")
-    path = root / entry.file
-    if not path.is_file():
+    path = find_file(root, entry.file)
+    if not is_file(path):
         _refuse("there is no such file")
     wave, told = read_clip(path, channel)
     record = pack_wave(wave)

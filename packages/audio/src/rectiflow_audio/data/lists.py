@@ -6,11 +6,13 @@ part of the lists: get them from where the list's authors say.
 
 from __future__ import annotations
 
-import csv
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from rectiflow_audio.data.tables import find_file, is_file, read_table
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +113,8 @@ class ListForm:
         FileNotFoundError
             If the list is not there, or sounds are not.
         ValueError
-            If a column, a query or a number is missing, or no row is left.
+            If a column, a query or a number is missing, no row is left, or :func:`read_table`
+            refuses the list.
         """
         path, folder = Path(path), Path(folder)
         if prepared and self.index is None:
@@ -122,7 +125,7 @@ class ListForm:
         rows, missing = [], []
         for number, cells in self._cells(path):
             row = self._row(cells, folder, prepared, f"{path}, line {number}")
-            absent = [file for file in files_of(row) if not file.is_file()]
+            absent = [file for file in files_of(row) if not is_file(file)]
             missing += absent[:1]
             if not absent:
                 rows.append(row)
@@ -141,24 +144,10 @@ class ListForm:
 
     def _cells(self, path: Path) -> Iterator[tuple[int, Mapping[str, list[str]]]]:
         """Yield the line's number and its cells by column."""
-        if not path.is_file():
-            raise FileNotFoundError(f"there is no list {path}; expected a CSV file.")
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            header = [name.strip() for name in next(reader, [])]
-            places = self._places(header, path)
-            for cells in reader:
-                if not any(cells):
-                    continue
-                if len(cells) < len(header):
-                    raise ValueError(
-                        f"{path}, line {reader.line_num} is cut off, got {len(cells)} cells; "
-                        f"expected {len(header)}."
-                    )
-                yield (
-                    reader.line_num,
-                    {name: [cells[i].strip() for i in found] for name, found in places.items()},
-                )
+        header, rows = read_table(path)
+        places = self._places(header, path)
+        for line, cells in rows:
+            yield line, {name: [cells[i] for i in found] for name, found in places.items()}
 
     def _places(self, header: Sequence[str], path: Path) -> dict[str, list[int]]:
         """Find each column; one that comes twice has two places."""
@@ -182,14 +171,14 @@ class ListForm:
         self, cells: Mapping[str, list[str]], folder: Path, prepared: bool, where: str
     ) -> MixtureRow:
         def file(name: str) -> Path:
-            return folder / (name.removeprefix(self.root) + self.suffix)
+            return find_file(folder, name.removeprefix(self.root) + self.suffix)
 
-        query = cells[self.query][0]
+        query = cells[self.query][0].strip()
         if not query:
             raise ValueError(f"{where} has no query in column {self.query!r}; expected words.")
-        labels = tuple(cells[self.label]) if self.label else ()
+        labels = tuple(map(str.strip, cells[self.label])) if self.label else ()
         if prepared and self.index:
-            index = cells[self.index][0]
+            index = cells[self.index][0].strip()
             target, mixture = folder / f"segment-{index}.wav", folder / f"mixture-{index}.wav"
             return MixtureRow(target, (), query, None, labels, mixture)
         return MixtureRow(
@@ -203,11 +192,14 @@ class ListForm:
 
     def _number(self, text: str, where: str) -> float:
         try:
-            return float(text)
-        except ValueError as error:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number):
             raise ValueError(
                 f"{where} has no number in column {self.snr!r}, got {text!r}; expected decibel."
-            ) from error
+            )
+        return number
 
 
 def files_of(row: MixtureRow) -> list[Path]:

@@ -63,20 +63,7 @@ def si_sdr(
     with the machine epsilon of the dtype. The improvement SI-SDRi is the difference to the
     mixture's.
 
-    Parameters
-    ----------
-    estimate, reference : Tensor, shape (..., n)
-        Waveforms in any level.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        Decibel; higher is better.
-
-    Raises
-    ------
-    ValueError
-        If the lengths differ.
+    Parameters, result and errors are those of :func:`sdr`; the level does not matter.
 
     References
     ----------

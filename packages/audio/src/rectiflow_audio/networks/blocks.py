@@ -6,6 +6,7 @@ of channels and a transformer's tokens are a view of the picture.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -309,3 +310,19 @@ def to_picture(
 ) -> Float[Tensor, "b c h w"]:
     """Return tokens as a picture of the size of another."""
     return tokens.unflatten(1, like.shape[2:]).permute(0, 3, 1, 2)
+
+
+def check_groups(groups: int, channels: int, multipliers: Sequence[int]) -> None:
+    """Refuse widths that cannot be normalised by groups; the authors' classes have 32.
+
+    Raises
+    ------
+    ValueError
+        When a width is not a multiple of the groups.
+    """
+    widths = [channels * multiplier for multiplier in multipliers]
+    if groups < 1 or not widths or any(width < 1 or width % groups for width in widths):
+        raise ValueError(
+            f"every level must have a multiple of {groups} channels, got {widths}; expected "
+            "whole groups for the normalisations. Choose other channels or multipliers."
+        )

@@ -19,6 +19,7 @@ from rectiflow_audio.networks.blocks import (
     PictureTransformer,
     ResidualBlock,
     activate,
+    check_groups,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +51,16 @@ class UNetConfig:
     groups: int = 32
     heads: int | None = None  # of every attention; by head_channels if None
     depth: int = 1  # blocks per transformer
+    has_sentence: bool = False  # the mean of the query's states joins the time, in every block
+    bands: int | None = None  # columns of the picture that have a bias of their own
+    is_relative: bool = False  # velocities are told as shares of the mixture's latents
+    start_noise: float | None = (
+        None  # the flow starts at the mixture with so much noise, or at noise
+    )
+
+    def __post_init__(self) -> None:
+        """Check that normalisations have whole groups of channels."""
+        check_groups(self.groups, self.channels, self.multipliers)
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
@@ -159,7 +170,13 @@ class TextUNet(nn.Module):
         widths = [sizes.channels * m for m in sizes.multipliers]
         top = len(widths) - 1
         self.conv_in = nn.Conv2d(2 * sizes.latent_channels, widths[0], 3, padding=1)
+        if sizes.bands is not None:
+            self.bands = nn.Parameter(torch.zeros(widths[0], 1, sizes.bands))
         self.time_embedding = TimeEmbedding(sizes.channels, 4 * sizes.channels)
+        if sizes.has_sentence:
+            self.sentence = nn.Linear(sizes.context_channels, 4 * sizes.channels)
+            nn.init.zeros_(self.sentence.weight)
+            nn.init.zeros_(self.sentence.bias)
         levels, skips = [], [widths[0]]
         for i, width in enumerate(widths):
             inputs = [skips[-1], *[width] * (sizes.blocks - 1)]
@@ -186,6 +203,7 @@ class TextUNet(nn.Module):
         t: Float[Tensor, " b"],
         text_keys: Float[Tensor, "b n k"],
         bias: Float[Tensor, "b 1 1 n"],
+        sentence: Float[Tensor, "b d"] | None = None,
     ) -> Float[Tensor, "b d h w"]:
         """Return all output channels.
 
@@ -199,10 +217,15 @@ class TextUNet(nn.Module):
             From :meth:`text_keys`.
         bias : Tensor
             Added to the scores of the text's tokens.
+        sentence : Tensor, optional
+            The text as a whole, for networks that take it.
         """
         texts = self._texts(text_keys)
-        time = F.silu(self.time_embedding(time_features(t, self.channels).to(x.dtype)))
+        time = self.time_embedding(time_features(t, self.channels).to(x.dtype))
+        time = F.silu(time if sentence is None else time + self.sentence(sentence))
         h = self.conv_in(x)
+        if hasattr(self, "bands"):
+            h = h + self.bands
         skips = [h]
         for level in self.down_blocks:
             for i, resnet in enumerate(level.resnets):
@@ -270,6 +293,15 @@ def time_features(t: Float[Tensor, " b"], channels: int) -> Float[Tensor, "b c"]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def whole_text(
+    context: Float[Tensor, "b n d"], context_mask: Float[Tensor, "b n"]
+) -> Float[Tensor, "b d"]:
+    """Return the mean of the states that count, of unit mean square."""
+    weights = (context_mask == 1).to(context.dtype)[:, :, None]
+    mean = (context * weights).sum(1) / weights.sum(1).clamp_min(1)
+    return F.normalize(mean, dim=-1) * math.sqrt(context.shape[-1])
+
+
 class SeparationUNet(Pretrained, nn.Module):
     """Velocity of the latents of the wanted sound, given those of the mixture and a query.
 
@@ -328,8 +360,19 @@ class SeparationUNet(Pretrained, nn.Module):
             )
         keys = cond["text_keys"] if "text_keys" in cond else self.unet.text_keys(cond["context"])
         bias = torch.where(cond["context_mask"] == 1, 0.0, HIDDEN).to(x.dtype)[:, None, None]
-        out = self.unet(torch.cat([x, cond["mixture"]], dim=1), t, keys, bias)
-        return out[:, : self.sizes.latent_channels]
+        sentence = None
+        if self.sizes.has_sentence:
+            sentence = whole_text(cond["context"], cond["context_mask"]).to(x.dtype)
+        out = self.unet(torch.cat([x, cond["mixture"]], dim=1), t, keys, bias, sentence)
+        out = out[:, : self.sizes.latent_channels]
+        return out * cond["mixture"] if self.sizes.is_relative else out
+
+    def start(
+        self, noise: Float[Tensor, "b c h w"], cond: Mapping[str, Tensor]
+    ) -> Float[Tensor, "b c h w"]:
+        """Return where the flow starts: at the noise, or at the mixture and a little of it."""
+        width = self.sizes.start_noise
+        return noise if width is None else cond["mixture"] + width * noise
 
     def with_text_keys(self, cond: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Add to a condition the keys and values of its text, which are the same at every step.

@@ -17,6 +17,7 @@ from rectiflow_audio.networks.blocks import (
     PixelAttention,
     ResidualBlock,
     activate,
+    check_groups,
 )
 
 if TYPE_CHECKING:
@@ -41,15 +42,16 @@ class VaeConfig:
     attention: tuple[int, ...] = ()  # levels that attend, besides the middle
     inner_channels: int | None = None  # between the two 1x1 convolutions; latent_channels if None
 
+    def __post_init__(self) -> None:
+        """Check that normalisations have whole groups of channels."""
+        check_groups(self.groups, self.channels, self.multipliers)
+
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
-        """Read sizes from the arguments of the authors' ``AutoencoderKL``.
+        """Read sizes from ``ddconfig`` and ``embed_dim`` of the authors' ``AutoencoderKL``.
 
-        Parameters
-        ----------
-        config : mapping
-            With ``ddconfig`` and ``embed_dim``, as under ``first_stage_config.params`` of the
-            authors' yaml; what concerns training is ignored.
+        They stand under ``first_stage_config.params`` of the authors' yaml; what concerns training
+        is ignored.
 
         Raises
         ------

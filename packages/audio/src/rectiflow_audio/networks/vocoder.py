@@ -85,13 +85,17 @@ class VocoderConfig:
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
-        """Read the sizes from the JSON of an official BigVGAN; its training settings are ignored.
+        """Read the sizes from the JSON of an official BigVGAN; what is for training is ignored.
+
+        As in the authors' class, blocks are of the first kind if ``resblock`` is ``"1"``, else of
+        the second; they use the first three dilations, or two; and what a list has beyond the one
+        it goes with is ignored.
 
         Raises
         ------
         ValueError
-            When a size is missing, or it asks for blocks or activations that BigVGAN does not
-            have.
+            When a size is missing or no size, a list is too short, or it asks for activations that
+            BigVGAN does not have.
         """
         missing = [name for name in _NEEDED if name not in config]
         if missing:
@@ -99,22 +103,33 @@ class VocoderConfig:
                 f"vocoder config lacks {missing}, got {sorted(config)}; expected the config.json "
                 "of a BigVGAN."
             )
-        block, activation = str(config["resblock"]), config["activation"]
-        if block not in ("1", "2"):
-            raise ValueError(f"unknown resblock {block!r}; expected '1' or '2'.")
+        is_paired, activation = config["resblock"] == "1", config["activation"]
         if activation not in ("snake", "snakebeta"):
             raise ValueError(f"unknown activation {activation!r}; expected 'snake' or 'snakebeta'.")
+        rates = _sizes(config, "upsample_rates")
+        blocks = _sizes(config, "resblock_kernel_sizes")
+        dilations, used = config["resblock_dilation_sizes"], 3 if is_paired else 2
+        dilations = dilations if isinstance(dilations, list | tuple) else [dilations]
+        each = [{"resblock_dilation_sizes": d} for d in dilations[: len(blocks)]]
         return cls(
-            n_mels=config["num_mels"],
-            rates=tuple(config["upsample_rates"]),
-            kernels=tuple(config["upsample_kernel_sizes"]),
-            channels=config["upsample_initial_channel"],
-            block_kernels=tuple(config["resblock_kernel_sizes"]),
-            dilations=tuple(tuple(d) for d in config["resblock_dilation_sizes"]),
-            is_paired=block == "1",
+            n_mels=_sizes(config, "num_mels")[0],
+            rates=rates,
+            kernels=_sizes(config, "upsample_kernel_sizes")[: len(rates)],
+            channels=_sizes(config, "upsample_initial_channel")[0],
+            block_kernels=blocks,
+            dilations=tuple(_sizes(one, "resblock_dilation_sizes")[:used] for one in each),
+            is_paired=is_paired,
             has_beta=activation == "snakebeta",
-            log_scale=config["snake_logscale"],
+            log_scale=bool(config["snake_logscale"]),
         )
+
+
+def _sizes(config: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    """Return positive whole numbers, one or several."""
+    values = config[name] if isinstance(config[name], list | tuple) else [config[name]]
+    if not values or not all(type(value) is int and value > 0 for value in values):
+        raise ValueError(f"vocoder config has {name}={values!r}; expected whole numbers above 0.")
+    return tuple(values)
 
 
 class _Conv(nn.Conv1d):

@@ -15,7 +15,7 @@ from torch import Tensor
 Batch = list[int]
 
 _IDENTITY = (1.0, 0.0, 0.0, 0.0)
-_PADDING = {"quat_0": _IDENTITY, "quat_1": _IDENTITY, "aatype": 20}  # zeros for anything else
+_PADDING = {"x0.rot": _IDENTITY, "x1.rot": _IDENTITY, "aatype": 20}  # zeros for anything else
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Batches(ABC):
         """Rows of an epoch: one per cluster or all of them, shuffled."""
         draw = np.random.default_rng([self.seed, epoch])
         rows = [int(draw.choice(rows)) for rows in self.members]
-        return [rows[i] for i in _order(len(rows), generator)] if self.shuffle else rows
+        return [rows[i] for i in order(len(rows), generator)] if self.shuffle else rows
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class LengthBatches(Batches):
         for row in rows:
             by_length.setdefault(int(self.lengths[row]), []).append(row)
         groups = [batch for length in sorted(by_length) for batch in self._cut(by_length, length)]
-        return [groups[i] for i in _order(len(groups), generator)]
+        return [groups[i] for i in order(len(groups), generator)]
 
     def _cut(self, by_length: Mapping[int, list[int]], length: int) -> list[Batch]:
         """Batches of the chains of one length."""
@@ -175,8 +175,8 @@ class PaddedBatches(Batches):
         missing = -len(cut) % self.world_size
         cut += (cut * missing)[:missing]
         steps = [cut[i : i + self.world_size] for i in range(0, len(cut), self.world_size)]
-        order = _order(len(steps), generator) if self.shuffle else range(len(steps))
-        return [steps[i][self.rank] for i in order]
+        turns = order(len(steps), generator) if self.shuffle else range(len(steps))
+        return [steps[i][self.rank] for i in turns]
 
     def _cut(self, rows: list[int], generator: torch.Generator) -> list[Batch]:
         """Cut the jittered order of lengths into batches within the budget."""
@@ -232,6 +232,6 @@ def _pad(x: Tensor, key: str, length: int) -> Tensor:
     return torch.cat([x, fill.expand(length - len(x), *x.shape[1:])])
 
 
-def _order(n: int, generator: torch.Generator) -> list[int]:
+def order(n: int, generator: torch.Generator) -> list[int]:
     """Return a random permutation of ``range(n)``."""
     return [int(i) for i in torch.randperm(n, generator=generator)]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from rectiflow.storage.reading import read_text
 
 from rectiflow_protein.io.sequence import encode_sequence
 from rectiflow_protein.residues import UNKNOWN
@@ -135,7 +136,7 @@ def read_clusters(path: str | Path) -> dict[str, str]:
         entry wins.
     """
     clusters: dict[str, str] = {}
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         members = line.lower().split()
         for member in members:
             clusters.setdefault(member, members[0])

@@ -1,19 +1,24 @@
-"""Prepared chains as the data of a training run."""
+"""Prepared chains, or stored pairs, as the data of a training run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from rectiflow.rectify.pair_data import PairData
 from rectiflow.training.data import FlowData
-from torch import Tensor
+from rectiflow.training.held_out import HeldOut
 
 from rectiflow_protein.data.batching import Batches, PaddedBatches, collate
 from rectiflow_protein.data.dataset import BackboneDataset
 from rectiflow_protein.data.filters import Filter
-from rectiflow_protein.data.shards import PreparedBackbones
+from rectiflow_protein.data.prepared import PreparedBackbones
+from rectiflow_protein.reflow import pair_example
+
+IN_ORDER = partial(PaddedBatches, max_num_res_squared=500_000, shuffle=False)
+"""Batches of held-out chains: in order of length, the same at each validation."""
 
 
 class BackboneDataModule(FlowData):
@@ -59,50 +64,50 @@ class BackboneDataModule(FlowData):
     ) -> None:
         self.prepared = PreparedBackbones(folder)
         table = self.prepared.table
-        rows = self.prepared.rows("train", filters)
-        if not len(rows):
-            raise ValueError(
-                f"{folder} has no chain to train on, got {len(self.prepared)} chains in all; "
-                "expected at least one in the train split. Loosen the filters or prepare more."
-            )
+        rows = self.prepared.some_rows("train", filters)
         lengths = table["length"][rows].tolist()
         clusters = table["cluster"][rows].tolist() if by_cluster else None
-        held_out = self.prepared.rows("valid", filters)
+        held_out = self.prepared.dataset("valid", filters)
         padded = partial(collate, multiple=multiple)
+        last = IN_ORDER(table["length"][held_out.rows].tolist()).batches(0) if held_out.rows else ()
         super().__init__(
             BackboneDataset(self.prepared.records, rows.tolist()),
             lambda rank, world_size: batching(lengths, clusters, rank=rank, world_size=world_size),
-            HeldOut(self.prepared, held_out.tolist(), multiple) if len(held_out) else None,
+            HeldOut(held_out, last, padded) if last else None,
             collate_fn=padded,
             num_workers=num_workers,
             pin_memory=pin_memory,
         )
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Batches of given rows in order of length, the same at each iteration.
+class BackbonePairs(PairData):
+    """Stored pairs of noise and sample as the data of a reflow.
 
     Parameters
     ----------
-    prepared : PreparedBackbones
-        Where the rows are.
-    rows : sequence of int
-        At least one.
-    multiple : int
-        As in :func:`collate`.
-    max_num_res_squared : int
-        Budget of a batch.
+    folder : str or Path
+        Pairs of frames.
+    batching, multiple
+        As for :class:`BackboneDataModule`, without clusters.
+    **options
+        ``real``, ``real_fraction``, ``hold_out_every``, ``num_workers``, ...: as for
+        :class:`~rectiflow.rectify.pair_data.PairData`.
     """
 
-    prepared: PreparedBackbones
-    rows: Sequence[int]
-    multiple: int = 1
-    max_num_res_squared: int = 500_000
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        lengths = self.prepared.table["length"][list(self.rows)].tolist()
-        dataset = BackboneDataset(self.prepared.records, self.rows)
-        source = PaddedBatches(lengths, max_num_res_squared=self.max_num_res_squared, shuffle=False)
-        for batch in source.batches(0):
-            yield collate([dataset[i] for i in batch], multiple=self.multiple)
+    def __init__(
+        self,
+        folder: str | Path,
+        batching: Callable[..., Batches] = PaddedBatches,
+        *,
+        multiple: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(
+            folder,
+            example=pair_example,
+            length_of="x1.trans",
+            batching=batching,
+            held_out=IN_ORDER,
+            collate=partial(collate, multiple=multiple),
+            **options,
+        )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rectiflow_protein.data.crops import Crop
 from rectiflow_protein.frames import frames_from_backbone
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class BackboneDataset(Dataset[dict[str, Tensor]]):
     >>> number = torch.arange(7)
     >>> record = {"coords": coords, "aatype": 0 * number, "residue_index": number,
     ...           "chain_index": 0 * number}
-    >>> BackboneDataset([record])[0]["quat_1"].shape
+    >>> BackboneDataset([record])[0]["x1.rot"].shape
     torch.Size([7, 4])
     """
 
@@ -51,8 +52,11 @@ class BackboneDataset(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        """Return the example of one chain; see :func:`example`."""
+    def __getitem__(self, i: int | Crop) -> dict[str, Tensor]:
+        """Return the example of one chain or of a piece of it; see :func:`example`."""
+        if isinstance(i, Crop):
+            record = self.records[self.rows[i.row]]
+            return example({name: part[i.start : i.stop] for name, part in record.items()})
         return example(self.records[self.rows[i]])
 
 
@@ -62,7 +66,7 @@ def example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Returns
     -------
     dict
-        ``trans_1 (n, 3)`` CA positions in ångström minus their mean, ``quat_1 (n, 4)`` unit
+        ``x1.trans (n, 3)`` CA positions in ångström minus their mean, ``x1.rot (n, 4)`` unit
         quaternions (w, x, y, z; computed in float64), ``res_mask`` and ``diffuse_mask (n,)`` of
         ones, ``res_idx (n,)`` and ``aatype (n,)`` int64.
     """
@@ -71,8 +75,8 @@ def example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:
     trans = frames["trans"] - frames["trans"].sum(0) / (len(coords) + 1e-5)
     ones = torch.ones(len(coords))
     return {
-        "trans_1": trans.float(),
-        "quat_1": frames["rot"].float(),
+        "x1.trans": trans.float(),
+        "x1.rot": frames["rot"].float(),
         "res_mask": ones,
         "diffuse_mask": ones.clone(),
         "res_idx": renumber(record["residue_index"], record["chain_index"]),

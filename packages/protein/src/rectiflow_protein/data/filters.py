@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from rectiflow_protein.data.table import Table
+from rectiflow.storage.table import Table
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

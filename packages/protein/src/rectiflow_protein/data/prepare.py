@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import shutil
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +11,18 @@ from typing import Any
 import numpy as np
 from rectiflow.storage.preparation import (
     DEFAULT_FRACTIONS,
-    SPLITS,
     Extracted,
+    Kept,
+    Preparation,
     Progress,
+    Report,
     check_fractions,
+    check_places,
     digest_of,
-    extract,
     number_repeated_names,
-    read_report,
     split_of,
-    write_report,
-    write_rows,
 )
-from rectiflow.storage.shards import ShardWriter
+from rectiflow.storage.table import table_of
 
 from rectiflow_protein.data.clusters import join_clusters, kmer_clusters, read_clusters
 from rectiflow_protein.data.extract import chains_of
@@ -36,11 +32,8 @@ from rectiflow_protein.data.filters import (
     MaximumFilter,
     RadiusOfGyrationFilter,
 )
-from rectiflow_protein.data.shards import METADATA, REJECTED
-from rectiflow_protein.data.table import COLUMNS, table_of
-from rectiflow_protein.io import decode_sequence
-
-log = logging.getLogger(__name__)
+from rectiflow_protein.data.prepared import COLUMNS
+from rectiflow_protein.io import MAX_BYTES, decode_sequence
 
 PUBLISHED_FILTERS: dict[str, Any] = {
     "min_length": 60,
@@ -51,44 +44,6 @@ PUBLISHED_FILTERS: dict[str, Any] = {
     "max_chains": 1,
 }
 """Filters of the published PDB set: ``prepare(folder, out, **PUBLISHED_FILTERS)``."""
-
-_PARTIAL = ".partial"
-_CHAINS_PER_SHARD = 1024
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a preparation did.
-
-    Attributes
-    ----------
-    folder : Path
-        Where the chains are.
-    files : int
-        Input files seen.
-    chains, residues, clusters : int
-        What was accepted.
-    rejected : int
-        Lines of ``rejected.csv``: files and chains refused, each with its reason.
-    splits : dict
-        Chains in train, valid and test.
-    """
-
-    folder: Path
-    files: int
-    chains: int
-    residues: int
-    clusters: int
-    rejected: int
-    splits: dict[str, int]
-
-    def __str__(self) -> str:
-        splits = ", ".join(f"{count} {split}" for split, count in self.splits.items())
-        return (
-            f"{self.files} input file(s): {self.chains} chains with {self.residues} residues in "
-            f"{self.clusters} clusters ({splits}); {self.rejected} refusals in "
-            f"{self.folder / REJECTED}"
-        )
 
 
 def prepare(
@@ -105,7 +60,9 @@ def prepare(
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
     workers: int = 1,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
+    overwrite: bool = False,
 ) -> Report:
     """Turn structure files into shards of chains to train on.
 
@@ -138,10 +95,10 @@ def prepare(
         Shares of train, valid and test among clusters.
     seed : int
         Of the split.
-    workers : int, default 1
-        Processes. The result does not depend on it.
-    progress : callable, optional
-        ``progress(done, total)`` after every few files.
+    max_bytes : int, default 128 MiB
+        Largest structure file, uncompressed; larger ones are refused.
+    workers, progress, overwrite
+        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
     -------
@@ -155,8 +112,6 @@ def prepare(
         If ``folder`` does not exist or is empty.
     """
     folder, out = Path(folder).resolve(), Path(out).resolve()
-    if workers < 1:
-        raise ValueError(f"workers must be at least 1, got {workers}; expected a number of cores.")
     check_fractions(fractions)
     single, population = _filters(
         min_length, max_length, max_coil, rg_quantile, max_resolution, max_chains
@@ -169,18 +124,20 @@ def prepare(
         "clusters": None if cluster_of is None else digest_of(sorted(cluster_of.items())),
         "fractions": dict(fractions),
         "seed": seed,
+        "max_bytes": max_bytes,
         "inputs": digest_of([path.relative_to(root).as_posix() for path in files]),
     }
-    with ShardWriter(out, settings, shard_size=_CHAINS_PER_SHARD) as writer:
-        complete = read_report(Report, out)
-        if complete is not None:
-            return complete
-        writer.flush()  # the settings, so that another preparation does not mix with this one
-        judge = partial(chains_of, root=root, filters=single)
-        found = extract(files, judge, out / _PARTIAL, workers=workers, progress=progress)
-        report = _finish(found, writer, population, cluster_of, fractions, seed, len(files))
-    shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-    return report
+    preparation = Preparation(
+        unit="chain",
+        columns=COLUMNS,
+        refusal=("file", "chain", "reason"),
+        judge=partial(chains_of, root=root, filters=single, max_bytes=max_bytes),
+        finish=partial(
+            _finish, population=population, cluster_of=cluster_of, fractions=fractions, seed=seed
+        ),
+        settings=settings,
+    )
+    return preparation.run(files, out, workers=workers, progress=progress, overwrite=overwrite)
 
 
 def _filters(
@@ -211,11 +168,7 @@ def _inputs(folder: Path, out: Path) -> tuple[Path, list[Path]]:
         )
     if folder.is_file():
         return folder.parent, [folder]
-    if out.is_relative_to(folder):
-        raise ValueError(
-            f"out must not lie inside the input folder, got {out}; expected a place outside "
-            f"{folder}, which is only read."
-        )
+    check_places(folder, out)
     below = (path for path in folder.rglob("*") if path.is_file())
     files = sorted(p for p in below if not _is_hidden(p.relative_to(folder)))
     if not files:
@@ -229,48 +182,32 @@ def _is_hidden(path: Path) -> bool:
 
 def _finish(
     found: Extracted,
-    writer: ShardWriter,
     population: tuple[Filter, ...],
     cluster_of: Mapping[str, str] | None,
     fractions: Mapping[str, float],
     seed: int,
-    files: int,
-) -> Report:
-    """Judge the chains together, cluster and split them, and write what remains."""
-    rows, rejected = found.rows, found.rejected
+) -> Kept:
+    """Judge the chains together, cluster and split what remains."""
+    rows = found.rows
     number_repeated_names(rows)
     kept = np.arange(len(rows))
     for condition in population:
-        table = table_of([rows[i] for i in kept])
+        table = table_of([rows[i] for i in kept], COLUMNS)
         passed = condition.keep(table) if len(kept) else np.zeros(0, dtype=bool)
         for k in np.flatnonzero(~passed):
             row = rows[kept[k]]
             reason = condition.reason(table, int(k))
-            rejected.append({"file": row["source"], "chain": row["chain"], "reason": reason})
+            found.rejected.append({"file": row["source"], "chain": row["chain"], "reason": reason})
         kept = kept[passed]
     left = kept.tolist()
-    rows = [rows[i] for i in left]
     types = [found.record(i)["aatype"] for i in left]
-    names = _cluster_names(rows, [decode_sequence(t.numpy()) for t in types], cluster_of)
-    for row, name in zip(rows, names, strict=True):
-        row["cluster"], row["split"] = name, split_of(name, fractions, seed=seed)
-    found.copy_to(writer, left)
-    write_rows(writer.folder / METADATA, COLUMNS, rows)
-    write_rows(writer.folder / REJECTED, ("file", "chain", "reason"), rejected)
-    counts = Counter(row["split"] for row in rows)
-    report = Report(
-        folder=writer.folder,
-        files=files,
-        chains=len(rows),
-        residues=sum(row["length"] for row in rows),
-        clusters=len(set(names)),
-        rejected=len(rejected),
-        splits={split: counts[split] for split in SPLITS},
+    names = _cluster_names(
+        [rows[i] for i in left], [decode_sequence(t.numpy()) for t in types], cluster_of
     )
-    if not rows:
-        log.warning("no chain was accepted; see %s", writer.folder / REJECTED)
-    write_report(report)
-    return report
+    for i, name in zip(left, names, strict=True):
+        rows[i] |= {"cluster": name, "split": split_of(name, fractions, seed=seed)}
+    residues = sum(rows[i]["length"] for i in left)
+    return Kept(left, {"residues": residues, "clusters": len(set(names))})
 
 
 def _cluster_names(

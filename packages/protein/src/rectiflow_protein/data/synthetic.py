@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.storage.files import whole_file
 from torch import Tensor
 
 from rectiflow_protein.data.prepare import prepare
 from rectiflow_protein.frames import frames_from_backbone, place_oxygen
-from rectiflow_protein.pipeline import draw_noise
 from rectiflow_protein.residues import ONE_LETTER, UNKNOWN
+from rectiflow_protein.sampling import draw_noise
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -187,15 +187,13 @@ def prepare_synthetic(
     generator = counter_generator("synthetic sequences", seed)
     types = [torch.randint(UNKNOWN, (len(c),), generator=generator).tolist() for c in chains]
     archive = out.with_suffix(".npz")
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    part = archive.with_name(f".{archive.name}.part.npz")
-    np.savez(
-        part,
-        coords=torch.cat(chains).numpy(),
-        offsets=np.cumsum([0, *map(len, chains)]),
-        sequence=np.array(["".join(ONE_LETTER[i] for i in row) for row in types]),
-    )
-    os.replace(part, archive)
+    with whole_file(archive) as part:
+        np.savez(
+            part,
+            coords=torch.cat(chains).numpy(),
+            offsets=np.cumsum([0, *map(len, chains)]),
+            sequence=np.array(["".join(ONE_LETTER[i] for i in row) for row in types]),
+        )
     fractions = {"train": 0.8, "valid": 0.2, "test": 0.0}
     prepare(
         archive, out, min_length=min_length, max_length=max_length, fractions=fractions, seed=seed
@@ -208,19 +206,8 @@ def synthetic_pairs(
 ) -> Path:
     """Make a folder of pairs, synthetic chains and noise that has nothing to do with them.
 
-    Training on them exercises rectification where there is no teacher to sample from.
-
-    Parameters
-    ----------
-    out : Path or str
-        The folder.
-    num, min_length, max_length, seed
-        As for :func:`synthetic_chains`.
-
-    Returns
-    -------
-    Path
-        The folder.
+    Training on them exercises rectification where there is no teacher to sample from. Arguments
+    are those of :func:`prepare_synthetic`.
     """
     chains = synthetic_chains(num, min_length, max_length, seed=seed)
 

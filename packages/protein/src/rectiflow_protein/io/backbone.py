@@ -22,7 +22,7 @@ CA_BREAK = 4.5  # Å; successive CA are 3.8 apart (trans) or 2.9 (cis)
 
 @dataclass(frozen=True)
 class Backbone:
-    """Backbone heavy atoms of one or more chains, in file order.
+    """Backbone heavy atoms of one or more chains, chain by chain as the file has them.
 
     Parameters
     ----------
@@ -41,7 +41,9 @@ class Backbone:
     resolution : float, optional
         In ångström; None where the method has none or the file does not say.
     dropped : tuple of str
-        Residues of the file that are not here, each with the reason.
+        Residues, models and blocks of the file that are not here, each with the reason.
+    copies : int, default 1
+        Models of the file that hold these chains, each moved as a whole: an assembly.
     """
 
     coords: Float[np.ndarray, "n 4 3"]
@@ -52,6 +54,7 @@ class Backbone:
     name: str = "backbone"
     resolution: float | None = None
     dropped: tuple[str, ...] = ()
+    copies: int = 1
 
     def __post_init__(self) -> None:
         n = len(self.coords)

@@ -2,67 +2,55 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import warnings
-from collections import defaultdict
-from functools import lru_cache
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rectiflow_protein.io.backbone import PEPTIDE_BREAK, Backbone
+from rectiflow_protein.io.atoms import Parsed
+from rectiflow_protein.io.backbone import Backbone
+from rectiflow_protein.io.chains import Residue, residues_of
+from rectiflow_protein.io.content import MAX_BYTES, format_of, read_content, stem_of
 from rectiflow_protein.io.errors import StructureError
-from rectiflow_protein.residues import BACKBONE_ATOMS, ONE_LETTER, THREE_LETTER, UNKNOWN
+from rectiflow_protein.io.mmcif import parse_bcif, parse_cif
+from rectiflow_protein.io.pdb import parse_pdb
+from rectiflow_protein.io.residue_names import type_of
 
-FORMATS = {
-    ".pdb": "pdb",
-    ".ent": "pdb",
-    ".cif": "cif",
-    ".mmcif": "cif",
-    ".bcif": "bcif",
-}
-"""File formats by suffix; each may be followed by ``.gz``."""
-
-_TYPE_OF_NAME = {name: i for i, name in enumerate(THREE_LETTER)}
-_FORM = f"a structure file ({', '.join(FORMATS)}, each also .gz)"
-
-Key = tuple[str, int, str]
-"""Chain, residue number, insertion code."""
+_NANOMETRES = (0.12, 0.18)  # N-CA bonds in this range (1.46 Å) are given in nanometres
+_RIGID = 0.05  # Å by which distances of two copies may differ, rounding included
+_MOVED = 0.5  # Å
+_TORN, _INTACT = 0.5, 0.25  # shares of breaks in noise, and in a structure
 
 
-def format_of(path: str | Path) -> str | None:
-    """Format a file name promises, None if it is no structure file.
-
-    Examples
-    --------
-    >>> format_of("1ABC.ENT.gz"), format_of("notes.txt")
-    ('pdb', None)
-    """
-    name = Path(path).name.lower().removesuffix(".gz")
-    return FORMATS.get(Path(name).suffix)
-
-
-def read_structure(path: str | Path, *, model: int = 1, chain: str | None = None) -> Backbone:
+def read_structure(
+    path: str | Path,
+    *,
+    model: int | None = None,
+    chain: str | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Backbone:
     """Read the protein backbone of a structure file.
 
-    Residues keep the author's chains, numbers and insertion codes. Of alternate locations the
-    residue kind with the highest occupancy is read, and of that the conformer with the highest
-    mean occupancy, the first winning ties. Modified residues are read as their parent (MSE as M)
-    by the chemical component dictionary, as unknown if it has none. HETATM residues count if they
-    are bonded to a chain; ligands, waters and nucleic acids are left out. Amino acids that lack a
-    backbone atom are left out and listed in ``dropped``; gaps stay gaps, see ``breaks``.
+    Residues keep the author's chains, numbers and insertion codes; a second chain of one name is
+    called ``NAME-2``. Of alternate locations one is read along each stretch of disorder, the one
+    of highest occupancy. Modified residues are read as their parent (MSE as M) by the chemical
+    component dictionary, names of force fields (HSE, CYX, GLH) as theirs, D-amino acids as
+    unknown. HETATM residues count if they are bonded to a chain; ligands, waters and nucleic acids
+    are left out. Every amino acid, model and block that is left out is listed in ``dropped``; gaps
+    stay gaps, see ``breaks``.
 
     Parameters
     ----------
     path : str or Path
-        PDB (``.pdb``, ``.ent``), mmCIF (``.cif``, ``.mmcif``) or BinaryCIF (``.bcif``) file, also
-        compressed (``.gz``).
-    model : int, default 1
-        Which model, from 1.
+        PDB (``.pdb``, ``.ent``, ``.pdb1``), mmCIF (``.cif``, ``.mmcif``) or BinaryCIF (``.bcif``)
+        file, also compressed (``.gz``).
+    model : int, optional
+        Which model, from 1. By default the first; of a trajectory from noise the last.
     chain : str, optional
-        Read this chain alone (the author's name of it).
+        Read this chain alone.
+    max_bytes : int, default 128 MiB
+        Largest file, uncompressed; reading takes up to ten times as much memory.
 
     Returns
     -------
@@ -72,12 +60,38 @@ def read_structure(path: str | Path, *, model: int = 1, chain: str | None = None
     Raises
     ------
     StructureError
-        If the file cannot be read, or holds no such model, chain or any protein.
+        If the file cannot be read, holds no such model, chain or any protein, is larger than
+        ``max_bytes``, is in nanometres, or has residues that cannot be told apart.
     """
     path = Path(path)
-    atoms, resolution = _parse(path, model)
+    parsed = _parse(path, max_bytes)
+    count = len(parsed.models)
+    if count and model is not None and not 1 <= model <= count:
+        raise StructureError(
+            path, f"it has no model {model}", f"1 <= model <= {count}", "Models count from 1."
+        )
+    if model is not None or count < 2:
+        found = _backbone(path, parsed, model or 1, chain)
+    else:
+        found = _chosen_model(path, parsed, chain)
+    return replace(found, dropped=(*parsed.dropped, *found.dropped))
+
+
+def _parse(path: Path, max_bytes: int) -> Parsed:
+    content = read_content(path, max_bytes)
+    kind = format_of(path)
+    if kind == "bcif":
+        return parse_bcif(path, content, max_bytes)
+    return parse_cif(path, content) if kind == "cif" else parse_pdb(path, content)
+
+
+def _backbone(path: Path, parsed: Parsed, model: int, chain: str | None) -> Backbone:
+    """Read one model."""
+    records = parsed.models[model - 1] if parsed.models else ()
+    residues, dropped = residues_of(parsed.atoms(records), path)
+    names = parsed.residues
     if chain is not None:
-        known = list(dict.fromkeys(atoms.chain_id.tolist()))
+        known = dict.fromkeys((*parsed.residues, *(residue.chain for residue in residues)))
         if chain not in known:
             raise StructureError(
                 path,
@@ -85,214 +99,90 @@ def read_structure(path: str | Path, *, model: int = 1, chain: str | None = None
                 f"one of {', '.join(map(repr, known))}",
                 "Chain names are the author's and upper and lower case differ.",
             )
-        atoms = atoms[atoms.chain_id == chain]
-    names = dict.fromkeys(atoms.res_name.tolist())
-    atoms = atoms[np.isin(atoms.atom_name, BACKBONE_ATOMS)]
-    rows, dropped = _select(atoms)
-    if not rows:
+        residues = [residue for residue in residues if residue.chain == chain]
+        dropped = [text for text in dropped if text.startswith(f"{chain}/")]
+        names = {chain: parsed.residues.get(chain, {})}
+    if not residues:
+        kinds = dict.fromkeys(name for found in names.values() for name in found)
         raise StructureError(
-            path, _what_else(list(names), dropped), "a protein chain", "Is this the right file?"
+            path, _what_else(list(kinds), dropped), "a protein chain", "Is this the right file?"
         )
-    keys, kinds, index = zip(*rows, strict=True)
+    _check_unit(path, residues)
     return Backbone(
-        coords=atoms.coord[np.array(index)].astype(np.float32),
-        aatype=np.array([_type_of(name) for name in kinds], dtype=np.int8),
-        residue_index=np.array([number for _, number, _ in keys], dtype=np.int32),
-        insertion_codes=np.array([code for _, _, code in keys], dtype="<U4"),
-        chain_ids=np.array([chain_id for chain_id, _, _ in keys]),
-        name=path.name.removesuffix(".gz").rsplit(".", 1)[0],
-        resolution=resolution,
+        coords=np.stack([r.xyz for r in residues]).astype(np.float32),
+        aatype=np.array([type_of(r.name, hetero=r.hetero) for r in residues], dtype=np.int8),
+        residue_index=np.array([r.number for r in residues], dtype=np.int32),
+        insertion_codes=np.array([r.code for r in residues], dtype="<U4"),
+        chain_ids=np.array([r.chain for r in residues]),
+        name=stem_of(path),
+        resolution=parsed.resolution,
         dropped=tuple(dropped),
     )
 
 
-def _parse(path: Path, model: int) -> tuple[Any, float | None]:
-    """All atoms with all alternate locations, and the resolution."""
-    kind = format_of(path)
-    if kind is None:
-        raise StructureError(path, f"its suffix is {path.suffix!r}", _FORM, "Rename or convert it.")
-    if not path.is_file():
-        raise StructureError(path, "there is no such file", _FORM, "Check the path.")
+def _chosen_model(path: Path, parsed: Parsed, chain: str | None) -> Backbone:
+    """Read the model that is meant, and say what the others are."""
+    count = len(parsed.models)
+    first, last = (_backbone_or_none(path, parsed, k, chain) for k in (1, count))
+    if last is not None and (
+        parsed.trajectory or (first is not None and _torn(first) > _TORN and _torn(last) < _INTACT)
+    ):
+        others = "model 1 leads" if count == 2 else f"models 1-{count - 1} lead"
+        said = f"{others} from noise to the last, which was read"
+        return replace(last, dropped=(*last.dropped, said))
+    if first is None:
+        return _backbone(path, parsed, 1, chain)  # for its error
+    copies = []
+    for k in range(2, count + 1):
+        other = _backbone_or_none(path, parsed, k, chain)
+        if other is None or not _is_moved_copy(first, other):
+            break
+        copies.append(f"model {k} holds the same chains moved as a whole: an assembly as models")
+    if len(copies) == count - 1:
+        return replace(first, copies=count, dropped=(*first.dropped, *copies))
+    others = "model 2 holds" if count == 2 else f"models 2-{count} hold"
+    return replace(first, dropped=(*first.dropped, f"{others} other coordinates"))
+
+
+def _backbone_or_none(path: Path, parsed: Parsed, model: int, chain: str | None) -> Backbone | None:
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        if not content.strip():
-            raise StructureError(path, "it is empty", _FORM, "Fetch it again.")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # guessed elements do not matter here
-            models, atoms, resolution = _parse_content(content, kind, model)
+        return _backbone(path, parsed, model, chain)
     except StructureError:
-        raise
-    except Exception as error:
-        # The parsers raise anything from IndexError to UnicodeDecodeError on damaged files.
-        reason = " ".join(str(error).split()) or type(error).__name__
+        return None
+
+
+def _torn(backbone: Backbone) -> float:
+    return len(backbone.breaks) / max(len(backbone) - 1, 1)
+
+
+def _is_moved_copy(first: Backbone, other: Backbone) -> bool:
+    """Whether two models differ by one rigid motion, by their distances from a few atoms."""
+    if first.coords.shape != other.coords.shape:
+        return False
+    x, y = (b.coords.reshape(-1, 3) for b in (first, other))
+    anchors = np.linspace(0, len(x) - 1, 4).astype(int)
+    inside = [np.linalg.norm(z[:, None] - z[anchors], axis=-1) for z in (x, y)]
+    return bool(np.abs(inside[0] - inside[1]).max() < _RIGID and np.abs(x - y).max() > _MOVED)
+
+
+def _check_unit(path: Path, residues: Sequence[Residue]) -> None:
+    xyz = np.stack([residue.xyz for residue in residues])
+    bond = float(np.median(np.linalg.norm(xyz[:, 0] - xyz[:, 1], axis=-1)))
+    if _NANOMETRES[0] < bond < _NANOMETRES[1]:
+        step = np.median(np.linalg.norm(np.diff(xyz[:, 1], axis=0), axis=-1)) if len(xyz) > 1 else 0
         raise StructureError(
             path,
-            f"it cannot be read as {kind} ({type(error).__name__}: {reason[:120]})",
-            _FORM,
-            "Is it truncated, or does the suffix lie?",
-        ) from error
-    if atoms is None:
-        raise StructureError(
-            path, f"it has no model {model}", f"1 <= model <= {models}", "Models count from 1."
+            f"it is in nanometres: neighbouring CA are {step:.2f} apart and N-CA bonds {bond:.3f}",
+            "ångström, about 3.8 and 1.46",
+            "Multiply the coordinates by 10.",
         )
-    return atoms, resolution
-
-
-def _parse_content(content: bytes, kind: str, model: int) -> tuple[int, Any, float | None]:
-    """Count models and read the atoms of one, None if there is no such model."""
-    import biotite.structure.io.pdb as pdb
-    import biotite.structure.io.pdbx as pdbx
-
-    options: dict[str, Any] = {"altloc": "all", "extra_fields": ["occupancy"]}
-    if kind == "bcif":
-        binary = pdbx.BinaryCIFFile.read(io.BytesIO(content))
-        models = pdbx.get_model_count(binary)
-    else:
-        text = io.StringIO(content.decode("utf-8", errors="replace"))
-        binary = pdb.PDBFile.read(text) if kind == "pdb" else pdbx.CIFFile.read(text)
-        models = binary.get_model_count() if kind == "pdb" else pdbx.get_model_count(binary)
-    if not 1 <= model <= models:
-        if models == 0:
-            raise ValueError("no atoms")
-        return models, None, None
-    if kind == "pdb":
-        return models, binary.get_structure(model=model, **options), _pdb_resolution(binary)
-    return models, pdbx.get_structure(binary, model=model, **options), _cif_resolution(binary)
-
-
-def _pdb_resolution(file: Any) -> float | None:
-    """Resolution of a REMARK 2 record."""
-    for line in file.lines:
-        if line.startswith("REMARK   2 RESOLUTION."):
-            return _positive(line[23:30])
-    return None
-
-
-def _cif_resolution(file: Any) -> float | None:
-    """Resolution of the refinement, or of the electron microscopy reconstruction."""
-    for category, column in (
-        ("refine", "ls_d_res_high"),
-        ("em_3d_reconstruction", "resolution"),
-    ):
-        if category in file.block and column in file.block[category]:
-            found = _positive(str(file.block[category][column].as_array()[0]))
-            if found is not None:
-                return found
-    return None
-
-
-def _positive(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if value > 0 else None
-
-
-def _select(atoms: Any) -> tuple[list[tuple[Key, str, list[int]]], list[str]]:
-    """Residues with a whole backbone as (key, name, atom rows), and what was left out."""
-    rows: list[tuple[Key, str, list[int]]] = []
-    hetero: list[bool] = []
-    dropped: list[str] = []
-    for key, kinds in _by_residue(atoms).items():
-        chosen = _highest_occupancy(atoms, kinds)
-        if chosen is None:
-            continue
-        name, conformer = chosen
-        missing = [atom for atom in BACKBONE_ATOMS if atom not in conformer]
-        if missing:
-            dropped.append(f"{_label(key)} {name} lacks {', '.join(missing)}")
-            continue
-        index = [conformer[atom] for atom in BACKBONE_ATOMS]
-        if not np.isfinite(atoms.coord[index]).all():
-            dropped.append(f"{_label(key)} {name} has a coordinate that is no number")
-            continue
-        rows.append((key, name, index))
-        hetero.append(bool(atoms.hetero[index[1]]))
-    bonded = _bonded(atoms, rows)
-    for row, is_hetero, is_bonded in zip(rows, hetero, bonded, strict=True):
-        if is_hetero and not is_bonded and row[1] in _TYPE_OF_NAME:
-            dropped.append(f"{_label(row[0])} {row[1]} is a HETATM residue bonded to no chain")
-    keep = [b or not h for b, h in zip(bonded, hetero, strict=True)]
-    return [row for row, kept in zip(rows, keep, strict=True) if kept], dropped
-
-
-def _by_residue(atoms: Any) -> dict[Key, dict[str, list[int]]]:
-    """Atom rows by residue, then by residue name (point mutations share one number)."""
-    residues: dict[Key, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    columns = (atoms.chain_id, atoms.res_id, atoms.ins_code, atoms.res_name)
-    for i, (chain, number, code, name) in enumerate(
-        zip(*(c.tolist() for c in columns), strict=True)
-    ):
-        residues[chain, number, code.strip(" .?")][name].append(i)
-    return residues
-
-
-def _highest_occupancy(
-    atoms: Any, kinds: dict[str, list[int]]
-) -> tuple[str, dict[str, int]] | None:
-    """Name and atoms of the best conformer of the amino acids at one number, None if none is."""
-    best: tuple[float, str, dict[str, int]] | None = None
-    for name, index in kinds.items():
-        if not _is_amino(name, set(atoms.atom_name[index].tolist())):
-            continue
-        by_location: dict[str, list[int]] = defaultdict(list)
-        for i in index:
-            by_location[str(atoms.altloc_id[i])].append(i)
-        ranked = sorted(by_location.values(), key=lambda rows: -_mean_occupancy(atoms, rows))
-        conformer: dict[str, int] = {}
-        for rows in ranked:
-            for i in rows:
-                conformer.setdefault(str(atoms.atom_name[i]), i)
-        occupancy = _mean_occupancy(atoms, ranked[0])
-        if best is None or occupancy > best[0]:
-            best = (occupancy, name, conformer)
-    return None if best is None else best[1:]
-
-
-def _mean_occupancy(atoms: Any, rows: list[int]) -> float:
-    return float(atoms.occupancy[rows].mean())
-
-
-def _bonded(atoms: Any, rows: list[tuple[Key, str, list[int]]]) -> list[bool]:
-    """Whether each residue has a peptide bond to the one before or after it."""
-    bonded = [False] * len(rows)
-    for i in range(len(rows) - 1):
-        (here, _, index), (there, _, after) = rows[i], rows[i + 1]
-        distance = np.linalg.norm(atoms.coord[index[2]] - atoms.coord[after[0]])
-        if here[0] == there[0] and distance <= PEPTIDE_BREAK:
-            bonded[i] = bonded[i + 1] = True
-    return bonded
-
-
-def _is_amino(name: str, atom_names: set[str]) -> bool:
-    """Whether a residue is an amino acid, by its name or else by its atoms."""
-    return "PEPTIDE" in _component(name)[0] or atom_names >= set(BACKBONE_ATOMS)
-
-
-def _type_of(name: str) -> int:
-    """Residue type by name, of the parent for a modified residue, unknown if it has none."""
-    kind, letter = _component(name)
-    return ONE_LETTER.index(letter) if "PEPTIDE" in kind and letter in ONE_LETTER else UNKNOWN
-
-
-@lru_cache(maxsize=4096)
-def _component(name: str) -> tuple[str, str]:
-    """Linking type and one-letter code from the chemical component dictionary, or empty."""
-    if name in _TYPE_OF_NAME:
-        return "L-PEPTIDE LINKING", ONE_LETTER[_TYPE_OF_NAME[name]]
-    import biotite.structure.info as info
-
-    return info.link_type(name) or "", info.one_letter_code(name) or "X"
-
-
-def _label(key: Key) -> str:
-    return f"{key[0]}/{key[1]}{key[2]}"
 
 
 def _what_else(names: list[str], dropped: list[str]) -> str:
     """Say what a file without protein has instead."""
     if dropped:
         return f"no amino acid has a whole backbone (the first: {dropped[0]})"
+    if not names:
+        return "it holds no atom"
     others = [name for name in names if name != "HOH"] or names
     return f"it holds no amino acid, only {', '.join(others[:6])}"

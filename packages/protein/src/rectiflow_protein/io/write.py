@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from rectiflow.spaces import quat_to_rotmat
+from rectiflow.storage.files import write_bytes
 
 from rectiflow_protein.frames import frames_from_backbone
 from rectiflow_protein.io.backbone import Backbone
-from rectiflow_protein.io.read import FORMATS, format_of
+from rectiflow_protein.io.content import FORMATS, format_of
+from rectiflow_protein.io.pdb import TRAJECTORY
 from rectiflow_protein.residues import BACKBONE_ATOMS, IDEAL_CB, THREE_LETTER
 
 _GLYCINE = THREE_LETTER.index("GLY")
@@ -62,12 +63,9 @@ def write_structure(
     _check_models(models)
     b = np.broadcast_to(np.asarray(b_factor, dtype=np.float64), (len(models[0]),))
     content = _pdb(models, b).encode() if kind == "pdb" else _cif(models, b, binary=kind == "bcif")
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         content = gzip.compress(content, mtime=0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_bytes(path, content)
     return path
 
 
@@ -106,7 +104,7 @@ def _atoms(backbone: Backbone) -> Iterator[tuple[int, str, np.ndarray]]:
 
 def _pdb(models: list[Backbone], b: np.ndarray) -> str:
     """Text of a PDB file."""
-    lines: list[str] = []
+    lines = [f"TITLE     {TRAJECTORY}"] if len(models) > 1 else []
     for number, model in enumerate(models, start=1):
         if len(models) > 1:
             lines.append(f"MODEL     {number:4d}")
@@ -168,18 +166,15 @@ def _cif(models: list[Backbone], b: np.ndarray, *, binary: bool) -> bytes:
     """Content of an mmCIF or BinaryCIF file."""
     import biotite.structure.io.pdbx as pdbx
 
-    atoms = _atom_stack(models, b)
-    if binary:
-        packed = pdbx.BinaryCIFFile()
-        pdbx.set_structure(packed, atoms, data_block=models[0].name)
-        buffer = io.BytesIO()
-        packed.write(buffer)
-        return buffer.getvalue()
-    file = pdbx.CIFFile()
-    pdbx.set_structure(file, atoms, data_block=models[0].name)
-    text = io.StringIO()
-    file.write(text)
-    return text.getvalue().encode()
+    file: Any = pdbx.BinaryCIFFile() if binary else pdbx.CIFFile()
+    pdbx.set_structure(file, _atom_stack(models, b), data_block=models[0].name)
+    if len(models) > 1:
+        category = pdbx.BinaryCIFCategory if binary else pdbx.CIFCategory
+        file.block["struct"] = category({"title": TRAJECTORY})
+    content: Any = io.BytesIO() if binary else io.StringIO()
+    file.write(content)
+    found = content.getvalue()
+    return found if binary else found.encode()
 
 
 def _atom_stack(models: list[Backbone], b: np.ndarray) -> Any:

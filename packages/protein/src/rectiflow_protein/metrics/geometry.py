@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 CA_CA_LIMIT = 3.902  # Å; published: the ideal distance and 0.1
 CA_CA_TOLERANCE = 0.1  # Å on either side, for the two-sided fraction
+TRANS_RANGE = (3.65, 3.95)  # Å, of a trans peptide
+CIS_RANGE = (2.8, 3.1)  # Å, of a cis peptide, which proline may have
 CLASH = 1.0  # Å between any two CA; published
+CONTACT = 3.5  # Å between CA three or more apart; natural chains have 1 in 2000 residues
 CLOSE_CONTACT = 3.0  # Å between CA two or more apart; natural chains have next to none below
 
 # Peptide bond of AlphaFold, with standard deviations: length C-N in Å (before proline), cosines.
@@ -26,12 +29,6 @@ COS_C_N_CA = (-0.5203, 0.0353)
 DEVIATIONS = 12.0  # AlphaFold counts a violation beyond this many standard deviations
 
 _PROLINE = THREE_LETTER.index("PRO")
-# Degrees (phi from, phi to, psi from, psi to); psi may run past 180.
-RAMACHANDRAN_REGIONS = (
-    (-180.0, -30.0, -90.0, 60.0),  # right-handed helix and bridge
-    (-180.0, -35.0, 60.0, 230.0),  # strand and polyproline
-    (30.0, 90.0, -20.0, 90.0),  # left-handed helix
-)
 
 
 class PeptideGeometry(NamedTuple):
@@ -93,18 +90,40 @@ def ca_ca_valid_fraction(
     """
     distance = ca_ca_distances(ca, mask)
     inside = (distance < upper) & (distance > lower)
-    return _share(inside, distance.isfinite())
+    return share(inside, distance.isfinite())
 
 
 def ca_ca_strict_fraction(
-    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+    ca: Float[Tensor, "*b n 3"],
+    mask: Bool[Tensor, "*b n"] | None = None,
+    aatype: Int[Tensor, "*b n"] | None = None,
 ) -> Float[Tensor, "*b"]:
     """Share of consecutive CA distances within 0.1 Å of 3.802 Å on either side.
 
-    A cis peptide (2.9 Å, 1 in 300 in nature) counts as invalid.
+    Before proline the distance of a cis peptide (2.8 to 3.1 Å, 1 proline in 20) is valid too.
+
+    Parameters
+    ----------
+    ca, mask
+        As for :func:`ca_ca_valid_fraction`.
+    aatype : Tensor, shape (..., n), optional
+        Residue types; none is proline by default.
     """
-    upper, lower = CA_CA_DISTANCE + CA_CA_TOLERANCE, CA_CA_DISTANCE - CA_CA_TOLERANCE
-    return ca_ca_valid_fraction(ca, mask, upper=upper, lower=lower)
+    distance = ca_ca_distances(ca, mask)
+    valid = (distance - CA_CA_DISTANCE).abs() < CA_CA_TOLERANCE
+    if aatype is not None:
+        cis = (distance > CIS_RANGE[0]) & (distance < CIS_RANGE[1])
+        valid |= cis & (aatype[..., 1:] == _PROLINE)
+    return share(valid, distance.isfinite())
+
+
+def ca_ca_bonded_fraction(
+    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+) -> Float[Tensor, "*b"]:
+    """Share of consecutive CA distances of a trans (3.65-3.95 Å) or cis (2.8-3.1 Å) peptide."""
+    distance = ca_ca_distances(ca, mask)
+    inside = [(distance > low) & (distance < high) for low, high in (TRANS_RANGE, CIS_RANGE)]
+    return share(inside[0] | inside[1], distance.isfinite())
 
 
 def ca_ca_deviation(
@@ -125,10 +144,8 @@ def ca_clashes(
 
     Parameters
     ----------
-    ca : Tensor, shape (..., n, 3)
-        CA positions in ångström.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    ca, mask
+        As for :func:`ca_ca_valid_fraction`.
     cutoff : float, default 1.0
         Ångström; the default is the published one.
     separation : int, default 1
@@ -148,6 +165,14 @@ def close_contacts_per_100(
 ) -> Float[Tensor, "*b"]:
     """CA pairs nearer than 3 Å and two or more residues apart, per 100 residues."""
     count = ca_clashes(ca, mask, cutoff=CLOSE_CONTACT, separation=2)
+    return 100 * count / _mask(ca, mask).sum(-1)
+
+
+def contacts_per_100(
+    ca: Float[Tensor, "*b n 3"], mask: Bool[Tensor, "*b n"] | None = None
+) -> Float[Tensor, "*b"]:
+    """CA pairs nearer than 3.5 Å and three or more residues apart, per 100 residues."""
+    count = ca_clashes(ca, mask, cutoff=CONTACT, separation=3)
     return 100 * count / _mask(ca, mask).sum(-1)
 
 
@@ -199,10 +224,8 @@ def torsions(
 
     Parameters
     ----------
-    coords : Tensor, shape (..., n, a, 3)
-        Ångström, atoms N, CA, C first.
-    mask : Tensor, shape (..., n), optional
-        True for real residues.
+    coords, mask
+        As for :func:`peptide_geometry`.
     """
     n, ca, c = _backbone(coords)
     missing = ~_bonded(ca, mask)
@@ -237,29 +260,6 @@ def dihedral(
     first, second = torch.linalg.cross(u, v), torch.linalg.cross(v, w)
     length = torch.linalg.vector_norm(v, dim=-1)
     return torch.atan2((u * second).sum(-1) * length, (first * second).sum(-1))
-
-
-def ramachandran_fraction(
-    coords: Float[Tensor, "*b n a 3"], mask: Bool[Tensor, "*b n"] | None = None
-) -> Float[Tensor, "*b"]:
-    """Share of residues whose (phi, psi) lies in the usual regions.
-
-    In degrees: right-handed helix, phi -180..-30 and psi -90..60; strand and polyproline, phi
-    -180..-35 and psi 60..230; left-handed helix, phi 30..90 and psi -20..90. Natural chains score
-    about 0.97, the rest being glycine above all.
-
-    Returns
-    -------
-    Tensor, shape (...)
-        In [0, 1]; NaN where no residue has both torsions.
-    """
-    phi, psi, _ = torsions(coords, mask)
-    phi, psi = torch.rad2deg(phi), torch.rad2deg(psi)
-    inside = torch.zeros_like(phi, dtype=torch.bool)
-    for phi_from, phi_to, psi_from, psi_to in RAMACHANDRAN_REGIONS:
-        turned = torch.remainder(psi - psi_from, 360.0) + psi_from
-        inside |= (phi >= phi_from) & (phi <= phi_to) & (turned <= psi_to)
-    return _share(inside, (phi + psi).isfinite())
 
 
 def radius_of_gyration(
@@ -309,7 +309,8 @@ def _bonded(x: Tensor, mask: Tensor | None) -> Tensor:
     return real[..., 1:] & real[..., :-1]
 
 
-def _share(inside: Tensor, counted: Tensor) -> Tensor:
+def share(inside: Tensor, counted: Tensor) -> Tensor:
+    """Share of what is counted that is inside, over the last axis; NaN where nothing is."""
     return (inside & counted).sum(-1) / counted.sum(-1)
 
 

@@ -40,6 +40,26 @@ def tm_score(mobile: Float[Tensor, "n 3"], target: Float[Tensor, "m 3"]) -> floa
     return _align(mobile, target)[1]
 
 
+def nearest_tm(
+    chain: Float[Tensor, "n 3"], known: Sequence[Float[Tensor, "m 3"]]
+) -> tuple[float, int]:
+    """TM-score, normalised by the length of ``chain``, of the most alike of known chains; which.
+
+    Held against training chains it tells whether a sample is a copy; the figure of held-out
+    natural chains says how alike chains are anyway.
+
+    Parameters
+    ----------
+    chain : Tensor, shape (n, 3)
+        CA positions in ångström.
+    known : sequence of Tensor, shape (m_i, 3)
+        At least one.
+    """
+    scores = [tm_score(other, chain) for other in known]
+    best = int(np.argmax(scores))
+    return scores[best], best
+
+
 def pairwise_tm(chains: Sequence[Float[Tensor, "n 3"]]) -> Float[np.ndarray, "k k"]:
     """TM-scores of all pairs; entry (i, j) is normalised by the length of chain j.
 

@@ -1,0 +1,192 @@
+"""Flags that several protein commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rectiflow.commands import Parser, pick_device, positive
+
+from rectiflow_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rectiflow.solvers import Solver
+    from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
+    from rectiflow_protein.flow import RotationSchedule
+    from rectiflow_protein.sampling import Correction
+
+ROTATIONS = ("exponential", "clamped", "exact", "linear")
+DEFAULT_RATE = 10.0
+
+
+def add_solver(parser: Parser, *, steps: int) -> None:
+    """Add the flags that say how the flow is solved."""
+    add = parser.group("solver")
+    add("--steps", type=positive, default=steps, help="Network calls per sample.")
+    add("--solver", choices=("euler", "midpoint"), default="euler", help="The integrator.")
+    add(
+        "--rotation",
+        choices=ROTATIONS,
+        help="Schedule of rotations; exponential, as published, if absent, and linear for other "
+        "solvers than euler.",
+    )
+    add("--rate", type=float, help=f"Of the exponential schedules; {DEFAULT_RATE:g} if absent.")
+    add(
+        "--temperature",
+        type=float,
+        default=0.0,
+        help="Share of the noise drawn afresh in each step, 0 (the flow itself) to 1.",
+    )
+    add(
+        "--repulsion",
+        action="store_true",
+        help="Push apart predicted CA that come too close, as small networks let them.",
+    )
+
+
+def add_lengths(add: Callable[..., Any], what: str, **options: Any) -> None:
+    """Add ``--lengths``."""
+    add(
+        "--lengths",
+        type=lengths_of,
+        metavar="A,B|A:B:STEP",
+        help=f"Residues of {what}; ends are included.",
+        **options,
+    )
+
+
+def add_bound(add: Callable[..., Any]) -> None:
+    """Add the flag that raises the bound of reading."""
+    add(
+        "--max-megabytes",
+        type=positive,
+        metavar="MB",
+        help="The largest structure file to read, uncompressed; 128 if absent.",
+    )
+
+
+def max_bytes_of(args: argparse.Namespace) -> dict[str, int]:
+    """Return the bound of reading as an argument, none where the flag was not given."""
+    return {} if args.max_megabytes is None else {"max_bytes": args.max_megabytes * 2**20}
+
+
+def add_tools(parser: Parser) -> None:
+    """Add the outside tools that judge designability."""
+    add = parser.group("designability, by tools of your own")
+    add("--proteinmpnn", metavar="CHECKOUT", help="The folder of a ProteinMPNN checkout.")
+    add(
+        "--designer-command",
+        metavar="COMMAND",
+        help="Any sequence designer: a command that reads {pdb} and writes {num} sequences as "
+        "FASTA to {fasta}; {temperature} and {seed} are filled in too.",
+    )
+    add(
+        "--predictor",
+        metavar="esmfold|FOLDER",
+        help="Folds the designed sequences: ESMFold from the local cache or from a folder.",
+    )
+    add("--num-sequences", type=positive, default=8, help="Sequences designed per backbone.")
+
+
+def lengths_of(text: str) -> list[int]:
+    """Parse lengths: numbers and ranges ``from:to[:step]``, ends included, separated by commas.
+
+    Examples
+    --------
+    >>> lengths_of("60:68:4,100")
+    [60, 64, 68, 100]
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        numbers = part.split(":")
+        if len(numbers) > 3 or not all(number.strip().isdecimal() for number in numbers):
+            raise argparse.ArgumentTypeError(
+                f"expected lengths such as 60,80,100 or 60:128:4, got {text!r}"
+            )
+        first, last, step = [int(n) for n in numbers] + [int(numbers[0]), 1][len(numbers) - 1 :]
+        if step < 1 or last < first:
+            raise argparse.ArgumentTypeError(
+                f"expected a range from:to:step that goes up, got {part!r}"
+            )
+        found += range(first, last + 1, step)
+    if min(found) < 2:
+        raise argparse.ArgumentTypeError(f"expected at least 2 residues, got {min(found)}")
+    return found
+
+
+def make_solver(args: argparse.Namespace) -> Solver:
+    """Return the integrator that the flags describe."""
+    solver, rotation, rate = args.solver, args.rotation, args.rate
+    temperature = args.temperature
+    from rectiflow.solvers import Midpoint
+    from rectiflow_protein import flow
+
+    if temperature and solver != "euler":
+        raise UsageError(
+            f"--temperature needs --solver euler, got {solver}; leave one of them out."
+        )
+    if solver != "euler":
+        if rotation not in (None, "linear") or rate is not None:
+            raise UsageError(
+                f"--solver {solver} turns rotations at the pace of translations, got "
+                f"--rotation {rotation or 'exponential'}; expected linear. Use --solver euler for "
+                "other schedules."
+            )
+        return Midpoint()
+    if rotation == "linear":
+        if rate is not None:
+            raise UsageError(f"--rotation linear has no rate, got --rate {rate:g}; leave it out.")
+        return _frame_solver(flow.LinearSchedule(), temperature)
+    schedules: dict[str, Callable[[float], RotationSchedule]] = {
+        "exponential": flow.ExponentialSchedule,
+        "clamped": flow.ClampedExponentialSchedule,
+        "exact": flow.ExactExponentialSchedule,
+    }
+    rate = DEFAULT_RATE if rate is None else rate
+    if not rate > 0:
+        raise UsageError(f"--rate must be positive, got {rate:g}; 10 is published.")
+    return _frame_solver(schedules[rotation or "exponential"](rate), temperature)
+
+
+def _frame_solver(schedule: RotationSchedule, temperature: float) -> Solver:
+    from rectiflow_protein.flow import FrameAncestral, FrameEuler
+
+    return FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
+
+
+def make_corrections(args: argparse.Namespace) -> list[Correction]:
+    """Return what the flags do to predictions."""
+    from rectiflow_protein.repulsion import Repulsion
+
+    return [Repulsion()] if args.repulsion else []
+
+
+def make_tools(
+    args: argparse.Namespace,
+) -> tuple[SequenceDesigner | None, StructurePredictor | None]:
+    """Return the designer and the predictor, both or neither."""
+    if args.proteinmpnn and args.designer_command:
+        raise UsageError("two designers, got --proteinmpnn and --designer-command; expected one.")
+    wants_designer = bool(args.proteinmpnn or args.designer_command)
+    if wants_designer != bool(args.predictor):
+        absent = "--predictor" if wants_designer else "--proteinmpnn or --designer-command"
+        raise UsageError(
+            f"designability needs a designer and a predictor, got no {absent}; expected both. "
+            f"Add {absent}, or leave the other out."
+        )
+    if not wants_designer:
+        return None, None
+    from pathlib import Path
+
+    from rectiflow_protein.designability import ESMFold, ProteinMPNN
+
+    from rectiflow_cli.protein.designer import CommandDesigner
+
+    designer: SequenceDesigner = (
+        ProteinMPNN(Path(args.proteinmpnn))
+        if args.proteinmpnn
+        else CommandDesigner(args.designer_command)
+    )
+    name = "facebook/esmfold_v1" if args.predictor == "esmfold" else args.predictor
+    return designer, ESMFold.from_cache(name, device=pick_device(args.device))

@@ -1,0 +1,44 @@
+"""The frames of the commands that all domains have: a domain adds its flags and its science.
+
+A verb is an instance of a subclass of :class:`Verb`, called with the words after its name.
+What is wrong with the user's input is raised as a ValueError of one sentence.
+"""
+
+from rectiflow.commands.answers import answer, table
+from rectiflow.commands.convert import Convert
+from rectiflow.commands.evaluate import Evaluate, Measured
+from rectiflow.commands.make import Job, Make
+from rectiflow.commands.pairs import Candidates, Pairs
+from rectiflow.commands.parser import (
+    Parser,
+    fractions_of,
+    pick_device,
+    positive,
+    shard_of,
+    words,
+)
+from rectiflow.commands.prepare import Prepare
+from rectiflow.commands.progress import counter, progress
+from rectiflow.commands.verb import Verb
+
+__all__ = [
+    "Candidates",
+    "Convert",
+    "Evaluate",
+    "Job",
+    "Make",
+    "Measured",
+    "Pairs",
+    "Parser",
+    "Prepare",
+    "Verb",
+    "answer",
+    "counter",
+    "fractions_of",
+    "pick_device",
+    "positive",
+    "progress",
+    "shard_of",
+    "table",
+    "words",
+]

@@ -1,0 +1,112 @@
+"""``pairs``: what reflow trains on."""
+
+from __future__ import annotations
+
+import sys
+from abc import abstractmethod
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from rectiflow.commands.answers import answer
+from rectiflow.commands.parser import Parser, positive
+from rectiflow.commands.verb import PipelineVerb
+from rectiflow.rectify import Pair, PairStore, Verdict, generate_pairs
+
+NUM = 1000
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What makes pairs, how many there are to be, which are kept, and what the manifest tells."""
+
+    sample: Callable[[list[int]], Sequence[Pair]]
+    num: int | None = None
+    keep: Callable[[Pair], Verdict] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pairs(PipelineVerb):
+    """Make pairs of noise and sample with a trained network."""
+
+    name = "pairs"
+    takes: ClassVar[str]
+    """What the folder of prepared data is used for, as a sentence."""
+    needs_data: ClassVar[bool] = True
+    mend: ClassVar[str] = "Loosen the filter, or sample with a better network or more steps."
+
+    def flags(self, parser: Parser) -> None:
+        """Add the flags of every domain around the domain's own."""
+        add = parser.group("input and output")
+        add("shards", metavar="SHARDS", nargs=None if self.needs_data else "?", help=self.takes)
+        add("-o", "--out", required=True, metavar="PAIRS", help="The folder to write.")
+        add(
+            "--num",
+            type=positive,
+            help=f"How many pairs to try in all; {NUM} if absent, and with --real every record.",
+        )
+        add(
+            "--real",
+            action="store_true",
+            help="Invert the train split of SHARDS to noise instead of sampling.",
+        )
+        add("--batch", type=positive, default=16, help="How many pairs one call makes.")
+        parser.add_shard()
+        parser.add_network()
+        self.own_flags(parser)
+        parser.add_overwrite()
+        parser.add_json()
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add the domain's flags."""
+
+    @abstractmethod
+    def candidates(self, args: Namespace, pipe: Any) -> Candidates:
+        """Return what makes the pairs that the flags ask for."""
+
+    def run(self, args: Namespace) -> int:
+        """Make what an earlier call with the same flags did not.
+
+        Raises
+        ------
+        ValueError
+            When no pair is kept.
+        """
+        pipe = self.load(args)
+        made = self.candidates(args, pipe)
+        described = {
+            key: value for key, value in pipe.describe().items() if key not in ("weights", "device")
+        }
+        counts = generate_pairs(
+            made.sample,
+            args.out,
+            num=made.num or NUM,
+            batch=args.batch,
+            seed=args.seed,
+            shard=args.shard,
+            keep=made.keep,
+            metadata={**described, "real": args.real, **made.told},
+            shard_size=max(args.batch, 64),
+            progress=sys.stderr.isatty() and not args.json,
+            overwrite=args.overwrite,
+        )
+        store = PairStore(args.out)
+        document = {
+            "folder": args.out,
+            "counts": counts,
+            "pairs": len(store),
+            "complete": store.is_complete,
+        }
+        told = ", ".join(f"{count} {name}" for name, count in counts.items())
+        lines = [f"{told}; {len(store)} pairs in {args.out}"]
+        if not store.is_complete:
+            lines.append("other shards are still to be done")
+        elif len(store):
+            lines.append(
+                f"next: rectiflow {self.domain} reflow data.dir={args.out} weights={args.weights}"
+            )
+        answer(document, "\n".join(lines), as_json=args.json)
+        if store.is_complete and not len(store):
+            raise ValueError(f"no pair was kept, got {store.rejected}; expected some. {self.mend}")
+        return 0

@@ -1,0 +1,183 @@
+"""Words of a command: groups of flags, help in sentences, errors in one line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import torch
+
+from rectiflow.storage.preparation import SPLITS
+
+DTYPES = ("float32", "bfloat16")
+_WIDTH = 96
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Shows a default where there is one, as the user would type it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=_WIDTH)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        if (
+            not action.option_strings
+            or not action.help
+            or action.nargs == 0
+            or default in (None, argparse.SUPPRESS, [], "")
+        ):
+            return action.help
+        text = " ".join(map(str, default)) if isinstance(default, list | tuple) else str(default)
+        return f"{action.help} (default: {text.replace('%', '%%')})"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and whose help has examples.
+
+    Parameters
+    ----------
+    domain, verb : str
+        Of the command.
+    about : str, optional
+        What it does: its first paragraph is shown.
+    examples : sequence of str
+        Words after ``rectiflow DOMAIN VERB``, each of which parses.
+    """
+
+    def __init__(
+        self, domain: str, verb: str, about: str | None, examples: Sequence[str] = ()
+    ) -> None:
+        prog = f"rectiflow {domain} {verb}".rstrip()
+        first = " ".join((about or "").strip().partition("\n\n")[0].split())
+        shown = "\n".join(f"  {prog} {words}" for words in examples)
+        super().__init__(
+            prog=prog,
+            description=textwrap.fill(first, _WIDTH),
+            epilog=f"examples:\n{shown}" if shown else None,
+            formatter_class=_Help,
+            allow_abbrev=False,
+        )
+        self.examples = tuple(examples)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the message instead of printing the usage."""
+        raise ValueError(f"{message}. See: {self.prog} --help")
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Write help without swallowing that it could not be written."""
+        (file or sys.stderr).write(message)
+
+    def group(self, title: str) -> Callable[..., Any]:
+        """Begin a group of flags and return what adds one to it."""
+        return self.add_argument_group(title).add_argument
+
+    def add_json(self) -> None:
+        """Add ``--json``."""
+        self.add_argument("--json", action="store_true", help="Print one JSON document.")
+
+    def add_overwrite(self) -> None:
+        """Add ``--overwrite``, the only way to replace what the command did not make."""
+        self.add_argument(
+            "--overwrite", action="store_true", help="Replace what is in the way at -o."
+        )
+
+    def add_shard(self) -> None:
+        """Add ``--shard``."""
+        self.add_argument(
+            "--shard",
+            type=shard_of,
+            default="0/1",
+            metavar="i/n",
+            help="The part that this worker does; parts are numbered from 0.",
+        )
+
+    def add_device(self, add: Callable[..., Any]) -> None:
+        """Add ``--device``."""
+        add("--device", default="auto", help="One of auto, cpu, cuda and cuda:INDEX.")
+
+    def add_network(self, default: str | None = "small") -> None:
+        """Add the flags that say which network runs, where and as what."""
+        add = self.group("network")
+        add(
+            "--weights",
+            default=default,
+            help="A shipped name, a folder, a run, a file of the authors, or owner/name.",
+        )
+        self.add_device(add)
+        add("--dtype", choices=DTYPES, default="float32", help="What the networks compute in.")
+        add("--compile", action="store_true", help="Compile the network before it runs.")
+        add("--seed", type=int, default=0, help="Fixes the noise of each sample by its number.")
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def words(text: str) -> str:
+    """Parse text; bytes that the terminal's encoding could not read are taken as UTF-8.
+
+    Examples
+    --------
+    >>> words("a dog barks")
+    'a dog barks'
+    """
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        pass
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise argparse.ArgumentTypeError(
+            f"expected text in the terminal's encoding, got {text!r}; set LC_ALL=C.UTF-8"
+        )
+    return text
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """Parse ``i/n`` with ``0 <= i < n``.
+
+    Examples
+    --------
+    >>> shard_of("1/4")
+    (1, 4)
+    """
+    part, slash, parts = text.partition("/")
+    if not slash or not part.isdecimal() or not parts.isdecimal() or int(part) >= int(parts):
+        raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, got {text!r}")
+    return int(part), int(parts)
+
+
+def fractions_of(text: str) -> dict[str, float]:
+    """Parse the shares of train, valid and test."""
+    try:
+        shares = [float(part) for part in text.split(",")]
+    except ValueError:
+        shares = []
+    if len(shares) != len(SPLITS):
+        raise argparse.ArgumentTypeError(
+            f"expected three shares for {', '.join(SPLITS)}, such as 0.9,0.05,0.05, got {text!r}"
+        )
+    return dict(zip(SPLITS, shares, strict=True))
+
+
+def pick_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is the GPU if there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
+        raise ValueError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:0.")
+    count = torch.cuda.device_count()
+    if kind == "cuda" and int(index or 0) >= count:
+        raise ValueError(
+            f"device {name!r} is not there, got {count} CUDA device(s) on this machine; expected "
+            "one of them. Leave --device out to take what there is."
+        )
+    return torch.device(name)

@@ -1,0 +1,287 @@
+r"""What a request will take before it runs: seconds and peak memory, fitted on small trials.
+
+A network that sees ``b`` rows of ``n`` tokens, ``k`` times, is taken to need
+
+.. math:: seconds = f(b, n) + k\, g(b, n), \qquad bytes = h(b, n)
+
+where f, g and h are non-negative sums of 1, ``b n`` and ``b n^2``: what is paid once, per token and
+per pair of tokens. Trials of a few sizes fit the weights, once for a network on a device; they are
+kept in the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from rectiflow.machine import device_model, version_of
+from rectiflow.storage.files import write_json
+from rectiflow.storage.reading import read_json
+
+if TYPE_CHECKING:
+    from rectiflow.pipeline import Pipeline
+
+MARGIN = 1.15
+"""What is predicted must fit this many times: predictions are tested to 15 %."""
+
+_REPEATS = 3  # trials of one size; the fastest counts, since others only disturb
+
+
+@dataclass(frozen=True)
+class Load:
+    """Batches of one size.
+
+    Attributes
+    ----------
+    rows, tokens : int
+        Samples in a batch, and tokens of each.
+    calls : int
+        Network calls that each batch takes.
+    batches : int
+        How many batches there are.
+    """
+
+    rows: int
+    tokens: int
+    calls: int
+    batches: int = 1
+
+    def terms(self) -> np.ndarray:
+        """Return 1, ``b n`` and ``b n^2``."""
+        return np.array([1.0, self.rows * self.tokens, self.rows * self.tokens**2])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a request will take.
+
+    Attributes
+    ----------
+    seconds : float
+    memory : float
+        Bytes at the peak, the weights included.
+    largest : Load
+        The batch that needs most memory.
+    """
+
+    seconds: float
+    memory: float
+    largest: Load
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Fitted weights of the terms of :class:`Load`.
+
+    Attributes
+    ----------
+    once, per_call, memory : list of float
+        Of f, g and h.
+    resting : float
+        Bytes of the weights.
+    """
+
+    once: list[float]
+    per_call: list[float]
+    memory: list[float]
+    resting: float
+
+    def seconds(self, load: Load) -> float:
+        """Return the time of all batches of a load."""
+        weights = np.array(self.once) + load.calls * np.array(self.per_call)
+        return float(load.batches * (weights @ load.terms()))
+
+    def bytes(self, load: Load) -> float:
+        """Return the memory that one batch of a load needs, the weights included."""
+        return self.resting + float(np.array(self.memory) @ load.terms())
+
+    def estimate(self, loads: Sequence[Load]) -> Estimate:
+        """Return what some loads take, one after the other."""
+        largest = max(loads, key=self.bytes)
+        return Estimate(sum(map(self.seconds, loads)), self.bytes(largest), largest)
+
+    def most_rows(self, tokens: int, limit: float) -> int:
+        """Return how many rows of so many tokens fit into a limit, in bytes."""
+        fixed = self.resting + self.memory[0]
+        each = self.memory[1] * tokens + self.memory[2] * tokens**2
+        return max(0, int((limit / MARGIN - fixed) // each)) if each else 2**31
+
+    def most_tokens(self, limit: float) -> int:
+        """Return how many tokens a single row may have to fit into a limit, in bytes."""
+        fits = 0
+        for step in (2**power for power in range(30, -1, -1)):
+            if self.most_rows(fits + step, limit) >= 1:
+                fits += step
+        return fits
+
+
+def fit_costs(
+    run: Callable[[Load], Any],
+    trials: Sequence[Load],
+    *,
+    resting: float,
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CostModel:
+    """Run trials and fit a model to what they took.
+
+    Parameters
+    ----------
+    run : callable
+        ``run(load)`` carries out one batch of a load.
+    trials : sequence of Load
+        At least six, of different rows, tokens and calls.
+    resting : float
+        Bytes of the weights.
+    device : device
+        Where they run.
+    clock : callable
+        Seconds.
+    """
+    # What a call leaves behind lives beside the next: the peak is that of several calls.
+    most = max(load.calls for load in trials)
+    several = [load for load in trials if load.calls == most]
+    memory = [peak_memory(lambda load=load: run(load), device) for load in several]
+    seconds = []
+    for load in trials:
+        taken = []
+        for _ in range(_REPEATS):
+            start = clock()
+            run(load)
+            _wait(device)
+            taken.append(clock() - start)
+        seconds.append(min(taken))
+    terms = np.stack([load.terms() for load in trials])
+    calls = np.array([load.calls for load in trials])[:, None]
+    timed = _fitted(np.concatenate([terms, calls * terms], 1), seconds)
+    sizes = np.stack([load.terms() for load in several])
+    return CostModel(timed[:3], timed[3:], _fitted(sizes, memory), resting)
+
+
+def _fitted(terms: np.ndarray, values: Sequence[float]) -> list[float]:
+    """Return non-negative weights of the terms with the smallest relative errors."""
+    from scipy.optimize import nnls
+
+    scale = 1 / np.maximum(np.asarray(values, float), 1e-9)
+    size = np.abs(terms).max(0)
+    weights, _ = nnls(terms / size * scale[:, None], np.ones(len(terms)))
+    return (weights / size).tolist()
+
+
+def peak_memory(run: Callable[[], Any], device: torch.device) -> float:
+    """Return the bytes that a call takes at its peak, beside what was there before.
+
+    On a GPU the allocator tells. On a CPU the tensors that operations make are added up while they
+    live; what libraries use inside one operation is not seen.
+    """
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        run()
+        torch.cuda.synchronize(device)
+        return float(torch.cuda.max_memory_allocated(device) - before)
+    with _Living() as living:
+        run()
+    return float(living.peak)
+
+
+class _Living(TorchDispatchMode):
+    """Adds up the storages that operations make, for as long as they live."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
+        made = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, torch.Tensor):
+                self._count(leaf.untyped_storage(), given)
+        return made
+
+    def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
+        key = storage._cdata
+        if key in self._known or key in given:
+            return
+        self._known.add(key)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def costs_of(pipe: Pipeline, *, fit: bool = True) -> CostModel | None:
+    """Return the costs of a pipeline on its device, from the cache or by trials.
+
+    Parameters
+    ----------
+    pipe : Pipeline
+        With ``trials()`` and ``run_load()``.
+    fit : bool, default True
+        Run trials if the cache has none; otherwise return None then.
+    """
+    path = _cache() / f"{_key(pipe)}.json"
+    if path.is_file():
+        return CostModel(**read_json(path))
+    if not fit:
+        return None
+    resting = sum(
+        tensor.numel() * tensor.element_size()
+        for part in pipe.parts.values()
+        for tensor in (*part.parameters(), *part.buffers())
+    )
+    model = fit_costs(pipe.run_load, pipe.trials(), resting=resting, device=pipe.device)
+    write_json(path, asdict(model))
+    return model
+
+
+def _cache() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "rectiflow" / "costs"
+
+
+def _key(pipe: Pipeline) -> str:
+    """Tell networks, devices and versions apart; weights of the same sizes cost the same."""
+    sizes = {
+        name: [(key, list(value.shape)) for key, value in part.state_dict().items()]
+        for name, part in pipe.parts.items()
+    }
+    told = [
+        type(pipe).__name__,
+        sizes,
+        str(pipe.dtype),
+        pipe.is_compiled,
+        device_model(pipe.device),
+        torch.get_num_threads() if pipe.device.type == "cpu" else 0,
+        version_of("torch"),
+        version_of("rectiflow"),
+    ]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

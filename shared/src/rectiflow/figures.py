@@ -1,0 +1,41 @@
+"""Figures without pyplot: nothing opens a window and nothing has to be closed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from rectiflow.storage.files import whole_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def new_figure(
+    width: float = 5.0,
+    height: float = 4.2,
+    layout: Literal["constrained", "compressed"] = "constrained",
+) -> Figure:
+    """Make an empty figure, in inches, drawn by Agg whatever the backend."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def labelled(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    """Make a figure of one pair of axes with labels."""
+    figure = new_figure(layout="compressed")  # for square axes
+    axes = figure.add_subplot()
+    axes.set(title=title, xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Write a figure whole or not at all."""
+    with whole_file(path) as part:
+        figure.savefig(part)
+    return Path(path)
