@@ -79,12 +79,15 @@ small-protein: install  ## Train the small protein checkpoints: make small-prote
 
 SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)
 small-audio: RUNS ?= runs/small-audio
-small-audio: install  ## Train the small sound checkpoint: make small-audio SOUNDS=FOLDER.
+small-audio: install  ## Train the small sound checkpoints: make small-audio SOUNDS=FOLDER.
 	$(BIN)/rectiflow audio prepare $(SOUNDS) -o $(RUNS)/shards --wordings paraphrases
 	$(call STAGE,vae,audio train) data.dir=$(RUNS)/shards experiment=small_vae
-	$(call STAGE,latent,audio train) data.dir=$(RUNS)/shards experiment=small_latent \
-	  vae.weights=$(RUNS)/vae/export data.wordings=paraphrases
-	$(call STAGE,flow,audio train) data.dir=$(RUNS)/shards experiment=small \
-	  network=small_after weights=$(RUNS)/latent/export data.wordings=paraphrases
-	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/flow/export \
-	  --out $(RUNS)/quality.json
+	$(call STAGE,flow,audio train) data.dir=$(RUNS)/shards experiment=small vae.weights=$(RUNS)/vae/export \
+	  data.wordings=paraphrases
+	$(BIN)/rectiflow audio pairs $(RUNS)/shards -o $(RUNS)/pairs --num 640 --wordings paraphrases \
+	  --weights $(RUNS)/flow/export
+	$(call STAGE,rectified,audio reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export \
+	  experiment=small_rectify
+	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
+	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
+	  --weights $(RUNS)/flow/export $(RUNS)/rectified/export --out $(RUNS)/quality.json

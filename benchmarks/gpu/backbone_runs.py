@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import timed_training
 import torch
 from rectiflow.storage.files import write_json
-from rectiflow.storage.preparation import split_of
+from rectiflow.storage.splits import split_of
 from rectiflow.training import FlowData, FlowTraining, network_weights
 from rectiflow_protein.data import (
     BackboneDataset,

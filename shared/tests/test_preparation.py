@@ -18,16 +18,14 @@ from rectiflow.storage.preparation import (
     Judged,
     Kept,
     Preparation,
-    check_fractions,
     check_places,
     digest_of,
     extract,
-    number_repeated_names,
     read_report,
-    split_of,
 )
 from rectiflow.storage.prepared import Prepared
 from rectiflow.storage.shards import ShardError, ShardReader, ShardWriter
+from rectiflow.storage.splits import check_fractions, number_repeated_names, split_of
 from rectiflow.storage.table import read_table, write_rows
 
 NUMBERS = range(70)  # three chunks

@@ -24,12 +24,11 @@ def foreign(path: Path) -> Path:
 
 @pytest.fixture
 def structures(tmp_path: Path) -> Path:
-    from importlib.resources import files
+    from rectiflow_protein.examples import PROTEIN_G
 
     folder = tmp_path / "structures"
     folder.mkdir()
-    source = files("rectiflow_protein") / "examples" / "helical_hairpin.pdb"
-    shutil.copy(str(source), folder / "hairpin.pdb")
+    shutil.copy(PROTEIN_G, folder)
     return folder
 
 

@@ -52,8 +52,9 @@ def test_an_export_is_used_as_the_experiment_says_or_as_its_teacher(teacher):
         return settings_of(composed(name, teacher, *more))
 
     own = settings("small")
-    assert (own.steps, own.guidance, own.posterior_sample) == (2, 1.0, False)
-    assert own.mask_headroom == 0.0
+    assert (own.steps, own.guidance, own.posterior_sample) == (2, 2.0, False)
+    patches = settings("small_patches")
+    assert (patches.guidance, patches.mask_headroom) == (1.0, 0.0)
     assert own.window_seconds == 2.555
     published = settings("flowsep_audiocaps")
     assert (published.steps, published.guidance, published.posterior_sample) == (20, 1.0, True)
@@ -64,8 +65,7 @@ def test_an_export_is_used_as_the_experiment_says_or_as_its_teacher(teacher):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_its_training(name, teacher):
-    needs_vae = name in ("small_latent", "flowsep_audiocaps")
-    cfg = composed(name, teacher, *(["vae=tiny"] if needs_vae else []))
+    cfg = composed(name, teacher, *(["vae=tiny"] if name in ("small", "flowsep_audiocaps") else []))
     check_config(cfg, (*train.KEYS, *RECIPE.keys))
     with torch.device("meta" if name in RELEASED else "cpu"):
         training = instantiate(cfg.training, _convert_="all")
@@ -113,7 +113,7 @@ def test_reflow_keeps_the_teachers_codec(teacher):
 
 
 def test_a_flow_starts_from_the_weights_that_fit(teacher):
-    cfg = composed("small", teacher, "network=small_after", "network.sizes.groups=8")
+    cfg = composed("small_patches", teacher, "network=patches_after", "network.sizes.groups=8")
     network = instantiate(cfg.network, _convert_="all")
     known = SeparationPipeline.from_pretrained(teacher).unet.state_dict()
     same = {

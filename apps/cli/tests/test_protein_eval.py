@@ -96,7 +96,7 @@ def test_the_bound_of_reading_can_be_raised(protein, evaluate, tmp_path):
     with path.open("a") as file:
         file.write("REMARK\n" * 200_000)
     _, err = evaluate(path, "--max-megabytes", 1, code=2)
-    assert "holds more than 1,048,576 bytes" in err
+    assert "holds more than 1 MiB" in err
     assert "--max-megabytes" in err
     assert names(evaluate(path, "--max-megabytes", 2)[0]) == ["x"]
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+from dataclasses import replace
 
 import biotite.structure.io as structure_io
 import numpy as np
@@ -190,3 +192,65 @@ def test_evaluation_takes_novelty_from_a_search(sample, tmp_path, capsys):
     (tmp_path / "hits.tsv").write_text("\t".join(["other.pdb", *hit[1:]]) + "\n")
     assert main(words) == 2
     assert "has none of the structures, got ['other']" in capsys.readouterr().err
+
+
+def test_a_plan_tells_what_it_takes_and_refuses_what_cannot_fit(
+    sample, narrow, tmp_path, monkeypatch, capsys
+):
+    from rectiflow.commands import make
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ["--length", "30", "--num", "4"]
+    told = sample("s", *words, "--plan")
+    assert told["samples"] == 4
+    assert told["seconds"] > 0
+    assert 0 < told["memory"] < told["free"]
+    assert not (tmp_path / "s").exists()
+    monkeypatch.setattr(make, "free_memory", lambda device: told["memory"])
+    given = ["--weights", narrow, "--steps", "4", "--device", "cpu", "-o", str(tmp_path / "s")]
+    for more in (["--plan"], []):  # costs that are known are kept to without asking
+        assert main(["protein", "sample", *words, *given, *more]) == 2
+        assert "expected --max-pairs" in capsys.readouterr().err
+    assert main(["protein", "sample", *words, *given, "--max-pairs", "900"]) == 0
+    capsys.readouterr()
+    assert main(["protein", "sample", "--length", "200", *given, "--plan"]) == 2
+    assert re.search(r"expected --length \d\d or less", capsys.readouterr().err)
+    monkeypatch.setattr(make, "free_memory", lambda device: 1.0)
+    assert main(["protein", "sample", "--length", "200", *given, "--plan"]) == 2
+    assert "expected a device with more memory" in capsys.readouterr().err
+
+
+def test_a_result_is_repeated(sample, tmp_path, capsys):
+    from rectiflow_protein.io import read_structure, write_structure
+
+    sample("s", "--length", "12", "--num", "2")
+    result = tmp_path / "s" / "result.json"
+    assert main(["rerun", str(result), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["equal"]
+    assert [row["difference"] for row in told["files"]] == ["equal"] * 2
+    path = tmp_path / "s" / told["files"][1]["file"]
+    chain = read_structure(path)
+    write_structure(path, replace(chain, coords=chain.coords + 2))
+    listed = json.loads(result.read_text())
+    listed["machine"]["python"] = "3.0"
+    result.write_text(json.dumps(listed))
+    assert main(["rerun", str(result)]) == 0
+    text = capsys.readouterr().out
+    assert "1 of 2 files are equal" in text
+    assert f"{path.name}: off by at most 2" in text
+    assert "differs in machine python: 3.0 then" in text
+    del listed["command"]
+    result.write_text(json.dumps(listed))
+    assert main(["rerun", str(result)]) == 2
+    assert "names no command" in capsys.readouterr().err
+
+
+def test_status_tells_what_is_left(sample, tmp_path, capsys):
+    sample("s", "--length", "12", "--num", "4", "--shard", "0/2")
+    assert main(["status", str(tmp_path / "s"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["complete"], told["absent"]) == (False, ["result-1-of-2.json"])
+    sample("s", "--length", "12", "--num", "4", "--shard", "1/2")
+    assert main(["status", str(tmp_path / "s")]) == 0
+    assert capsys.readouterr().out.startswith("results: complete")

@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import rectiflow_protein
 import torch
 from omegaconf import OmegaConf
 from rectiflow_cli.main import main
+from rectiflow_protein.examples import PROTEIN_G
 from rectiflow_protein.io import read_structure
 from rectiflow_protein.metrics import superpose
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.weights import official_config, to_official
-
-HAIRPIN = Path(rectiflow_protein.__file__).parent / "examples" / "helical_hairpin.pdb"
 
 
 @pytest.fixture
@@ -33,9 +31,9 @@ def sample(narrow, tmp_path, capsys):
 
 
 def test_the_motif_stands_in_every_sample(sample, tmp_path):
-    whole = read_structure(HAIRPIN)
+    whole = read_structure(PROTEIN_G)
     chain, first = whole.chain_ids[0], int(whole.residue_index[0])
-    text = f"{HAIRPIN}:{chain}{first + 2}-{first + 8},{chain}{first + 20}"
+    text = f"{PROTEIN_G}:{chain}{first + 2}-{first + 8},{chain}{first + 20}"
     code, told = sample("s", "--length", "60", "--num", "3", "--motif", text)
     assert code == 0, told
     wanted = np.concatenate([whole.coords[2:9], whole.coords[20:21]])[:, :3].reshape(-1, 3)
@@ -66,7 +64,7 @@ def test_the_motif_stands_in_every_sample(sample, tmp_path):
     ],
 )
 def test_motifs_that_cannot_be_are_the_users_error(sample, motif, length, told, tmp_path):
-    code, error = sample("s", "--length", length, "--motif", f"{HAIRPIN}:{motif}")
+    code, error = sample("s", "--length", length, "--motif", f"{PROTEIN_G}:{motif}")
     assert code == 2
     assert told in error
     assert not (tmp_path / "s").exists()
@@ -100,9 +98,9 @@ def test_a_motif_works_with_the_authors_form_of_weights(narrow, tmp_path, capsys
     torch.save({"state_dict": to_official(network)}, official / "qflow.ckpt")
     config = OmegaConf.create({"model": official_config(network.sizes)})
     OmegaConf.save(config, official / "config.yaml")
-    whole = read_structure(HAIRPIN)
+    whole = read_structure(PROTEIN_G)
     chain, first = whole.chain_ids[0], int(whole.residue_index[0])
-    words = ["--motif", f"{HAIRPIN}:{chain}{first}-{first + 4}", "--steps", "3", "--length", "20"]
+    words = ["--motif", f"{PROTEIN_G}:{chain}{first}-{first + 4}", "--steps", "3", "--length", "20"]
     given = [
         "--weights",
         str(official / "qflow.ckpt"),

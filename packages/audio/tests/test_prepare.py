@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from rectiflow.storage.preparation import split_of
 from rectiflow.storage.shards import ShardError
+from rectiflow.storage.splits import split_of
 from rectiflow_audio.data import (
     MixtureDataset,
     PreparedSounds,

@@ -218,7 +218,7 @@ def test_models_count_from_one(read):
         ("notes.pdb", b"I will deposit this structure soon.\n", "it holds no atom"),
         ("page.cif", b"<html><body>404</body></html>\n", "it is an HTML page"),
         ("no_atoms.cif", b"data_x\n_cell.length_a 10\n", "it holds no atom"),
-        ("noise.pdb.gz", b"no gzip at all", "it is not compressed"),
+        ("noise.pdb.gz", b"no gzip at all", "it holds no atom"),
         ("cut.pdb.gz", gzip.compress(b"ATOM" * 10_000, mtime=0)[:40], "its compression is damaged"),
         ("table.csv", b"a,b\n", "its suffix is '.csv'"),
     ],

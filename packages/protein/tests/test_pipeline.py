@@ -1,10 +1,12 @@
 import functools
+import itertools
 import json
 import operator
 
 import numpy as np
 import pytest
 import torch
+from rectiflow.costs import Load, fit_costs, peak_memory
 from rectiflow.solvers import Euler, Midpoint
 from rectiflow_protein.flow import (
     ExactExponentialSchedule,
@@ -16,6 +18,7 @@ from rectiflow_protein.networks import ReQFlowConfig
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.sampling import batches, draw_noise
 
+CPU = torch.device("cpu")
 TINY = ReQFlowConfig(32, 16, 16, 16, 8, 22, 8, 2, 2, 4, 2, 1, 2)
 
 
@@ -152,3 +155,11 @@ def test_bad_requests(pipe, arguments, message):
         pipe(lengths, steps=steps[0] if steps else 3)
     with pytest.raises(ValueError, match="one distinct number"):
         pipe([10, 10], indices=[1, 1])
+
+
+def test_memory_is_predicted_to_15_per_cent(pipe):
+    clock = itertools.count(step=1.0).__next__
+    model = fit_costs(pipe.run_load, pipe.trials(), resting=0.0, device=CPU, clock=clock)
+    for load in (Load(3, 100, 4), Load(2, 200, 3), Load(1, 300, 3)):
+        found = peak_memory(lambda load=load: pipe.run_load(load), CPU)
+        assert model.bytes(load) == pytest.approx(found, rel=0.15)

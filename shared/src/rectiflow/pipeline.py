@@ -266,8 +266,14 @@ class Pipeline(ABC):
         raise ValueError(f"{type(self).__name__} does not tell what a request takes.")
 
     def run_load(self, load: Load) -> None:
-        """Carry out one batch of a size, with input that is made up."""
-        raise NotImplementedError
+        """Carry out one batch of a size that :meth:`trials` may name, with input that is made up.
+
+        Raises
+        ------
+        ValueError
+            Where there are no trials.
+        """
+        self.trials()
 
     def describe(self) -> dict[str, Any]:
         """Return what shapes every result of the pipeline, as plain data."""

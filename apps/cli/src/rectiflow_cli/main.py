@@ -7,7 +7,6 @@ Hydra overrides for training). Nothing heavy is imported before a verb runs.
 from __future__ import annotations
 
 import importlib.metadata
-import io
 import sys
 from collections.abc import Callable
 
@@ -96,9 +95,6 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit code: 0 done, 1 a defect, 2 the user's input, 130 interrupted.
     """
-    for stream in (sys.stdout, sys.stderr):  # names of files and help need not fit a terminal
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     return guarded(_run, [word for word in words if word != "--debug"], debug=debug)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 _SCALE_FROM = 64  # training examples that tell the spread of an autoencoder's latents
 
 _AFTER = {
-    "SpectrogramVae": "train data.dir={data} vae.weights={folder} experiment=small_latent",
+    "SpectrogramVae": "train data.dir={data} vae.weights={folder} experiment=small",
     "BigVgan": "train data.dir={data} vocoder.weights={folder} vae.weights=CODEC",
     "SeparationUNet": 'separate MIX.wav --query "a dog barks" --weights {folder} -o dog.wav',
 }

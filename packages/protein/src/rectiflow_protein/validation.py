@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rectiflow.figures import save_figure
 from torch import Tensor, nn
 
 from rectiflow_protein.metrics import backbone_metrics
@@ -102,12 +103,7 @@ class SampleValidation:
 
 
 def _draw(chains: list[Tensor], folder: Path, step: int) -> None:
-    from rectiflow_protein.plots import (
-        ca_ca_histogram,
-        distance_matrix,
-        ramachandran,
-        save_figure,
-    )
+    from rectiflow_protein.plots import ca_ca_histogram, distance_matrix, ramachandran
 
     first = f"CA distances of {len(chains[0])} residues, step {step}"
     save_figure(ramachandran(chains, title=f"Step {step}"), folder / "ramachandran.png")

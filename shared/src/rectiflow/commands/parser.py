@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from rectiflow.storage.preparation import SPLITS
+from rectiflow.storage.splits import SPLITS
 
 DTYPES = ("float32", "bfloat16")
 _WIDTH = 96

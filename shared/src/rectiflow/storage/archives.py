@@ -37,7 +37,7 @@ def require_archive(path: Path | str) -> None:
                     raise CheckpointError(
                         path, f"has a member {info.filename!r} longer than itself"
                     )
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+    except (zipfile.BadZipFile, RuntimeError, ValueError, OSError) as error:  # of unknown kinds
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(path, f"is damaged or not a torch archive ({error})") from error

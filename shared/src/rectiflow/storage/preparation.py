@@ -24,6 +24,12 @@ from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import Claim, claim
 from rectiflow.storage.reading import read_json
 from rectiflow.storage.shards import MAKER, MANIFEST, ShardError, ShardReader, ShardWriter
+from rectiflow.storage.splits import (
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    number_repeated_names,
+    split_of,
+)
 from rectiflow.storage.table import write_rows
 
 if TYPE_CHECKING:
@@ -31,8 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "valid", "test")
-DEFAULT_FRACTIONS = {"train": 0.9, "valid": 0.05, "test": 0.05}
 METADATA = "metadata.csv"
 REJECTED = "rejected.csv"
 REPORT = "report.json"
@@ -188,59 +192,6 @@ def _judge_chunk(chunk: _Chunk[Any]) -> int:
         indent=None,
     )
     return len(chunk.inputs)
-
-
-def number_repeated_names(rows: Iterable[Row]) -> None:
-    """Make names unique: the second ``dog`` becomes ``dog-2``."""
-    seen: Counter[str] = Counter()
-    for row in rows:
-        seen[row["name"]] += 1
-        if seen[row["name"]] > 1:
-            row["name"] += f"-{seen[row['name']]}"
-
-
-def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
-    """Split that something belongs to, by a hash of its name alone.
-
-    Adding or removing others moves nothing from one split to another.
-
-    Parameters
-    ----------
-    name : str
-        Of a file, or of a cluster whose members stay together.
-    fractions : mapping
-        Share of names for each of train, valid, test; must sum to 1.
-    seed : int, default 0
-        Another seed gives another split.
-
-    Returns
-    -------
-    str
-        One of the keys of ``fractions``.
-
-    Examples
-    --------
-    >>> split_of("1abc", {"train": 1.0})
-    'train'
-    """
-    check_fractions(fractions)
-    digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogateescape")).digest()
-    place, edge = int.from_bytes(digest[:8], "big") / 2**64, 0.0
-    for split in SPLITS:
-        edge += fractions.get(split, 0.0)
-        if place < edge:
-            return split
-    return next(split for split in reversed(SPLITS) if fractions.get(split, 0.0) > 0)
-
-
-def check_fractions(fractions: Mapping[str, float]) -> None:
-    """Raise ValueError unless ``fractions`` shares 1 among train, valid and test."""
-    known = set(fractions) <= set(SPLITS) and all(share >= 0 for share in fractions.values())
-    if not known or abs(sum(fractions.values()) - 1) > 1e-6:
-        raise ValueError(
-            f"split fractions must share 1 among {', '.join(SPLITS)}, got {dict(fractions)}; "
-            "for example {'train': 0.9, 'valid': 0.05, 'test': 0.05}."
-        )
 
 
 def digest_of(value: Any) -> str:

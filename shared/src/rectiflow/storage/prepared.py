@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 
-from rectiflow.storage.preparation import METADATA, SPLITS
+from rectiflow.storage.preparation import METADATA
 from rectiflow.storage.shards import ShardReader
+from rectiflow.storage.splits import SPLITS
 from rectiflow.storage.table import Columns, Table, read_table
 
 if TYPE_CHECKING:

@@ -34,7 +34,12 @@ LIMIT_VARIABLE = "RECTIFLOW_READ_LIMIT"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def read_bounded(path: str | Path, *, limit: int | None = None) -> bytes:
+def read_bounded(
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    hint: str = f"If it is what you mean, raise the bound: {LIMIT_VARIABLE}=4G.",
+) -> bytes:
     """Read a file of text, unfolding gzip, bzip2 or xz by its first bytes.
 
     Parameters
@@ -44,6 +49,8 @@ def read_bounded(path: str | Path, *, limit: int | None = None) -> bytes:
     limit : int, optional
         Most bytes to unfold to; by default :func:`read_limit`. Memory stays within it, whatever
         the file holds.
+    hint : str
+        How to raise the bound, a sentence.
 
     Raises
     ------
@@ -76,7 +83,7 @@ def read_bounded(path: str | Path, *, limit: int | None = None) -> bytes:
             path,
             f"it holds more than {size_text(bound)}" + ("" if unfold is None else " when unfolded"),
             f"at most {size_text(bound)}",
-            f"If it is what you mean, raise the bound: {LIMIT_VARIABLE}=4G.",
+            hint,
         )
     return content
 

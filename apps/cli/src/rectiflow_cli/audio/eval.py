@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Measured, Parser, pick_device, positive
-from rectiflow.storage.preparation import SPLITS
+from rectiflow.storage.splits import SPLITS
 
 from rectiflow_cli.audio.flags import add_separation, separation
 from rectiflow_cli.domains import pick

@@ -152,6 +152,15 @@ class Separate(commands.Make):
             found.append(Load(rows, 1, calls, -(-latents // rows)))
         return found
 
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return what goes through the network together: sounds, candidates and channels."""
+        if not rows:
+            return "a device with more memory, such as --device cpu"
+        return (
+            f"at most {rows} sounds at once, --query times --candidates times channels; --channels "
+            "mid counts one channel"
+        )
+
     def make(
         self, args: Any, pipe: SeparationPipeline, jobs: list[Job], folder: Path, progress: Any
     ) -> tuple[list[dict[str, Any]], float]:

@@ -133,7 +133,9 @@ class Sample(commands.Make):
 
     def lighter(self, rows: int, tokens: int) -> str:
         """Return a bound of the batch, or of the length."""
-        return f"--max-pairs {rows * tokens**2}" if rows else f"--length {tokens} or less"
+        if rows:
+            return f"--max-pairs {rows * tokens**2}"
+        return f"--length {tokens} or less" if tokens > 1 else "a device with more memory"
 
     def make(
         self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any

@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 from rectiflow.storage.preparation import (
-    DEFAULT_FRACTIONS,
     Extracted,
     Kept,
     Preparation,
     Progress,
     Report,
-    check_fractions,
     check_places,
     digest_of,
+)
+from rectiflow.storage.splits import (
+    DEFAULT_FRACTIONS,
+    check_fractions,
     number_repeated_names,
     split_of,
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import io
+import os
 import re
-import zlib
 from pathlib import Path
 from typing import TextIO
+
+from rectiflow.storage.faults import FileError
+from rectiflow.storage.reading import read_bounded
 
 from rectiflow_protein.io.errors import StructureError
 
@@ -25,14 +27,11 @@ MAX_BYTES = 128 * 2**20
 
 EXPECTED = f"a structure file ({', '.join(FORMATS)}, each also .gz)"
 
-_PACKED = {
-    b"\x1f\x8b": ("gzip", ".gz"),
-    b"PK\x03\x04": ("zip", ".zip"),
-    b"BZh": ("bzip2", ".bz2"),
-    b"\xfd7zXZ": ("xz", ".xz"),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", ".zst"),
-}
-_CHUNK = 2**20
+_PACKED = {b"PK\x03\x04": "zip", b"\x28\xb5\x2f\xfd": "Zstandard"}
+_RAISE = (
+    "Raise the bound if you trust the file: max_bytes in Python, --max-megabytes on the command "
+    "line."
+)
 _ENCODINGS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
@@ -55,7 +54,7 @@ def stem_of(path: str | Path) -> str:
 
 
 def read_content(path: Path, max_bytes: int) -> bytes:
-    """Read a structure file, unpacked if its name says ``.gz``, and refuse what is none."""
+    """Read a structure file, unpacked if it is compressed, and refuse what is none."""
     kind = format_of(path)
     if kind is None:
         raise StructureError(
@@ -63,46 +62,17 @@ def read_content(path: Path, max_bytes: int) -> bytes:
         )
     if not path.is_file():
         raise StructureError(path, "there is no such file", EXPECTED, "Check the path.")
-    packed = path.suffix.lower() == ".gz"
-    content = read_bounded(path, max_bytes, packed=packed)
+    try:
+        content = read_bounded(path, limit=max_bytes, hint=_RAISE)
+    except FileError as error:
+        raise StructureError(path, error.found, error.expected, error.hint) from error
+    except OSError as error:
+        found = f"it cannot be read ({os.strerror(error.errno or 0)})"
+        raise StructureError(path, found, EXPECTED, "Check the file.") from error
     if not content.strip():
         raise StructureError(path, "it is empty", EXPECTED, "Fetch it again.")
     _refuse_others(path, content, kind)
     return content
-
-
-def read_bounded(path: Path, max_bytes: int, *, packed: bool) -> bytes:
-    """Return at most ``max_bytes`` of content; more is refused before it is held."""
-    content = bytearray()
-    try:
-        with path.open("rb") as raw:
-            if packed and raw.peek(2)[:2] != b"\x1f\x8b":
-                raise StructureError(
-                    path,
-                    "it is not compressed, though its name says so",
-                    "gzip",
-                    f"Rename it to {path.name[:-3]}.",
-                )
-            stream = gzip.GzipFile(fileobj=raw) if packed else raw
-            while chunk := stream.read(_CHUNK):
-                content += chunk
-                if len(content) > max_bytes:
-                    raise StructureError(
-                        path,
-                        f"it holds more than {max_bytes:,} bytes{' unpacked' * packed}",
-                        "a structure within the bound of reading",
-                        "Raise the bound if you trust the file: max_bytes in Python, "
-                        "--max-megabytes on the command line.",
-                    )
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise StructureError(
-            path, f"its compression is damaged ({error})", "a whole gzip file", "Fetch it again."
-        ) from error
-    except OSError as error:
-        raise StructureError(
-            path, f"it cannot be read ({error.strerror or error})", EXPECTED, "Check the file."
-        ) from error
-    return bytes(content)
 
 
 def as_text(content: bytes) -> TextIO:
@@ -114,10 +84,9 @@ def as_text(content: bytes) -> TextIO:
 def _refuse_others(path: Path, content: bytes, kind: str) -> None:
     """Say what a file is that is no structure, or one of another format than its name says."""
     head = content[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
-    for magic, (name, suffix) in _PACKED.items():
+    for magic, name in _PACKED.items():
         if content.startswith(magic):
-            hint = f"Rename it to {path.name}.gz." if suffix == ".gz" else "Unpack it."
-            raise StructureError(path, f"it is compressed by {name}", EXPECTED, hint)
+            raise StructureError(path, f"it is compressed by {name}", EXPECTED, "Unpack it.")
     if kind == "bcif":
         return
     if re.match(rb"<(!doctype|html|\?xml)", head, re.IGNORECASE):
