@@ -252,7 +252,7 @@ class HB(_Family):
 
     def _direction(self, velocities: list[State], times: Sequence[Time], past: _Chain) -> _Sum:
         weights, going = _weights(*times), has(past[0][0]) if past else False
-        average = combine(weights, velocities) if going is not True else None
+        average: Any = combine(weights, velocities) if going is not True else None
         if going is not False:
             mixed = (1 - self.beta, *(self.beta * w for w in weights))
             average = select(going, combine(mixed, (past[0][1], *velocities)), average)
