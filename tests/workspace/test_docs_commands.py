@@ -142,12 +142,24 @@ def run_command(command: str, folder: Path) -> None:
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
+@pytest.fixture
+def _own_dtype():
+    """An example may change the dtype of new tensors, and may fail before it changes it back."""
+    import torch
+
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+@pytest.mark.usefixtures("_own_dtype")
 @pytest.mark.parametrize("page", RUN_PAGES, ids=relative)
 def test_examples_of_a_page_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__"}  # of the page: a reader goes through it from top to bottom
     for example in filter(lambda example: example.is_run, examples(page)):
         if example.language == "python":
-            exec(compile(example.text, relative(page), "exec"), {"__name__": "__main__"})
+            exec(compile(example.text, relative(page), "exec"), names)
             continue
         assert example.commands, "an example that is run must hold a command"
         for command in example.commands:
