@@ -498,9 +498,8 @@ def test_memory_does_not_grow_with_the_length(pipe, tmp_path, monkeypatch):
     files = tmp_path / "part.wav", tmp_path / "rest.wav"
     pipe.separate_file(
         tmp_path / "in.wav",
-        "rain",
-        files[:1],
-        residual_out=files[1],
+        pipe.request("rain", residual=True),
+        files,
         progress=lambda done, total: memory.append(resident()),
     )
     assert {sound_info(path).samples for path in files} == {26_460_000}
