@@ -186,7 +186,7 @@ def _keys(node: object, prefix: str = "") -> Iterator[str]:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(node, DictConfig):
-        for key in node:
+        for key in map(str, node):
             yield f"{prefix}{key}"
             if not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
                 yield from _keys(node[key], f"{prefix}{key}.")

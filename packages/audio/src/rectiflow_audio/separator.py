@@ -21,6 +21,7 @@ from rectiflow_audio.waveform import Generated
 if TYPE_CHECKING:
     from jaxtyping import Float
 
+    from rectiflow_audio.networks.patches import PatchCodec
     from rectiflow_audio.networks.unet import SeparationUNet
     from rectiflow_audio.networks.vae import SpectrogramVae
     from rectiflow_audio.networks.vocoder import BigVgan
@@ -63,7 +64,7 @@ class Separator:
     """
 
     unet: SeparationUNet
-    vae: SpectrogramVae
+    vae: SpectrogramVae | PatchCodec
     vocoder: BigVgan | None
     request: Request
     sample_rate: int = SAMPLE_RATE

@@ -228,7 +228,7 @@ class FrameAncestral(Solver):
                 "1 the most noise that the steps can take in."
             )
 
-    def step(
+    def step(  # type: ignore[override]  # schedules have one clock for all chains
         self, field: VelocityField, x: State, start: float, stop: float, context: Context
     ) -> tuple[State, Memory | None]:
         """Go for the predicted chain, with noise in part fresh."""

@@ -13,10 +13,9 @@ import numpy as np
 import torch
 from rectiflow.costs import Load
 from rectiflow.memory import require_memory
-from rectiflow.pipeline import Pipeline
+from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
-from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor
 
 from rectiflow_protein.flow import FrameEuler
@@ -64,7 +63,7 @@ class BackbonePipeline(Pipeline):
         self.set_dtype(self.dtype)
 
     @classmethod
-    def kinds(cls) -> dict[str, type[Pretrained]]:
+    def kinds(cls) -> dict[str, Kinds]:
         """Return the class of the network."""
         return {"network": ReQFlowNetwork}
 
@@ -87,8 +86,8 @@ class BackbonePipeline(Pipeline):
     def trials(self) -> list[Load]:
         """Return short and long chains, alone and several, of few and more calls."""
         large = self.device.type == "cuda"
-        sizes = ((4, 256), (2, 512), (16, 256)) if large else ((1, 256), (2, 128), (8, 64))
-        sizes = ((1, 64), (1, 128), (4, 64), *sizes)
+        more = ((4, 256), (2, 512), (16, 256)) if large else ((1, 256), (2, 128), (8, 64))
+        sizes = ((1, 64), (1, 128), (4, 64), *more)
         return [Load(b, n, calls) for b, n in sizes for calls in (2, 5)]
 
     def run_load(self, load: Load) -> None:
@@ -237,7 +236,7 @@ class BackbonePipeline(Pipeline):
 def _with_motif(sample: BackboneSample, motif: Motif, rows: Tensor) -> BackboneSample:
     """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
     atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
-    atoms[np.ix_(rows.numpy(), NO_CB)] = motif_atoms(motif, sample.frames, rows).numpy()
+    atoms[np.ix_(rows.numpy(), np.array(NO_CB))] = motif_atoms(motif, sample.frames, rows).numpy()
     for row, letter in zip(rows.tolist(), motif.sequence, strict=True):
         letters[row] = letter
     return replace(sample, atoms=atoms, sequence="".join(letters), motif=tuple(rows.tolist()))

@@ -155,11 +155,11 @@ class SampleBatch:
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()
-        for row, (index, noise) in enumerate(zip(indices, self.noise, strict=True)):
-            n = len(noise["trans"])
-            cut = [None if movie is None else movie[:, row, :n] for movie in movies]
+        for row, (index, begin) in enumerate(zip(indices, self.noise, strict=True)):
+            n = len(begin["trans"])
+            states, predictions = (m if m is None else m[:, row, :n] for m in movies)
             frames = {name: part[row, :n].cpu() for name, part in final.items()}
-            yield BackboneSample(index, atoms[row, :n], frames, noise, *cut)
+            yield BackboneSample(index, atoms[row, :n], frames, begin, states, predictions)
 
     def _movie(self, frames: list[dict[str, Tensor]]) -> np.ndarray | None:
         if not frames:

@@ -93,6 +93,7 @@ class PairData(FlowData):
             store = PairStore(real)
             train = Mixed(Pairs(store, range(len(store)), example), train, real_fraction)
         validation = Pairs(self.store, kept_out, example)
+        batches: Callable[[int, int], BatchSource]
         if batching is None or held_out is None or length_of is None:
             batches = drawn(len(train), batch_size, seed)
             last: Any = batch_size

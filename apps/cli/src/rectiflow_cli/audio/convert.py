@@ -42,14 +42,15 @@ class Convert(commands.Convert):
 
     def official(self, path: Path, args: Any) -> Any:
         """Load flow, autoencoder and vocoder together, or one network."""
+        from rectiflow_audio import SeparationPipeline
         from rectiflow_audio.weights import read_vocoder_config
 
         told = args.vocoder_config
         vocoder = None if told is None else read_vocoder_config(told)
         if args.part is not None:
             config = vocoder if args.part == "vocoder" else args.config
-            return self.kind().load_official_part(path, args.part, config=config)
-        return self.kind().load_official(
+            return SeparationPipeline.load_official_part(path, args.part, config=config)
+        return SeparationPipeline.load_official(
             path, config=args.config, vocoder_config=vocoder, ema=not args.raw
         )
 

@@ -127,7 +127,8 @@ def _own(request: Request) -> Source:
     dog, rain = (read_audio(HERE / f"{name}.flac") for name in ("dog_bark", "rain"))
     waves = [torch.from_numpy(sound.mono()) for sound in (dog, rain)]
     samples = min(map(len, waves))
-    made = mix(*(wave[:samples] - wave[:samples].mean() for wave in waves), 0.0)
+    bark, drops = (wave[:samples] - wave[:samples].mean() for wave in waves)
+    made = mix(bark, drops, 0.0)
     return Source(
         CREDIT,
         made.mixture[None].numpy(),

@@ -86,7 +86,7 @@ class Eval(commands.Evaluate):
         """Measure files against references, or a model."""
         from rectiflow_audio.evaluation import evaluate
 
-        nets = {
+        nets: dict[str, Any] = {
             "clap": _clap(args) if args.clap_score else None,
             "embed": _vggish(args.fad) if args.fad else None,
         }

@@ -77,7 +77,7 @@ class Eval(commands.Evaluate):
                 "expected structure files, or --weights with --lengths."
             )
         chains, told = (
-            _read(args.paths, quiet=args.json, **flags.max_bytes_of(args))
+            _read(args.paths, quiet=args.json, max_bytes=flags.max_bytes_of(args))
             if args.paths
             else (self._sampled(args), {})
         )
@@ -119,7 +119,7 @@ class Chain:
     short: str
 
 
-def _read(paths: list[str], *, quiet: bool, **bound: int) -> tuple[list[Chain], dict[str, Any]]:
+def _read(paths: list[str], *, quiet: bool, max_bytes: int) -> tuple[list[Chain], dict[str, Any]]:
     """Read every chain, and tell what was left out of files and which were passed over.
 
     A bad file in a folder is passed over, a named one stops.
@@ -131,7 +131,7 @@ def _read(paths: list[str], *, quiet: bool, **bound: int) -> tuple[list[Chain], 
     named = {Path(path) for path in paths}
     for path in progress(_files(paths), "reading", quiet=quiet):
         try:
-            structures[path] = read_structure(path, **bound)
+            structures[path] = read_structure(path, max_bytes=max_bytes)
         except StructureError as error:
             if path in named:
                 raise

@@ -66,9 +66,11 @@ def add_bound(add: Callable[..., Any]) -> None:
     )
 
 
-def max_bytes_of(args: argparse.Namespace) -> dict[str, int]:
-    """Return the bound of reading as an argument, none where the flag was not given."""
-    return {} if args.max_megabytes is None else {"max_bytes": args.max_megabytes * 2**20}
+def max_bytes_of(args: argparse.Namespace) -> int:
+    """Return the bound of reading, the library's where the flag was not given."""
+    from rectiflow_protein.io import MAX_BYTES
+
+    return MAX_BYTES if args.max_megabytes is None else args.max_megabytes * 2**20
 
 
 def add_tools(parser: Parser) -> None:

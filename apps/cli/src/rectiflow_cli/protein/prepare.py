@@ -63,7 +63,7 @@ class Prepare(commands.Prepare):
         return prepare(
             args.folder,
             args.out,
-            **{**filters, **given, **flags.max_bytes_of(args)},
+            **{**filters, **given, "max_bytes": flags.max_bytes_of(args)},
             fractions=args.splits,
             seed=args.seed,
             workers=args.workers,

@@ -209,8 +209,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         if self.crowd and float(torch.rand((), generator=generator)) < self.crowd:
             third = self._interferer(row, generator, beside=other)
             snr_of_third = self.rules.draw_snr(generator)
-            interferer = self.rules.mix(asked, self._window(third, generator), snr_of_third)
-            asked, interferer = interferer
+            asked, interferer = self.rules.mix(asked, self._window(third, generator), snr_of_third)
         chance = float(torch.rand((), generator=generator, dtype=torch.float64))
         nothing = self.rules.official and chance < NOTHING_PROBABILITY
         if self.rules.official or chance >= self.absent + self.alone:

@@ -180,7 +180,7 @@ def save_official(
     pipe: SeparationPipeline, path: Path, *, rest: Mapping[str, Tensor] | None = None
 ) -> Path:
     """Write a pipeline with a vocoder for the authors' code; ``rest`` as :func:`to_official`."""
-    assert pipe.vocoder is not None
+    assert pipe.vocoder is not None and isinstance(pipe.vae, SpectrogramVae)
     model = OfficialFlowSep(pipe.unet, pipe.vae, pipe.vocoder, None, {})
     with whole_file(path) as part:
         torch.save({"state_dict": to_official(model, rest=rest)}, part)
