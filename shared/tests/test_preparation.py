@@ -236,9 +236,9 @@ def test_a_table_is_written_whole(tmp_path):
     ("text", "message"),
     [
         ("x\n1\n", "lacks the columns y, got"),
-        ("x,y\n1\n", "a damaged row near line 2"),
-        ("x,y\n1,2,3\n", "a damaged row near line 2"),
-        ("x,y\n1,2\n\na,2\n", "a damaged row near line 4 .*invalid literal"),
+        ("x,y\n1\n", "line 2 has 1 cells"),
+        ("x,y\n1,2,3\n", "line 2 has 3 cells"),
+        ("x,y\n1,2\n\na,2\n", "line 4 is damaged .*invalid literal"),
     ],
 )
 def test_damaged_tables_say_where(tmp_path, text, message):

@@ -170,7 +170,7 @@ def test_resume_with_other_averages_is_refused(tmp_path):
 
 
 def test_run_folders_are_not_overwritten_or_imagined(whole, tmp_path):
-    with pytest.raises(FileExistsError, match="Pass resume=True"):
+    with pytest.raises(FileExistsError, match=r"in Python resume=True"):
         tiny_run(whole[0].path)
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
         tiny_run(tmp_path, resume=True)

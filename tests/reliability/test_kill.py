@@ -155,9 +155,7 @@ def test_termination_leaves_what_the_next_run_removes(tmp_path: Path) -> None:
 def test_a_training_by_command(tmp_path: Path) -> None:
     """Killed as soon as its folder tells of it, wherever that lies, it is gone on with."""
     run = tmp_path / "elsewhere" / "run"
-    process, *said = start(
-        "protein", "train", "experiment=debug", f"run_dir={run}", folder=tmp_path
-    )
+    process, *said = start("protein", "train", "debug=tiny", f"run_dir={run}", folder=tmp_path)
     while not (run / "run.json").exists():
         assert process.is_alive(), said[1].read_text()
         time.sleep(0.01)

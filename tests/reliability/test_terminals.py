@@ -41,7 +41,7 @@ def run(
 def test_help_has_letters_that_the_terminal_lacks(environment: dict[str, str]) -> None:
     done = run(HELP, **environment)
     assert done.returncode == 0, done.stderr
-    assert b"not included" in done.stdout
+    assert b"Not included" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_a_folder_in_which_every_file_fails(tmp_path: Path) -> None:
     for name in ("a.wav", "b.wav"):
         (folder / name).write_bytes(b"RIFF")
     words = ("audio", "separate", folder, "--query", "rain", "--steps", "1", "-o", tmp_path / "o")
-    assert command(*words).refuses("none of 2 sound file(s)")
+    assert command(*words).refuses("none of 2 inputs")
 
 
 def test_file_names_that_are_no_text_do_not_stop_a_batch(tmp_path: Path) -> None:

@@ -108,6 +108,8 @@ def test_version(capsys):
 
 
 def test_info_json_names_versions_devices_and_domains(capsys):
+    import torch
+
     assert main.main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["libraries"]["torch"] == torch.__version__

@@ -11,6 +11,7 @@ from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.targets import check_config
 from rectiflow_cli.train import KEYS
 from rectiflow_protein.data.batching import LengthBatches, PaddedBatches
+from rectiflow_protein.data.crops import CropBatches
 from rectiflow_protein.data.synthetic import prepare_synthetic, synthetic_pairs
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.training import RECIPE
@@ -65,7 +66,8 @@ def test_experiment_builds_its_training_and_data(name, made):
     source = data.batches(0, 1)
     assert source.batches(0)
     assert source.max_num_res_squared == cfg.data.module.batching.max_num_res_squared
-    assert isinstance(source, LengthBatches if name.startswith("reqflow") else PaddedBatches)
+    kind = LengthBatches if name.startswith("reqflow") else PaddedBatches
+    assert isinstance(source, CropBatches if name == "small_crops" else kind)
     assert callable(instantiate(cfg.validation, _convert_="all"))
     assert instantiate(cfg.trainer).keywords["max_steps"] == cfg.trainer.max_steps
 

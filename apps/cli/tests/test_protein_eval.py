@@ -30,7 +30,7 @@ def evaluate(capsys):
 
 
 def names(document):
-    return [row["name"] for row in document["structures"]]
+    return [row["name"] for row in document["samples"]]
 
 
 def test_folders_with_equal_file_names_are_kept_apart(protein, evaluate, tmp_path):
@@ -41,7 +41,7 @@ def test_folders_with_equal_file_names_are_kept_apart(protein, evaluate, tmp_pat
     told, _ = evaluate(tmp_path / "a", tmp_path / "b", "-o", out)
     same = [str(tmp_path / "a" / "x.pdb"), str(tmp_path / "b" / "x.pdb")]
     assert names(told) == [same[0], "y", same[1]]
-    assert [row["length"] for row in told["structures"]] == [56, 56, 30]
+    assert [row["length"] for row in told["samples"]] == [56, 56, 30]
     with (out / "metrics.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == names(told)
     (tmp_path / "hits.tsv").write_text("\t".join(["x.pdb", *"abcdefghi", "0.62", "50"]) + "\n")
@@ -74,7 +74,7 @@ def test_trajectories_are_not_scored_on_their_noise(protein, evaluate, tmp_path)
     assert "passed over: 1 trajectories beside their structures" in err
     renamed = path.rename(tmp_path / "mine.pdb")
     told, err = evaluate(renamed)
-    assert told["structures"][0]["ca_ca_strict"] == 1
+    assert told["samples"][0]["ca_ca_strict"] == 1
     assert "left out of" in err
     assert "model 1 leads from noise to the last" in err
 
@@ -146,7 +146,7 @@ def test_a_designer_that_fails_costs_one_row(protein, evaluate, tmp_path, monkey
     told, err = evaluate(tmp_path / "in", *words)
     assert list(told["failures"]) == ["y"]
     assert "y: designability failed: the designer failed with exit code 1" in err
-    first, second = told["structures"]
+    first, second = told["samples"]
     assert first["designable"] == 0
     assert second["designable"] is None
     assert told["summary"]["failed"] == 1

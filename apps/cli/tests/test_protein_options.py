@@ -47,7 +47,9 @@ def test_bad_lengths_say_what_is_expected(text, message):
 
 def test_solvers_are_what_the_flags_say():
     def made(solver, rotation, rate):
-        return flags.make_solver(argparse.Namespace(solver=solver, rotation=rotation, rate=rate))
+        return flags.make_solver(
+            argparse.Namespace(solver=solver, rotation=rotation, rate=rate, temperature=0.0)
+        )
 
     assert made("euler", None, None) == flow.FrameEuler(flow.ExponentialSchedule(10.0))
     assert made("euler", "clamped", 5.0) == flow.FrameEuler(flow.ClampedExponentialSchedule(5.0))

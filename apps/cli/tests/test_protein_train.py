@@ -129,7 +129,7 @@ def test_each_wrong_setting_is_one_line(words, message, trained, work, capsys):
 
 
 def test_filters_that_leave_nothing_say_so(trained, capsys):
-    words = [*DEBUG, f"data.dir={trained / 'data'}", "data.min_length=300"]
+    words = [*DEBUG, f"data.dir={trained / 'data'}", "data.min_length=300", "data.max_length=400"]
     assert main(["protein", "train", *words]) == 2
     assert "has no chain in the split 'train'" in capsys.readouterr().err
 

@@ -237,7 +237,7 @@ def test_bfloat16_is_near():
     assert low.dtype == torch.bfloat16
     for found in (mixed, low.float()):
         error = (found - exact).norm() / exact.norm()
-        assert 1e-5 < error < 0.04
+        assert 1e-5 < error < 0.05
 
 
 def test_compiles_without_a_break():

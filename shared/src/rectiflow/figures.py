@@ -30,7 +30,8 @@ def labelled(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     """Make a figure of one pair of axes with labels."""
     figure = new_figure(layout="compressed")  # for square axes
     axes = figure.add_subplot()
-    axes.set(title=title, xlabel=x, ylabel=y)
+    # A title may be a file's name, which may hold bytes that are no text.
+    axes.set(title=title.encode(errors="replace").decode(), xlabel=x, ylabel=y)
     return figure, axes
 
 

@@ -68,9 +68,11 @@ def mel_filters(config: MelConfig, norm: str | None = "slaney") -> Float[Tensor,
 
     c = config
     bins = c.n_fft // 2 + 1
-    return melscale_fbanks(
-        bins, c.fmin, c.fmax, c.n_mels, c.sample_rate, norm=norm, mel_scale="slaney"
-    ).T.contiguous()
+    with torch.device("cpu"):  # it looks at its numbers, which networks without memory lack
+        filters = melscale_fbanks(
+            bins, c.fmin, c.fmax, c.n_mels, c.sample_rate, norm=norm, mel_scale="slaney"
+        )
+    return filters.T.contiguous()
 
 
 class LogMel(nn.Module):
