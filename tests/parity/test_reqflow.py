@@ -337,7 +337,7 @@ def test_sampler_trajectories(network_of, small, name):
     noise = [{"trans": wanted["trans_0"][0], "rot": rotmat_to_quat(wanted["rotmats_0"][0])}]
     schedule = LinearSchedule() if name.startswith("linear") else ExponentialSchedule(10.0)
     batch = SampleBatch(network, noise, None, (), True, lambda: None)
-    (sample,) = batch.run(steps, FrameEuler(schedule), [0])
+    (sample,) = batch.run(steps, FrameEuler(schedule), 0, [0])
     assert len(batch.predictions) == about["samplers"][name]["network_calls"]
     # Rounding is amplified along the trajectory, most where a distance crosses a bin of the
     # distogram: 1.5e-4 Å were seen at the end of the longest one.

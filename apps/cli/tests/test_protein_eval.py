@@ -110,6 +110,7 @@ def test_pictures_are_written(protein, evaluate, tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == pictures | {
         "metrics.csv",
         "summary.json",
+        ".rectiflow",
     }
     assert {p.rsplit("/", 1)[1] for p in told["files"]} >= pictures
     for name in pictures:
@@ -145,7 +146,7 @@ def test_a_designer_that_fails_costs_one_row(protein, evaluate, tmp_path, monkey
     words = ["--designer-command", command, "--predictor", "esmfold", "--num-sequences", 1]
     told, err = evaluate(tmp_path / "in", *words)
     assert list(told["failures"]) == ["y"]
-    assert "y: designability failed: the designer failed with exit code 1" in err
+    assert "y could not be measured in full: the designer failed with exit code 1" in err
     first, second = told["samples"]
     assert first["designable"] == 0
     assert second["designable"] is None

@@ -297,7 +297,6 @@ def test_official_config_is_read():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"resblock": "3"}, "unknown resblock '3'; expected '1' or '2'"),
         ({"activation": "relu"}, "unknown activation 'relu'; expected 'snake' or 'snakebeta'"),
         ({"upsample_rates": [3, 2]}, "must list the same stages, got .3, 2. and .7,."),
         ({"upsample_kernel_sizes": [2]}, "a kernel is shorter than its rate, got kernels .2,."),
