@@ -17,7 +17,10 @@ FILES = re.compile(r"<!-- file: (\S+) -->\n```\w*\n(.*?)```\n", re.S)
 LONGEST = 250
 METADATA = "Metadata-Version: 2.1\nName: rectiflow-toy\nVersion: 0.1\n"
 MAX = "trainer.max_steps"
-FAST = ["trainer=cpu", "trainer.checkpoint_every=2", "trainer.validate_every=4"]
+FAST = [
+    *("trainer=cpu", "trainer.checkpoint_every=2", "trainer.validate_every=4"),
+    "trainer.log_every=1",  # what is told is then of the last step, not a mean since the last start
+]
 
 # One process runs every command: importing torch takes longer than all of them.
 SCRIPT = """
