@@ -161,7 +161,7 @@ def test_what_this_command_did_not_make_is_never_written_over(weights, capsys):
     write_audio("own/rain.wav", read_audio(RAIN).samples, 16_000)
     before = Path("own/rain.wav").read_bytes()
     assert separate("own/rain.wav", "--query", "rain", "-o", "own", *weights) == 2
-    assert "own/rain.wav is the input" in capsys.readouterr().err
+    assert "own/rain.wav would be replaced and is the input" in capsys.readouterr().err
     assert separate(CLOCK_TICK, "--query", "rain", "-o", "own", *weights) == 2
     assert "rain.wav" in capsys.readouterr().err
     assert Path("own/rain.wav").read_bytes() == before
@@ -289,7 +289,7 @@ def test_checkpoints_go_to_the_authors_form_and_back(work, trained, capsys):
         (["--query", "a", "--pick", "mean", "-o", "x.wav"], "got --candidates 1"),
         (["--query", "a", "--clap", "m", "-o", "x.wav"], "--clap goes with --pick clap"),
         (["-o", "x.wav"], "the following arguments are required: --query"),
-        (["--query", "a", "-o", str(CLOCK_TICK)], "is the input"),
+        (["--query", "a", "-o", str(CLOCK_TICK)], "is an input"),
         (["--query", "a", "-o", "x.m4a"], ".m4a cannot be written, got -o x.m4a"),
         (["--query", "a", "--consistent", "-o", "x.wav"], "one estimate that sums to the mixture"),
         (["--query", "a", "-o", "x" * 300 + ".wav"], "the name is too long"),
