@@ -84,7 +84,7 @@ def test_its_weights_make_structures_that_others_read(killed, folder):
     assert process.returncode == 0, err
     assert err == ""
     for row in json.loads(out)["samples"]:
-        atoms = structure_io.load_structure(folder / "samples" / row["file"])
+        atoms = structure_io.load_structure(folder / "samples" / row["files"][0])
         assert (len(atoms), set(atoms.res_name)) == (5 * 14, {"ALA"})
 
 

@@ -70,7 +70,7 @@ def test_a_damaged_record_is_refused(tmp_path: Path, text: str) -> None:
         "torch.load",
         "torch.hub.load",
         "lightning.pytorch.Trainer",
-        "rectiflow.training.run_folder.subprocess.run",
+        "rectiflow.machine.subprocess.run",
         "rectiflow.storage.folders.shutil.rmtree",
         "rectiflow_cli.protein.convert.main",
         "rectiflowx.anything",
