@@ -1,0 +1,1 @@
+"""Physics simulation by latent flow on meshes: Text2PDE."""

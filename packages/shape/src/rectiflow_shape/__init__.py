@@ -1,0 +1,1 @@
+"""3D shapes by rectified flow: Mosaic-SDF and TripoSG."""
