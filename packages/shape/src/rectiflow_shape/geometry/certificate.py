@@ -12,7 +12,6 @@ from rectiflow_shape.geometry.mesh import Mesh
 from rectiflow_shape.geometry.topology import (
     components,
     edge_uses,
-    half_edges,
     is_closed,
     nesting,
     weld,
