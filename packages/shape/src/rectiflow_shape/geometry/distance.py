@@ -156,9 +156,10 @@ class SignedDistance:
         made: list[tuple[Tensor, Tensor]] = []
         while sum(len(points) for points, _ in made) < n:
             points, normals = surface_points(whole, n, generator)
-            values = self._nearest(points.numpy())[0]
-            on = torch.from_numpy(np.abs(values) < _ON + self._thickness * (self._solid is None))
-            made.append((points[on], normals[on]))
+            if len(soups) > 1:  # sheets reach into solids
+                on = torch.from_numpy(np.abs(self._nearest(points.numpy())[0]) < _ON)
+                points, normals = points[on], normals[on]
+            made.append((points, normals))
         points, normals = (torch.cat(each)[:n] for each in zip(*made, strict=True))
         return points * self._scale + torch.from_numpy(self._to_unit.centre), normals
 
