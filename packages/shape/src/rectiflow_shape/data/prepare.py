@@ -196,7 +196,6 @@ def _sampled(
         views = [render(whole, camera, samples.pixels).colour for camera in cameras]
         record["views"] = torch.stack(views).permute(0, 3, 1, 2).contiguous()
         record["cameras"] = torch.tensor([camera.numbers for camera in cameras])
-    sheets = 0.0 if distance.sheets is None else distance.sheets.areas.sum()
     row = {
         "name": entry.name,
         "source": _source(entry),
@@ -207,7 +206,7 @@ def _sampled(
         "faces": len(mesh.faces),
         "parts": report.parts,
         "confidence": distance.confidence(),
-        "sheets": float(sheets / distance.area),
+        "sheets": distance.sheet_share,
         "scale": placement.scale,
         "digest": hashlib.sha256(record["vertices"].numpy().tobytes()).hexdigest(),
         "line": entry.line,
