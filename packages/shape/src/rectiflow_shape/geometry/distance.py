@@ -111,7 +111,7 @@ class SignedDistance:
         solid, sheets = (
             0.0 if part is None else float(part.areas.sum()) for part in (self._solid, self._sheets)
         )
-        return sheets / (solid + sheets)
+        return sheets / ((solid + sheets) or 1.0)
 
     def confidence(self) -> float:
         """Return how sure the sign is: the share of the outer area with a clear in and outside.
