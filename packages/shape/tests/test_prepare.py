@@ -51,7 +51,7 @@ def shapes(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("prepared") / "out"
     report = prepare(folder, out, samples=SAMPLES)
     assert (report.inputs, report.accepted, report.rejected) == (8, 4, 4)
-    assert report.counts == {"classes": 3, "repaired": 4, "unsure": 1}
+    assert report.counts == {"classes": 3, "repaired": 1, "unsure": 1}
     return PreparedShapes(out, verify=True)
 
 

@@ -210,6 +210,7 @@ def _sampled(
         "scale": placement.scale,
         "digest": hashlib.sha256(record["vertices"].numpy().tobytes()).hexdigest(),
         "line": entry.line,
+        "mended": report.mended,
     }
     return record, row
 
@@ -235,7 +236,7 @@ def _finish(found: Extracted, fractions: Mapping[str, float], seed: int) -> Kept
     found.rejected.sort(key=lambda refusal: (refusal["line"], refusal["file"]))
     counts = {
         "classes": len({row["class"] for row in rows}),
-        "repaired": sum(bool(row["repairs"]) for row in rows),
+        "repaired": sum(row["mended"] for row in rows),
         "unsure": sum(row["confidence"] < SURE for row in rows),
     }
     return Kept(kept, counts)
