@@ -52,3 +52,15 @@ def test_prepare_writes_shards_and_says_what_was_left_out(folder, tmp_path, caps
     assert (out / "metadata.csv").is_file()
     assert main(["shape", "prepare", str(folder), "-o", str(folder / "out")]) == 2
     assert "out must not lie inside the input folder" in capsys.readouterr().err
+
+
+def test_repair_writes_a_watertight_copy(folder, capsys):
+    words = ["shape", "repair", str(folder / "open.ply"), "-o", str(folder / "out.glb")]
+    assert main([*words, "--depth", "5", "--faces", "500", "--size", "3", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["passed"]
+    assert told["faces"] <= 500
+    assert told["volume"] == pytest.approx(27, rel=0.2)
+    assert told["distances"]["mean"] < told["distances"]["cell"]
+    assert main(words) == 2
+    assert "out.glb" in capsys.readouterr().err

@@ -4,5 +4,6 @@ from rectiflow_cli.domains import Verb
 
 VERBS = {
     "prepare": Verb(f"{__name__}.prepare", "Turn meshes into shards of samples."),
+    "repair": Verb(f"{__name__}.repair", "Write a watertight copy of a mesh."),
     "check": Verb(f"{__name__}.check", "Say what is wrong with meshes, and certify them."),
 }
