@@ -2,10 +2,10 @@
 
 The two levels are those of the official TripoSG script without its flash decoder: half the grid,
 then every cell whose value passes its test of the band, which a field truncated to ±1 always does,
-is evaluated again at the full one. All three get the same field, a truncated distance: of a sphere,
-a torus, whose queries cost next to nothing, and of a triangle mesh, whose queries cost about as much
-as those of a small network. Each runs in a process of its own; memory is what it took beyond what it
-began with, seconds are those of one core.
+is evaluated again at the full one. All three get the same field, a truncated distance: of a sphere
+and a torus, whose queries cost next to nothing, and of a triangle mesh, whose queries cost about as
+much as those of a small network. Each runs in a process of its own; memory is what it took beyond
+what it began with, and speed is told of one core's seconds.
 
     python benchmarks/shape_extraction.py --out benchmarks/results/shape_extraction.json
 """
