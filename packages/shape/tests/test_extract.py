@@ -7,7 +7,7 @@ import importlib
 import numpy as np
 import pytest
 import torch
-from rectiflow_shape.geometry import BOX, Mesh, extract
+from rectiflow_shape.geometry import BOX, Mesh, extract, saturation
 from rectiflow_shape.geometry.extract import MARGIN
 
 
@@ -149,6 +149,15 @@ def test_a_truncated_field_is_searched_as_finely_as_its_band_asks():
     assert found.queries < 0.06 * found.dense
     narrow = extract(truncated(0.01), depth=7, truncation=0.01)
     assert narrow.smallest == pytest.approx(2 * BOX / 32 * 3**0.5 / 2 - 0.0095, rel=1e-6)
+
+
+def test_the_truncation_of_a_field_can_be_measured():
+    def truncated(points):
+        return (torus(points) / 0.08).clamp(-1, 1)
+
+    mesh = extract(truncated, depth=5).mesh
+    assert saturation(truncated, mesh, furthest=0.2) == pytest.approx(0.08, rel=0.05)
+    assert saturation(torus, mesh, furthest=0.02) > 0.02
 
 
 def test_the_scale_of_the_field_does_not_matter():

@@ -170,6 +170,14 @@ def test_polygons_that_are_not_convex_are_cut_inside(tmp_path):
     assert certificate(mesh).passed
 
 
+@pytest.mark.parametrize("first", range(4))
+def test_four_sides_with_a_notch_are_cut_inside(first):
+    corners = np.roll([(0, 0, 0), (2, 0, 0), (0.5, 0.5, 0), (0, 2, 0)], first, axis=0).astype(float)
+    made = Mesh(corners, triangulate(corners, [[0, 1, 2, 3]]))
+    assert made.areas.sum() == pytest.approx(1)
+    assert (made.crosses[:, 2] > 0).all()
+
+
 def test_nodes_place_turn_and_mirror_meshes(tmp_path):
     half = np.sqrt(0.5)
     nodes = [

@@ -150,6 +150,7 @@ def prepare(
         judge=partial(shape_of, folder=folder, samples=samples, up=up, seed=seed),
         finish=partial(_finish, fractions=fractions, seed=seed),
         settings=settings,
+        lost=partial(_refused, reason="the process that read it was killed"),
     )
     return preparation.run(entries, out, workers=workers, progress=progress, overwrite=overwrite)
 
@@ -167,7 +168,11 @@ def shape_of(entry: Entry, folder: Path, samples: Samples, up: Axis | None, seed
         # One odd file must not end a preparation of thousands.
         log.exception("%s could not be prepared", entry.name)
         reason = f"unforeseen {type(error).__name__}: {error}"
-    return Judged(refused=[{"file": _source(entry), "line": entry.line, "reason": reason}])
+    return Judged(refused=[_refused(entry, reason)])
+
+
+def _refused(entry: Entry, reason: str) -> dict[str, Any]:
+    return {"file": _source(entry), "line": entry.line, "reason": reason}
 
 
 def _sampled(

@@ -6,7 +6,7 @@ negative inside; what :func:`extract` takes is positive inside.
 
 from rectiflow_shape.geometry.certificate import Certificate, certificate, decimate, largest
 from rectiflow_shape.geometry.distance import SURE, SignedDistance
-from rectiflow_shape.geometry.extract import BOX, Extraction, extract
+from rectiflow_shape.geometry.extract import BOX, Extraction, extract, saturation
 from rectiflow_shape.geometry.mesh import HALF_EXTENT, Mesh, Placement, normalise
 from rectiflow_shape.geometry.repair import RepairReport, orient, repair
 from rectiflow_shape.geometry.sampling import around, farthest_points, near_surface, surface_points
@@ -33,6 +33,7 @@ __all__ = [
     "normalise",
     "orient",
     "repair",
+    "saturation",
     "surface_points",
     "watertight",
 ]

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from rectiflow_shape.geometry.cells import EDGES, triangle_table
 from rectiflow_shape.geometry.mesh import Mesh
+from rectiflow_shape.geometry.sampling import surface_points
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -141,6 +142,39 @@ def extract(
         bool(values.isinf().any()),
         smallest,
     )
+
+
+@torch.no_grad()
+def saturation(field: Field, mesh: Mesh, *, furthest: float = 0.5, n: int = 2000) -> float:
+    """Measure at which distance a truncated field saturates: the ``truncation`` of :func:`extract`.
+
+    From points of its surface one walks inward and outward along the normals, up to where the field
+    has 0.95 of its largest value.
+
+    Parameters
+    ----------
+    field : callable
+        As for :func:`extract`, zero on the surface.
+    mesh : Mesh
+        Its surface.
+    furthest : float
+        Where to stop, in the units of the box.
+    n : int
+        Points on the surface.
+
+    Returns
+    -------
+    float
+        The median over the points; about ``furthest`` if the field never saturates.
+    """
+    points, normals = surface_points(mesh, n, torch.Generator().manual_seed(0))
+    steps = torch.linspace(0, furthest, 101)[1:]
+    ways = torch.cat([steps, -steps])
+    walked = points[:, None] + ways[:, None].double() * normals[:, None]
+    values = field(walked.reshape(-1, 3).float()).float().cpu().reshape(n, 2, len(steps)).abs()
+    beyond = values >= _PLATEAU * values.max()
+    first = torch.where(beyond, steps, torch.inf).amin(-1)
+    return float(first.median()) / _PLATEAU
 
 
 def _coarse_depth(depth: int, box: float, truncation: float | None) -> tuple[int, float]:

@@ -29,10 +29,26 @@ def triangulate(
     A polygon with a repeated index or one that crosses itself is cut as far as it has ears, the
     rest as a fan.
     """
-    made: list[Sequence[int]] = []
-    for polygon in polygons:
-        made += [polygon] if len(polygon) == 3 else _ears(vertices, list(polygon))
-    return np.array(made, np.int64).reshape(-1, 3)
+    triangles = np.array([each for each in polygons if len(each) == 3], np.int64).reshape(-1, 3)
+    quads = np.array([each for each in polygons if len(each) == 4], np.int64).reshape(-1, 4)
+    others = [ear for each in polygons if len(each) > 4 for ear in _ears(vertices, list(each))]
+    return np.concatenate(
+        [triangles, _halves(vertices, quads), np.array(others, np.int64).reshape(-1, 3)]
+    )
+
+
+def _halves(
+    vertices: Float[np.ndarray, "v 3"], quads: Int[np.ndarray, "q 4"]
+) -> Int[np.ndarray, "f 3"]:
+    """Cut four-sided polygons along their first diagonal, or if it is outside the other.
+
+    Most files have nothing else, so they are cut all at once.
+    """
+    with np.errstate(invalid="ignore"):
+        a, b, c, d = np.moveaxis(vertices[quads], 1, 0)
+        is_inside = (np.cross(b - a, c - a) * np.cross(c - a, d - a)).sum(1) > 0
+    rows = np.where(is_inside[:, None], quads, np.roll(quads, -1, axis=1))
+    return np.concatenate([rows[:, [0, 1, 2]], rows[:, [0, 2, 3]]])
 
 
 def _ears(vertices: np.ndarray, polygon: list[int]) -> list[tuple[int, int, int]]:
