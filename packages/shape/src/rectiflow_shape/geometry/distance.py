@@ -62,9 +62,9 @@ class SignedDistance:
 
     Examples
     --------
-    >>> cube = Mesh(*unit_cube())                                       # doctest: +SKIP
-    >>> SignedDistance(cube)(torch.tensor([[0.5, 0.5, 0.5]]))           # doctest: +SKIP
-    tensor([-0.5000])
+    >>> from rectiflow_shape.geometry.solids import box
+    >>> SignedDistance(box())(torch.tensor([[0.5, 0.0, 0.0], [2.0, 0.0, 0.0]]))
+    tensor([-0.5000,  1.0000])
     """
 
     def __init__(self, mesh: Mesh, thickness: float = 0.0) -> None:

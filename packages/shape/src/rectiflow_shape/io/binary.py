@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,6 +65,10 @@ def parse_stl(content: bytes, path: Path) -> Parsed:
     return Parsed(corners.astype(float), np.arange(len(corners)).reshape(-1, 3))
 
 
+Table = dict[str, Any]
+"""What an element has of each property: numbers, or lists of them."""
+
+
 @dataclass
 class _Element:
     name: str
@@ -75,7 +80,7 @@ class _Element:
 def parse_ply(content: bytes, path: Path) -> Parsed:
     """Read PLY: x, y, z of ``vertex`` and the corners of ``face``; all else is left out."""
     order, elements, start = _header(content, path)
-    tables: dict[str, dict[str, list | np.ndarray]] = {}
+    tables: dict[str, Table] = {}
     text = content[start:].split() if order is None else None
     at = 0 if order is None else start
     try:
@@ -140,8 +145,8 @@ def _header(content: bytes, path: Path) -> tuple[str | None, list[_Element], int
     return order, elements, end.end()
 
 
-def _from_text(words: list[bytes], at: int, element: _Element) -> tuple[dict[str, list], int]:
-    table: dict[str, list] = {name: [] for name, _, _ in element.properties}
+def _from_text(words: list[bytes], at: int, element: _Element) -> tuple[Table, int]:
+    table: Table = {name: [] for name, _, _ in element.properties}
     for _ in range(element.count):
         for name, kind, length in element.properties:
             count = 1 if length is None else int(words[at])
@@ -154,9 +159,7 @@ def _from_text(words: list[bytes], at: int, element: _Element) -> tuple[dict[str
     return table, at
 
 
-def _from_bytes(
-    content: bytes, at: int, element: _Element, order: str
-) -> tuple[dict[str, list | np.ndarray], int]:
+def _from_bytes(content: bytes, at: int, element: _Element, order: str) -> tuple[Table, int]:
     """Read an element at once if all lists are as long as those of its first row, else by row."""
     fields: list[tuple] = []
     place = at
@@ -175,7 +178,7 @@ def _from_bytes(
         if all((rows[f"{name} length"] == row[name].shape[0]).all() for name in lists):
             table = {name: rows[name] for name, _, _ in element.properties}
             return table, at + element.count * row.itemsize
-    slow: dict[str, list | np.ndarray] = {name: [] for name, _, _ in element.properties}
+    slow: Table = {name: [] for name, _, _ in element.properties}
     for _ in range(element.count):
         for name, kind, length in element.properties:
             count = 1
@@ -184,7 +187,7 @@ def _from_bytes(
                 at += np.dtype(length).itemsize
             made = np.frombuffer(content, order + kind, count, at)
             at += made.nbytes
-            slow[name].append(made[0] if length is None else made)  # type: ignore[union-attr]
+            slow[name].append(made[0] if length is None else made)
     return slow, at
 
 
