@@ -3,6 +3,8 @@
 They solve the linear part of the flow exactly and expand only the prediction of the network, in the
 half log-SNR ``lambda = log(a/b)``. Written for a path ``x_t = a x1 + b x0``; the data prediction is
 ``D = E[x1 | x_t]``, the noise prediction ``E = E[x0 | x_t]``, both read off the velocity.
+
+Longer than 400 lines because the methods are one family: they share the coefficients at the end.
 """
 
 from __future__ import annotations
