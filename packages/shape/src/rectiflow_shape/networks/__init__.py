@@ -1,0 +1,6 @@
+"""Networks of TripoSG and Mosaic-SDF."""
+
+from rectiflow_shape.networks.dit import TripoSGDiT
+from rectiflow_shape.networks.vae import Posterior, TripoSGVae
+
+__all__ = ["Posterior", "TripoSGDiT", "TripoSGVae"]
