@@ -17,7 +17,6 @@ from torch.utils.data import Dataset
 
 from rectiflow_shape.data.conditions import Told
 from rectiflow_shape.data.mosaics import PreparedMosaics
-from rectiflow_shape.data.prepared import PreparedShapes
 
 
 class _Shapes(Dataset[dict[str, Tensor]]):
@@ -151,6 +150,8 @@ class SurfaceData(FlowData):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
+        from rectiflow_shape.data.prepared import PreparedShapes
+
         self.prepared = PreparedShapes(folder)
         counts = {"surface": surface, "near": near, "volume": volume}
 

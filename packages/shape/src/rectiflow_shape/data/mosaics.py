@@ -1,0 +1,141 @@
+"""A folder of fitted mosaics: shards, and the table beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rectiflow.randomness import counter_generator
+from rectiflow.storage.preparation import (
+    Extracted,
+    Judged,
+    Kept,
+    Preparation,
+    Progress,
+    Report,
+    digest_of,
+)
+from rectiflow.storage.prepared import Prepared
+from rectiflow.storage.splits import DEFAULT_FRACTIONS, number_repeated_names, split_of
+
+from rectiflow_shape.mosaic.fit import FitSettings, Started, refine, start
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COLUMNS: dict[str, type] = {
+    **dict.fromkeys(("name", "source", "class", "caption", "split"), str),
+    **{"error_before": float, "error": float},
+}
+"""Of ``metadata.csv``: errors are mean absolute ones near the surface, before and after."""
+
+Outline = tuple["Tensor", "Tensor", Callable[["Tensor"], "Tensor"]]
+"""Points of a surface, their normals, and the signed distance."""
+
+
+class PreparedMosaics(Prepared):
+    """What fitting a folder left: ``centres (n, 3)``, ``scales (n,)``, ``values (n, k, k, k)``."""
+
+    columns, unit = COLUMNS, "mosaic"
+
+
+def fit_all(
+    entries: Sequence[Mapping[str, str]],
+    outline: Callable[[Mapping[str, str], torch.Generator], Outline],
+    out: Path | str,
+    settings: FitSettings,
+    *,
+    seed: int = 0,
+    batch: int = 8,
+    device: str = "cpu",
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    workers: int = 1,
+    progress: Progress | None = None,
+    overwrite: bool = False,
+) -> Report:
+    """Fit mosaics to many shapes, some at once, resumable.
+
+    Parameters
+    ----------
+    entries : sequence of mapping
+        ``source``, ``name``, ``class``, ``caption`` and ``split`` of each; the last may be empty.
+    outline : callable
+        Reads the shape of an entry; raises ValueError where it cannot be used.
+    out : Path or str
+        Receives shards, ``metadata.csv``, ``rejected.csv`` and ``report.json``.
+    settings : FitSettings
+    seed : int
+        With the name of a shape, fixes what is drawn for it.
+    batch : int
+        Shapes that are optimised together.
+    device : str
+        Where.
+    fractions : mapping
+        Shares of the splits where an entry tells none.
+    workers, progress, overwrite
+        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    """
+    out = Path(out)
+    told = {
+        "kind": "mosaics",
+        "fit": asdict(settings),
+        "seed": seed,
+        "fractions": dict(fractions),
+        "inputs": digest_of([dict(entry) for entry in entries]),
+    }
+    preparation = Preparation(
+        unit="mosaic",
+        columns=COLUMNS,
+        refusal=("file", "reason"),
+        judge=partial(_fitted, outline=outline, settings=settings, seed=seed, device=device),
+        finish=partial(_finish, fractions=fractions, seed=seed),
+        settings=told,
+    )
+    groups = [tuple(entries[i : i + batch]) for i in range(0, len(entries), batch)]
+    return preparation.run(groups, out, workers=workers, progress=progress, overwrite=overwrite)
+
+
+def _fitted(
+    entries: Sequence[Mapping[str, str]],
+    outline: Callable[..., Outline],
+    settings: FitSettings,
+    seed: int,
+    device: str,
+) -> Judged:
+    """Fit a group of shapes together."""
+    judged, begun, kept = Judged(), list[Started](), []
+    for entry in entries:
+        generator = counter_generator("fit", seed, entry["name"])
+        try:
+            begun.append(start(*outline(entry, generator), settings, generator))
+            kept.append(entry)
+        except ValueError as error:
+            judged.refused.append({"file": entry["source"], "reason": str(error)})
+    if not begun:
+        return judged
+    generator = counter_generator("fit batches", seed, kept[0]["name"])
+    for entry, fitted in zip(kept, refine(begun, settings, generator, device), strict=True):
+        mosaic = fitted.mosaic
+        record = {"centres": mosaic.centres, "scales": mosaic.scales, "values": mosaic.values}
+        row: dict[str, Any] = {**entry, "error_before": fitted.error_before, "error": fitted.error}
+        judged.accepted.append((record, row))
+    return judged
+
+
+def _finish(found: Extracted, fractions: Mapping[str, float], seed: int) -> Kept:
+    number_repeated_names(found.rows)
+    for row in found.rows:
+        row["split"] = row["split"] or split_of(row["name"], fractions, seed=seed)
+    errors = [row["error"] for row in found.rows]
+    before = [row["error_before"] for row in found.rows]
+    counts = {}
+    if errors:
+        counts = {
+            "mean error before": sum(before) / len(before),
+            "mean error": sum(errors) / len(errors),
+        }
+    return Kept(range(len(found.rows)), counts)
