@@ -1,21 +1,34 @@
-"""Meshes and fields: sampling, and the surface of a field.
+"""Meshes and fields: repair, signed distance, sampling, extraction, certificates.
 
-Meshes are numpy arrays in float64; points and fields are torch tensors.
+Meshes are numpy arrays in float64; points and fields are torch tensors. A signed distance is
+negative inside; what :func:`extract` takes is positive inside.
 """
 
+from rectiflow_shape.geometry.certificate import Certificate, certificate, decimate, largest
+from rectiflow_shape.geometry.distance import SURE, SignedDistance
 from rectiflow_shape.geometry.extract import BOX, Extraction, extract
 from rectiflow_shape.geometry.mesh import HALF_EXTENT, Mesh, Placement, normalise
+from rectiflow_shape.geometry.repair import RepairReport, orient, repair
 from rectiflow_shape.geometry.sampling import farthest_points, near_surface, surface_points
 
 __all__ = [
     "BOX",
     "HALF_EXTENT",
+    "SURE",
+    "Certificate",
     "Extraction",
     "Mesh",
     "Placement",
+    "RepairReport",
+    "SignedDistance",
+    "certificate",
+    "decimate",
     "extract",
     "farthest_points",
+    "largest",
     "near_surface",
     "normalise",
+    "orient",
+    "repair",
     "surface_points",
 ]
