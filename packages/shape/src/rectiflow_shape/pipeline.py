@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -165,6 +164,6 @@ def finished(
         mesh = largest(mesh)
     if options.faces is not None:
         mesh = decimate(mesh, options.faces)
-    judged = certificate(mesh, faces=options.faces)
-    row = {"certificate": asdict(judged), "queries": found.queries, "capped": found.capped}
+    judged = certificate(mesh, faces=options.faces).document()
+    row = {"certificate": judged, "queries": found.queries, "capped": found.capped}
     return ShapeSample(name, mesh, tokens, told | row)

@@ -1,3 +1,14 @@
 """Commands of the shape domain. Each is imported when it runs."""
 
-VERBS: dict = {}
+from rectiflow_cli.domains import Verb
+
+VERBS = {
+    "sample": Verb(f"{__name__}.sample", "Generate closed meshes."),
+    "from-image": Verb(f"{__name__}.from_image", "Make a closed mesh of what a picture shows."),
+    "fit": Verb(f"{__name__}.fit", "Turn a mesh, or a folder of them, into Mosaic-SDFs."),
+    "reconstruct": Verb(f"{__name__}.reconstruct", "Rebuild any mesh as a closed one."),
+    "encode": Verb(f"{__name__}.encode", "Encode a mesh into latents."),
+    "decode": Verb(f"{__name__}.decode", "Extract the mesh of latents or of a mosaic."),
+    "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and shape for reflow."),
+    "convert": Verb(f"{__name__}.convert", "Convert TripoSG's checkpoints to ours and back."),
+}

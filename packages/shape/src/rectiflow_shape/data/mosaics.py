@@ -22,6 +22,8 @@ from rectiflow.storage.preparation import (
 from rectiflow.storage.prepared import Prepared
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, number_repeated_names, split_of
 
+from rectiflow_shape.geometry import Mesh, SignedDistance, normalise, surface_points
+from rectiflow_shape.io import read_mesh
 from rectiflow_shape.mosaic.fit import FitSettings, Started, refine, start
 
 if TYPE_CHECKING:
@@ -33,8 +35,24 @@ COLUMNS: dict[str, type] = {
 }
 """Of ``metadata.csv``: errors are mean absolute ones near the surface, before and after."""
 
+SAMPLES = 20_000
+"""Of a surface, from which grids are chosen and normals are drawn."""
+
 Outline = tuple["Tensor", "Tensor", Callable[["Tensor"], "Tensor"]]
 """Points of a surface, their normals, and the signed distance."""
+
+
+def outline_of(mesh: Mesh, generator: torch.Generator, samples: int = SAMPLES) -> Outline:
+    """Return samples of the surface that bounds a normalised mesh's inside, and its distance."""
+    distance = SignedDistance(mesh)
+    points, normals = surface_points(distance.boundary, samples, generator)
+    return points, normals, distance
+
+
+def outline_of_file(entry: Mapping[str, str], generator: torch.Generator) -> Outline:
+    """Read the mesh of an entry, normalised."""
+    mesh, _ = read_mesh(entry["source"])
+    return outline_of(normalise(mesh)[0], generator)
 
 
 class PreparedMosaics(Prepared):
