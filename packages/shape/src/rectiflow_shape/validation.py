@@ -72,5 +72,3 @@ class SampleValidation:
             parts = [sample.told["certificate"]["components"] for sample in made]
             found["one_part"] = sum(part == 1 for part in parts) / len(parts)
         return found
-
-

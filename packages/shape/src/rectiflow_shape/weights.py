@@ -223,17 +223,20 @@ def _image_encoder(folder: Path) -> ImageEncoder | None:
     """Return the image encoder of a folder; None where there is none."""
     if not (folder / "config.json").is_file():
         return None
+    from transformers import Dinov2Model
+
     from rectiflow_shape.networks.dinov2 import ImageEncoder
 
     config = read_json(folder / "config.json")
     encoder = ImageEncoder({k: v for k, v in config.items() if k in _DINO})
-    tensors = load_tensors(folder / "model.safetensors")
-    try:
-        require_same(encoder.model, tensors, folder)
-    except CheckpointError:
-        tensors = {name.removeprefix("dinov2."): value for name, value in tensors.items()}
-        require_same(encoder.model, tensors, folder)
-    encoder.model.load_state_dict(tensors)
+    # Names of its tensors differ between versions of transformers, which knows them all.
+    model, found = Dinov2Model.from_pretrained(
+        folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+    )
+    strange = [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]
+    if strange:
+        raise CheckpointError(folder, f"does not fit DINOv2, got {sorted(map(str, strange))[:8]}")
+    encoder.model.load_state_dict(model.state_dict())
     return encoder
 
 

@@ -51,9 +51,9 @@ class FitSettings:
     grids: int = 256
     resolution: int = 7
     steps: int = 200
-    batch: int = 4096
-    pool: int = 50_000
-    lr: float = 1e-3
+    batch: int = 1024
+    pool: int = 12_000
+    lr: float = 3e-3
     gradient_weight: float = 0.1
     frozen: int = 50
 

@@ -116,7 +116,10 @@ class MosaicTransformer(Pretrained, nn.Module):
 
     @torch.no_grad()
     def measure(
-        self, centres: Float[Tensor, "m 3"], scales: Float[Tensor, " m"], values: Float[Tensor, "m k k k"]
+        self,
+        centres: Float[Tensor, "m 3"],
+        scales: Float[Tensor, " m"],
+        values: Float[Tensor, "m k k k"],
     ) -> None:
         """Take means and spreads of the three groups, and the range of sizes, from data."""
         parts = self._groups(centres, scales, values)
