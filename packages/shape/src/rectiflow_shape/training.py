@@ -44,7 +44,8 @@ class ShapeRecipe(Recipe):
         if needs and "TripoSGVae" not in str(cfg.vae.get("_target_", "")) and not weights:
             raise ValueError(
                 "vae.weights is not given; expected the autoencoder of the latents, such as "
-                "vae.weights=runs/shape-train/DATE of an experiment=..._vae, or the authors' folder."
+                "vae.weights=runs/shape-train/DATE of an experiment=..._vae, or the authors' "
+                "folder."
             )
 
     def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Encode(Verb):
-    """Encode a mesh into the latents of a TripoSG autoencoder, for `decode` or edits of your own."""
+    """Encode a mesh into the latents of a TripoSG autoencoder, to decode or to edit."""
 
     domain, name = "shape", "encode"
     examples = ("chair.glb --weights small_triposg -o chair.safetensors",)

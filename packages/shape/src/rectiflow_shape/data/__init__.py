@@ -1,0 +1,1 @@
+"""Meshes, mosaics and made-up shapes as training data."""
