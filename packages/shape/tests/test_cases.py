@@ -22,7 +22,7 @@ from rectiflow_shape.geometry import (
     normalise,
 )
 from rectiflow_shape.geometry.topology import components, edge_uses, weld
-from rectiflow_shape.io import MeshFileError, read_mesh, write_mesh
+from rectiflow_shape.io import ImageFileError, MeshFileError, read_image, read_mesh, write_mesh
 
 FOLDER = Path(os.environ.get("RECTIFLOW_SHARED", "/nowhere")) / "cases" / "shape"
 TABLE = FOLDER / "expected.json"
@@ -30,6 +30,7 @@ CASES = json.loads(TABLE.read_text("utf-8"))["cases"] if TABLE.is_file() else {}
 UNSUPPORTED = ("quantized.glb", "draco.glb", ".3mf")  # refused by name, as is allowed
 PICTURES = (".png", ".jpg", ".webp")
 MESHES = [k for k in CASES if ":" not in k and not k.endswith(PICTURES)]
+IMAGES = [k for k in CASES if k.endswith(PICTURES)]
 FIELDS = [k for k in CASES if k.startswith("field:")]
 
 pytestmark = pytest.mark.skipif(not CASES, reason="no cases/shape under RECTIFLOW_SHARED")
@@ -173,3 +174,22 @@ def test_volumes_give_a_closed_manifold(name):
     inside, surface = volume.reshape(-1) < 0, volume.reshape(-1) == 0
     inner = (np.abs(nodes) < 1).all(1) & ~surface
     np.testing.assert_allclose(turns[inner], inside[inner], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_pictures_are_cut_out_right_or_refused(name):
+    case = CASES[name]
+    if case["outcome"] == ["refuse"]:
+        with pytest.raises(ImageFileError) as caught:
+            read_image(FOLDER / name)
+        assert says([case["names"]], str(caught.value))
+        return
+    photo = read_image(FOLDER / name)
+    assert says(case.get("says", []), str(photo.notes))
+    assert list(photo.size) == case["size"]
+    np.testing.assert_allclose(photo.box, case["box"], atol=case.get("box_tol", 0))
+    scale = max(photo.size) / max(photo.upright.shape)
+    assert len(photo.square) * scale == pytest.approx(case["square"], abs=case["square_tol"])
+    for place, colour in case.get("pixels", {}).items():
+        x, y = map(int, place.split(","))
+        np.testing.assert_allclose(photo.upright[y, x].astype(int), colour, atol=case["pixel_tol"])

@@ -81,10 +81,8 @@ def test_an_image_encoder_of_the_folder_is_read(folder, tmp_path):
     model.save_pretrained(folder / "image_encoder_dinov2")
     pipe = ShapePipeline.from_pretrained(folder)
     image = torch.rand(1, 3, 224, 224)
-    mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-    std = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
     with torch.no_grad():
-        wanted = model((image - mean) / std).last_hidden_state
+        wanted = model(image).last_hidden_state
         assert torch.allclose(pipe.image(image), wanted, atol=1e-6)
     pipe.save_pretrained(tmp_path / "ours")
     back = ShapePipeline.from_pretrained(tmp_path / "ours")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from rectiflow_shape.data.mosaics import outline_of
+from rectiflow_shape.data.mosaics import THICKNESS, outline_of
 from rectiflow_shape.geometry import Mesh, SignedDistance, extract, surface_points
 from rectiflow_shape.metrics import chamfer_l1, f_score, iou, normal_consistency
 from rectiflow_shape.mosaic import FitSettings, Fitted, MosaicField, fit
@@ -71,7 +71,7 @@ def encode(
         Take a sample of the posterior, as the authors do, not its mean.
     """
     device = next(vae.parameters()).device
-    points, normals = surface_points(SignedDistance(mesh).boundary, surface, generator)
+    points, normals = SignedDistance(mesh, THICKNESS).surface(surface, generator)
     cloud = torch.cat([points, normals], dim=-1)[None].float()
     queries = choose_tokens(cloud, tokens, generator)
     posterior = vae.encode(cloud.to(device), queries.to(device))
@@ -98,9 +98,9 @@ def compare(found: Mesh, reference: Mesh, generator: torch.Generator) -> dict[st
     ``chamfer_l1``, ``f_score`` at 0.02 and ``normal_consistency`` by points of both surfaces, the
     reference's being that which bounds its inside; ``iou`` by points of the box.
     """
-    distance = SignedDistance(reference)
+    distance = SignedDistance(reference, THICKNESS)
     x, nx = surface_points(found, POINTS, generator)
-    y, ny = surface_points(distance.boundary, POINTS, generator)
+    y, ny = distance.surface(POINTS, generator)
     box = torch.rand(POINTS, 3, generator=generator, dtype=torch.float64) * 2 - 1
     inside = SignedDistance(found)(box) < 0
     told = {

@@ -22,8 +22,8 @@ class Asked:
     index : int
         Fixes the noise, with the seed.
     category, prompt : str, optional
-    image : Tensor, shape (3, h, h), optional
-        A cut-out on white, in [0, 1]; see :func:`rectiflow_shape.io.read_image`.
+    image : Tensor, shape (3, 224, 224), optional
+        What :func:`rectiflow_shape.io.pixels` makes of a picture.
     """
 
     index: int = 0

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from rectiflow_shape.pipeline import ShapePipeline
+from rectiflow_shape.plots import save_sheet
 from rectiflow_shape.request import Asked
 from rectiflow_shape.result import ShapeResult
 from rectiflow_shape.settings import ShapeSettings
@@ -69,6 +70,7 @@ class SampleValidation:
         if made:
             folder = Path(run_dir) / "samples" / f"step_{step:07d}"
             ShapeResult(made, settings=self.options).save(folder)
+            save_sheet([sample.mesh for sample in made], folder / "sheet.png")
             parts = [sample.told["certificate"]["components"] for sample in made]
             found["one_part"] = sum(part == 1 for part in parts) / len(parts)
         return found

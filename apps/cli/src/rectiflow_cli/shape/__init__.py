@@ -9,6 +9,9 @@ VERBS = {
     "reconstruct": Verb(f"{__name__}.reconstruct", "Rebuild any mesh as a closed one."),
     "encode": Verb(f"{__name__}.encode", "Encode a mesh into latents."),
     "decode": Verb(f"{__name__}.decode", "Extract the mesh of latents or of a mosaic."),
+    "eval": Verb(f"{__name__}.eval", "Measure reconstructions, or what a flow makes."),
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and shape for reflow."),
     "convert": Verb(f"{__name__}.convert", "Convert TripoSG's checkpoints to ours and back."),
+    "prepare": Verb(f"{__name__}.prepare", "Turn meshes into shards of samples."),
+    "check": Verb(f"{__name__}.check", "Say what is wrong with meshes, and certify them."),
 }

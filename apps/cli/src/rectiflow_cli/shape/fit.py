@@ -94,14 +94,14 @@ class Fit(Verb):
 
     def _folder(self, args: Any, source: Path) -> int:
         from rectiflow.storage.preparation import check_places
-        from rectiflow_shape.data.listing import entries_of
-        from rectiflow_shape.data.mosaics import fit_all, outline_of_file
+        from rectiflow_shape.data.lists import list_shapes
+        from rectiflow_shape.data.mosaics import Outlines, fit_all
 
         check_places(source.resolve(), Path(args.out).resolve())
         with counter("fitting", unit="group", quiet=args.json) as show:
             report = fit_all(
-                entries_of(source),
-                outline_of_file,
+                list_shapes(source),
+                Outlines(source, args.up),
                 args.out,
                 fit_settings(args),
                 seed=args.seed,

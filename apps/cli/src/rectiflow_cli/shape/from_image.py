@@ -65,11 +65,11 @@ class FromImage(commands.Make):
         self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Any
     ) -> tuple[list[dict[str, Any]], float]:
         """Make the mesh."""
-        from rectiflow_shape.io import read_image, write_mesh
+        from rectiflow_shape.io import pixels, read_image, write_mesh
         from rectiflow_shape.request import Asked
 
         [job] = jobs
-        asked = Asked(0, image=read_image(job.asked))
+        asked = Asked(0, image=pixels(read_image(job.asked)))
         options = made_by(args) | surface_by(args) | {"low_memory": args.low_memory}
         result = pipe(asked, progress=progress, **options)
         [sample] = result.samples

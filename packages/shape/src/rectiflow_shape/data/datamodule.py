@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from rectiflow_shape.data.conditions import Told
 from rectiflow_shape.data.mosaics import PreparedMosaics
+from rectiflow_shape.data.prepared import PreparedShapes
 
 
 class _Shapes(Dataset[dict[str, Tensor]]):
@@ -47,6 +48,10 @@ class _Shapes(Dataset[dict[str, Tensor]]):
         raise NotImplementedError
 
 
+_BESIDE = {"surface": "normals", "near": "near_sdf", "volume": "volume_sdf"}
+"""What a record says of the points of each kind."""
+
+
 class MosaicDataset(_Shapes):
     """Mosaics, half of the training ones mirrored from left to right."""
 
@@ -67,9 +72,10 @@ class SurfaceDataset(_Shapes):
         """Return as many points of each kind as asked for, half of the shapes mirrored."""
         found = {}
         for name, count in self.counts.items():
-            own = record[name]
-            at = torch.randint(len(own), (count,), generator=generator)
-            found[name] = own[at].float()
+            places, told = record[name], record[_BESIDE[name]]
+            at = torch.randint(len(places), (count,), generator=generator)
+            values = told[at].float().reshape(count, -1)
+            found[name] = torch.cat([places[at].float(), values], dim=-1)
         if self.is_training and bool(torch.rand((), generator=generator) < 0.5):
             for name, points in found.items():
                 points[:, 0] *= -1
@@ -150,8 +156,6 @@ class SurfaceData(FlowData):
         seed: int = 0,
         num_workers: int = 0,
     ) -> None:
-        from rectiflow_shape.data.prepared import PreparedShapes
-
         self.prepared = PreparedShapes(folder)
         counts = {"surface": surface, "near": near, "volume": volume}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +22,10 @@ from rectiflow.storage.preparation import (
 from rectiflow.storage.prepared import Prepared
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, number_repeated_names, split_of
 
-from rectiflow_shape.geometry import Mesh, SignedDistance, normalise, surface_points
-from rectiflow_shape.io import read_mesh
+from rectiflow_shape.data.lists import Entry, read_entry
+from rectiflow_shape.data.prepare import Samples
+from rectiflow_shape.geometry import Mesh, SignedDistance, normalise
+from rectiflow_shape.io.read import Axis
 from rectiflow_shape.mosaic.fit import FitSettings, Started, refine, start
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ COLUMNS: dict[str, type] = {
 }
 """Of ``metadata.csv``: errors are mean absolute ones near the surface, before and after."""
 
+THICKNESS = Samples().thickness
+"""Half of the thickness that open sheets are given."""
+
 SAMPLES = 20_000
 """Of a surface, from which grids are chosen and normals are drawn."""
 
@@ -44,15 +49,22 @@ Outline = tuple["Tensor", "Tensor", Callable[["Tensor"], "Tensor"]]
 
 def outline_of(mesh: Mesh, generator: torch.Generator, samples: int = SAMPLES) -> Outline:
     """Return samples of the surface that bounds a normalised mesh's inside, and its distance."""
-    distance = SignedDistance(mesh)
-    points, normals = surface_points(distance.boundary, samples, generator)
+    distance = SignedDistance(mesh, THICKNESS)
+    points, normals = distance.surface(samples, generator)
     return points, normals, distance
 
 
-def outline_of_file(entry: Mapping[str, str], generator: torch.Generator) -> Outline:
-    """Read the mesh of an entry, normalised."""
-    mesh, _ = read_mesh(entry["source"])
-    return outline_of(normalise(mesh)[0], generator)
+@dataclass(frozen=True)
+class Outlines:
+    """Reads the shapes of a folder; ``up`` is that of :func:`~rectiflow_shape.io.read_mesh`."""
+
+    folder: Path
+    up: Axis | None = None
+
+    def __call__(self, entry: Entry, generator: torch.Generator) -> Outline:
+        """Return the outline of an entry's mesh, normalised."""
+        mesh, _ = read_entry(entry, self.folder, self.up)
+        return outline_of(normalise(mesh)[0], generator)
 
 
 class PreparedMosaics(Prepared):
@@ -62,8 +74,8 @@ class PreparedMosaics(Prepared):
 
 
 def fit_all(
-    entries: Sequence[Mapping[str, str]],
-    outline: Callable[[Mapping[str, str], torch.Generator], Outline],
+    entries: Sequence[Entry],
+    outline: Callable[[Entry, torch.Generator], Outline],
     out: Path | str,
     settings: FitSettings,
     *,
@@ -79,8 +91,8 @@ def fit_all(
 
     Parameters
     ----------
-    entries : sequence of mapping
-        ``source``, ``name``, ``class``, ``caption`` and ``split`` of each; the last may be empty.
+    entries : sequence of Entry
+        As :func:`~rectiflow_shape.data.lists.list_shapes` finds them.
     outline : callable
         Reads the shape of an entry; raises ValueError where it cannot be used.
     out : Path or str
@@ -103,7 +115,7 @@ def fit_all(
         "fit": asdict(settings),
         "seed": seed,
         "fractions": dict(fractions),
-        "inputs": digest_of([dict(entry) for entry in entries]),
+        "inputs": digest_of([asdict(entry) for entry in entries]),
     }
     preparation = Preparation(
         unit="mosaic",
@@ -118,7 +130,7 @@ def fit_all(
 
 
 def _fitted(
-    entries: Sequence[Mapping[str, str]],
+    entries: Sequence[Entry],
     outline: Callable[..., Outline],
     settings: FitSettings,
     seed: int,
@@ -127,19 +139,21 @@ def _fitted(
     """Fit a group of shapes together."""
     judged, begun, kept = Judged(), list[Started](), []
     for entry in entries:
-        generator = counter_generator("fit", seed, entry["name"])
+        generator = counter_generator("fit", seed, entry.name)
         try:
             begun.append(start(*outline(entry, generator), settings, generator))
             kept.append(entry)
         except ValueError as error:
-            judged.refused.append({"file": entry["source"], "reason": str(error)})
+            judged.refused.append({"file": entry.file, "reason": str(error)})
     if not begun:
         return judged
-    generator = counter_generator("fit batches", seed, kept[0]["name"])
+    generator = counter_generator("fit batches", seed, kept[0].name)
     for entry, fitted in zip(kept, refine(begun, settings, generator, device), strict=True):
         mosaic = fitted.mosaic
         record = {"centres": mosaic.centres, "scales": mosaic.scales, "values": mosaic.values}
-        row: dict[str, Any] = {**entry, "error_before": fitted.error_before, "error": fitted.error}
+        row: dict[str, Any] = {"name": entry.name, "source": entry.file, "class": entry.category}
+        row |= {"caption": entry.caption, "split": entry.split}
+        row |= {"error_before": fitted.error_before, "error": fitted.error}
         judged.accepted.append((record, row))
     return judged
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.storage.table import write_rows
 from torch import Tensor
 
+from rectiflow_shape.data.lists import TABLE, Entry
 from rectiflow_shape.data.mosaics import Outline, fit_all
+from rectiflow_shape.data.prepare import Samples, prepare
 from rectiflow_shape.mosaic.fit import FitSettings
 
 _SAMPLES = 4096
@@ -66,9 +68,9 @@ KINDS = ("ball", "block", "ring")
 """Classes of made-up shapes."""
 
 
-def synthetic_outline(entry: Mapping[str, str], generator: torch.Generator) -> Outline:
+def synthetic_outline(entry: Entry, generator: torch.Generator) -> Outline:
     """Draw the shape of an entry."""
-    return _draw(entry["class"], generator)
+    return _draw(entry.category, generator)
 
 
 def synthetic_mosaics(
@@ -88,8 +90,7 @@ def synthetic_mosaics(
         With the name of a shape, fixes it.
     """
     entries = [
-        {"source": "made up", "name": f"{split}_{i:03d}", "class": kind, "split": split}
-        | {"caption": f"a {kind} of number {i}"}
+        Entry("made up", -1, f"{split}_{i:03d}", kind, f"a {kind} of number {i}", split)
         for split, count in (("train", num), ("valid", max(2, num // 2)))
         for i in range(count)
         for kind in (KINDS[i % len(KINDS)],)
@@ -97,6 +98,38 @@ def synthetic_mosaics(
     settings = FitSettings(grids, resolution, steps=0, pool=256, batch=64)
     fit_all(entries, synthetic_outline, Path(out), settings, seed=seed)
     return Path(out)
+
+
+def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
+    """Make a folder as :func:`~rectiflow_shape.data.prepare` does, of made-up meshes.
+
+    Parameters
+    ----------
+    out : Path or str
+        The folder; the meshes themselves are left beside it in ``<name>_meshes``.
+    num : int
+        Shapes of the train split; half as many, at least 2, are held out for validation.
+    seed : int
+        Of what is sampled.
+    """
+    import trimesh
+
+    out = Path(out)
+    meshes, rows = out.with_name(f"{out.name}_meshes"), []
+    meshes.mkdir(parents=True, exist_ok=True)
+    for split, count in (("train", num), ("valid", max(2, num // 2))):
+        for i in range(count):
+            name, kind = f"{split}_{i:03d}", KINDS[i % 2]
+            size = 0.5 + 0.1 * i
+            made = (
+                trimesh.creation.icosphere(2) if i % 2 == 0 else trimesh.creation.box((1, size, 1))
+            )
+            made.export(meshes / f"{name}.ply")
+            rows.append({"file": f"{name}.ply", "class": kind, "caption": f"a {kind}"})
+            rows[-1]["split"] = split
+    write_rows(meshes / TABLE, ("file", "class", "caption", "split"), rows)
+    prepare(meshes, out, samples=Samples(surface=512, near=256, volume=256), seed=seed)
+    return out
 
 
 def synthetic_pairs(
@@ -135,6 +168,3 @@ def synthetic_pairs(
 
     generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
     return Path(out)
-
-
-Draw = Callable[[str, torch.Generator], Outline]

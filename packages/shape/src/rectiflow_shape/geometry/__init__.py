@@ -9,7 +9,7 @@ from rectiflow_shape.geometry.distance import SURE, SignedDistance
 from rectiflow_shape.geometry.extract import BOX, Extraction, extract
 from rectiflow_shape.geometry.mesh import HALF_EXTENT, Mesh, Placement, normalise
 from rectiflow_shape.geometry.repair import RepairReport, orient, repair
-from rectiflow_shape.geometry.sampling import farthest_points, near_surface, surface_points
+from rectiflow_shape.geometry.sampling import around, farthest_points, near_surface, surface_points
 
 __all__ = [
     "BOX",
@@ -21,6 +21,7 @@ __all__ = [
     "Placement",
     "RepairReport",
     "SignedDistance",
+    "around",
     "certificate",
     "decimate",
     "extract",

@@ -21,6 +21,7 @@ from torch import Tensor
 from rectiflow_shape.geometry.mesh import Mesh
 from rectiflow_shape.geometry.overlaps import pieces
 from rectiflow_shape.geometry.repair import orient
+from rectiflow_shape.geometry.sampling import surface_points
 from rectiflow_shape.geometry.topology import components, unit
 from rectiflow_shape.geometry.winding import CLEAR, sides, soup, winding
 
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 
 SURE = 0.75
 """Confidence from which the sign is called sure."""
+
+_ON = (
+    1e-4  # of a shape of size 2: points of sheets that lie inside of solids are not on the surface
+)
 
 _CHUNK = 1 << 16
 
@@ -100,6 +105,12 @@ class SignedDistance:
         assert found is not None
         return Mesh(self._to_unit.back(found.vertices), found.faces)
 
+    @property
+    def area(self) -> float:
+        """The area of the surface of the inside, sheets counted once."""
+        parts = (self._solid, self.sheets)
+        return self._scale**2 * float(sum(p.areas.sum() for p in parts if p is not None))
+
     def confidence(self) -> float:
         """Return how sure the sign is: the share of the outer area with a clear in and outside.
 
@@ -125,6 +136,32 @@ class SignedDistance:
             torch.from_numpy(values * self._scale).to(points),
             torch.from_numpy(self._to_unit.back(closest)).to(points),
         )
+
+    def surface(
+        self, n: int, generator: torch.Generator | None = None
+    ) -> tuple[Float[Tensor, "n 3"], Float[Tensor, "n 3"]]:
+        """Draw points uniformly on the surface of the inside, sheets with their thickness.
+
+        Returns
+        -------
+        points, normals : Tensor, shape (n, 3)
+            float64, in the mesh's units; normals look outward.
+        """
+        soups = [] if self._solid is None else [self._solid.triangles]
+        if self.sheets is not None:
+            flat, lift = self.sheets.triangles, self.sheets.crosses
+            lift = self._thickness * lift / np.linalg.norm(lift, axis=1, keepdims=True)
+            soups += [flat + lift[:, None], flat[:, ::-1] - lift[:, None]]
+        whole = soup(np.concatenate(soups))
+        made: list[tuple[Tensor, Tensor]] = []
+        while sum(len(points) for points, _ in made) < n:
+            points, normals = surface_points(whole, n, generator)
+            if len(soups) > 1:  # sheets reach into solids
+                on = torch.from_numpy(np.abs(self._nearest(points.numpy())[0]) < _ON)
+                points, normals = points[on], normals[on]
+            made.append((points, normals))
+        points, normals = (torch.cat(each)[:n] for each in zip(*made, strict=True))
+        return points * self._scale + torch.from_numpy(self._to_unit.centre), normals
 
     def _nearest(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         values, closest = np.full(len(points), np.inf), np.zeros((len(points), 3))

@@ -14,6 +14,9 @@ from rectiflow_shape.geometry.mesh import Mesh
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
+Point = list[float]
+Polygon = list[Point]
+
 NEAR = 1e-9
 """Lengths below this, in a mesh of size 2, are rounding."""
 
@@ -111,45 +114,52 @@ def pieces(mesh: Mesh) -> tuple[Float[np.ndarray, "t 3 3"], Int[np.ndarray, " t"
     if not len(cut):
         return corners, np.arange(len(corners))
     whole = np.setdiff1d(np.arange(len(corners)), cut)
-    made: list[np.ndarray] = []
+    made: list[Polygon] = []
     of: list[int] = []
     order = np.argsort(face, kind="stable")
     starts = np.searchsorted(face[order], cut)
-    for row, group in zip(cut, np.split(order, starts[1:]), strict=True):
-        parts = [corners[row]]
-        for k in group:
-            parts = [piece for part in parts for piece in _split(part, normal[k], segment[k])]
+    cutters = list(zip(normal.tolist(), segment.tolist(), strict=True))
+    for row, group in zip(cut.tolist(), np.split(order, starts[1:]), strict=True):
+        parts = [corners[row].tolist()]
+        for k in group.tolist():
+            parts = [piece for part in parts for piece in _split(part, *cutters[k])]
         for part in parts:
-            fans = [(part[0], part[n], part[n + 1]) for n in range(1, len(part) - 1)]
-            made += [np.array(fan) for fan in fans]
+            fans = [[part[0], part[n], part[n + 1]] for n in range(1, len(part) - 1)]
+            made += fans
             of += [row] * len(fans)
     triangles = np.concatenate([corners[whole], np.array(made).reshape(-1, 3, 3)])
     return triangles, np.concatenate([whole, np.array(of, np.int64)])
 
 
-def _split(part: np.ndarray, normal: np.ndarray, segment: np.ndarray) -> list[np.ndarray]:
-    """Cut a convex polygon by the plane of a segment, if the segment passes through it."""
-    off = (part - segment[0]) @ normal
-    if off.min() > -NEAR or off.max() < NEAR:
+def _split(part: Polygon, normal: Point, segment: list[Point]) -> list[Polygon]:
+    """Cut a convex polygon by the plane of a segment, if the segment passes through it.
+
+    In plain numbers: polygons have a handful of corners, for which arrays are slow.
+    """
+    (nx, ny, nz), (start, end) = normal, segment
+    base = nx * start[0] + ny * start[1] + nz * start[2]
+    off = [nx * x + ny * y + nz * z - base for x, y, z in part]
+    if min(off) > -NEAR or max(off) < NEAR:
         return [part]
-    crossed = []
-    sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for a in range(len(part)):
+    crossed: list[Point] = []
+    above: Polygon = []
+    below: Polygon = []
+    for a, (point, here) in enumerate(zip(part, off, strict=True)):
         b = (a + 1) % len(part)
-        if off[a] >= -NEAR:
-            sides[0].append(part[a])
-        if off[a] <= NEAR:
-            sides[1].append(part[a])
-        if abs(off[a]) <= NEAR:
-            crossed.append(part[a])
-        elif abs(off[b]) > NEAR and off[a] * off[b] < 0:
-            point = part[a] + off[a] / (off[a] - off[b]) * (part[b] - part[a])
+        if here >= -NEAR:
+            above.append(point)
+        if here <= NEAR:
+            below.append(point)
+        if abs(here) <= NEAR:
             crossed.append(point)
-            sides[0].append(point)
-            sides[1].append(point)
-    along = segment[1] - segment[0]
-    places = [float((point - segment[0]) @ along) for point in crossed]
-    size = float(along @ along)
+        elif abs(off[b]) > NEAR and here * off[b] < 0:
+            share = here / (here - off[b])
+            between = [p + share * (q - p) for p, q in zip(point, part[b], strict=True)]
+            for each in (crossed, above, below):
+                each.append(between)
+    along = [q - p for p, q in zip(start, end, strict=True)]
+    size = sum(d * d for d in along)
+    places = [sum((x - s) * d for x, s, d in zip(p, start, along, strict=True)) for p in crossed]
     if len(crossed) < 2 or max(places) <= NEAR * size or min(places) >= (1 - NEAR) * size:
         return [part]
-    return [np.array(side) for side in sides if len(side) > 2]
+    return [side for side in (above, below) if len(side) > 2]

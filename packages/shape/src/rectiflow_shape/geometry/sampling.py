@@ -53,16 +53,19 @@ def near_surface(
     generator: torch.Generator | None = None,
     sigmas: Sequence[float] = NEAR_SIGMAS,
 ) -> Float[Tensor, "n 3"]:
-    """Draw points around the surface: on it by area, then moved by normal noise of each spread.
+    """Draw points around the surface: on it by area, then moved by :func:`around`."""
+    return around(surface_points(mesh, n, generator)[0], generator, sigmas)
 
-    Returns
-    -------
-    Tensor, shape (n, 3)
-        float64; the spreads take turns.
-    """
-    points, _ = surface_points(mesh, n, generator)
-    spread = torch.tensor(sigmas, dtype=torch.float64).repeat(-(-n // len(sigmas)))[:n, None]
-    return points + spread * torch.randn(n, 3, generator=generator, dtype=torch.float64)
+
+def around(
+    points: Float[Tensor, "n 3"],
+    generator: torch.Generator | None = None,
+    sigmas: Sequence[float] = NEAR_SIGMAS,
+) -> Float[Tensor, "n 3"]:
+    """Move points by normal noise; the spreads take turns."""
+    n = len(points)
+    spread = torch.tensor(sigmas, dtype=points.dtype).repeat(-(-n // len(sigmas)))[:n, None]
+    return points + spread * torch.randn(n, 3, generator=generator, dtype=points.dtype)
 
 
 def farthest_points(

@@ -5,17 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from rectiflow import Pretrained
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from jaxtyping import Float
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the colours that the network was trained on."""
-
-PIXELS = 224
 
 
 class ImageEncoder(Pretrained, nn.Module):
@@ -44,9 +38,8 @@ class ImageEncoder(Pretrained, nn.Module):
         return int(self.model.config.hidden_size)
 
     def forward(self, image: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Return the states after the last norm, of images in [0, 1] as high as they are wide."""
-        mean, std = (torch.tensor(each).to(image)[:, None, None] for each in (MEAN, STD))
-        found: Tensor = self.model((image - mean) / std).last_hidden_state
+        """Return the states after the last norm, of what :func:`rectiflow_shape.io.pixels` made."""
+        found: Tensor = self.model(image).last_hidden_state
         return found
 
 
