@@ -2,6 +2,5 @@
 
 from rectiflow_pde.data.captions import caption_of, published_reynolds
 from rectiflow_pde.data.prepared import PreparedFlows, Statistics
-from rectiflow_pde.data.solve import solve_flows
 
-__all__ = ["PreparedFlows", "Statistics", "caption_of", "published_reynolds", "solve_flows"]
+__all__ = ["PreparedFlows", "Statistics", "caption_of", "published_reynolds"]

@@ -120,7 +120,7 @@ class CylinderFlow:
         return mesh_channel(self.channel, self.edge, self.far)
 
     def warnings(self) -> list[str]:
-        """What is possible but hardly meant."""
+        """Tell what is possible but hardly meant."""
         steps = np.diff(self.times)
         if not len(steps) or not self.channel.radius or self.reynolds < 45:
             return []
