@@ -195,6 +195,8 @@ def _even(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames at even times: as they are, or between them where asked."""
     steps = np.diff(times)
+    if not len(steps):
+        return times, values
     if (steps <= 0).any():
         raise raw.wrong(
             f"times do not increase: {times[:-1][steps <= 0][0]:g} s is followed by "
@@ -202,7 +204,7 @@ def _even(
             "increasing times",
             "Leave repeated frames out.",
         )
-    is_even = len(steps) < 2 or float(np.ptp(steps)) <= _EVEN * float(steps.mean())
+    is_even = float(np.ptp(steps)) <= _EVEN * float(steps.mean())
     if is_even and (every is None or abs(every - steps.mean()) <= _EVEN * every):
         return times, values
     if every is None:

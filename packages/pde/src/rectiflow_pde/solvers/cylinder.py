@@ -38,6 +38,7 @@ STROUHAL = 0.3
 
 _LIMIT = 0.11  # step over (edge / speed) from which on it is unstable
 _RETRY, _RETRIES = 1.35, 6
+_ROUNDED = 0.03  # how far numbers of a caption, two digits each, may be from each other
 
 
 @dataclass(frozen=True)
@@ -159,14 +160,14 @@ def reynolds_of(
         require_viscosity(viscosity)
         return reynolds * viscosity / diameter, viscosity
     implied = u_mean * diameter / (VISCOSITY if viscosity is None else viscosity)
-    if abs(implied - reynolds) > 0.02 * reynolds:
+    if abs(implied - reynolds) > _ROUNDED * reynolds:
         known = f"a viscosity of {VISCOSITY if viscosity is None else viscosity:g} m²/s"
         raise ValueError(
             f"radius {radius:g} m, mean inflow {u_mean:g} m/s and {known} make a Reynolds number "
             f"of {implied:.4g}, got {reynolds:g}; leave one of them out, or give the viscosity "
             f"{u_mean * diameter / reynolds:.4g} m²/s."
         )
-    return u_mean, u_mean * diameter / reynolds
+    return u_mean, viscosity or VISCOSITY
 
 
 Range = tuple[float, float]
