@@ -27,9 +27,7 @@ _SPEED = r"\s*(mm/s|cm/s|m/s)?"
 _REYNOLDS = rf"(?:reynolds(?:[\s-]*(?:number|zahl))?|\bre\b){_IS}"
 _INFLOW = r"(?:inflow|inlet|velocity|speed)(?:\s+(?:velocity|speed))?"
 _UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "mi": 1e-3, "ce": 1e-2, "me": 1.0}
-_POSITION = (
-    r"(?:position|cent(?:re|er)d?)\W*(?:at\W*)?([-+]?\d*\.?\d+)\s*,\s*([-+]?\d*\.?\d+)"
-)
+_POSITION = r"(?:position|cent(?:re|er)d?)\W*(?:at\W*)?([-+]?\d*\.?\d+)\s*,\s*([-+]?\d*\.?\d+)"
 _UNSUPPORTED = (
     *("square", "rectang", "triang", "ellip", "airfoil", "two cylinders", "sphere"),
     *("from the right", "from above", "from below", "three-dimensional", "3-d"),
@@ -158,9 +156,10 @@ def parse_prompt(text: str) -> Prompt:
 def outside(told: Mapping[str, float], ranges: CylinderRanges) -> list[str]:
     """Say which numbers are outside ranges, such as those of training."""
     return [
-        f"{name.replace('_', ' ')} {told[name]:.4g} is outside the trained range {low:g} to {high:g}"
+        f"{name.replace('_', ' ')} {told[name]:.4g} is outside the trained range {low:g} to "
+        f"{high:g}"
         for name in ("reynolds", "radius", "centre_x", "centre_y", "u_mean")
-        for low, high in [getattr(ranges, name)]
+        for low, high in [getattr(ranges, name) or (0.0, math.inf)]
         if name in told and not low * (1 - 1e-9) <= told[name] <= high * (1 + 1e-9)
     ]
 

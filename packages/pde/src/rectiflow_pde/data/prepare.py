@@ -63,7 +63,7 @@ def prepare(
     folder: str | Path,
     out: str | Path,
     *,
-    reading: Reading = Reading(),
+    reading: Reading | None = None,
     splits: Mapping[str, str] | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
@@ -99,7 +99,7 @@ def prepare(
     ValueError
         If the arguments are unusable.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
+    folder, out, reading = Path(folder).resolve(), Path(out).resolve(), reading or Reading()
     check_fractions(fractions)
     splits = dict(splits or {})
     if strange := set(splits.values()) - set(SPLITS):
@@ -133,7 +133,7 @@ def prepare(
 
 
 def _plain(reading: Reading) -> dict[str, Any]:
-    """Settings that tell one reading from another, as JSON has them."""
+    """Return what tells one reading from another, as JSON has it."""
     told = asdict(reading)
     told["boundaries"]["given"] = {
         name: int(kind) for name, kind in reading.boundaries.given.items()
@@ -153,9 +153,7 @@ def inputs_in(folder: Path) -> Iterator[Path]:
     yield from lists
     beside = {p.stem for p in files if p.suffix == ".xdmf"}
     yield from (
-        p
-        for p in files
-        if p not in series and not (p.suffix == ".h5" and p.stem in beside)
+        p for p in files if p not in series and not (p.suffix == ".h5" and p.stem in beside)
     )
     if series and not lists:
         if len(series) > 1 and all(p.stem[-1:].isdigit() for p in series):
@@ -194,7 +192,7 @@ def _refusal(file: str, error: Exception) -> dict[str, str]:
 Found = RawFlow | FileError | tuple[Trajectory, dict[str, Any]]
 
 
-def flows_of(path: Path, reading: Reading = Reading()) -> Iterator[Found]:
+def flows_of(path: Path, reading: Reading) -> Iterator[Found]:
     """Yield the flows of one input, or why one is none."""
     if (path / MANIFEST).is_file():
         prepared = PreparedFlows(path)
@@ -211,9 +209,7 @@ def flows_of(path: Path, reading: Reading = Reading()) -> Iterator[Found]:
             "pressure.",
         )
     else:
-        yield read_series(
-            path, reading.units, names=reading.names, boundaries=reading.boundaries
-        )
+        yield read_series(path, reading.units, names=reading.names, boundaries=reading.boundaries)
 
 
 def _accept(
@@ -241,9 +237,7 @@ def _finish(
     found: Extracted, fractions: Mapping[str, float], seed: int, columns: tuple[str, ...]
 ) -> Kept:
     kept = finish(found, fractions, seed)
-    notes = [
-        {"file": row["source"], "note": note} for row in found.rows for note in row["notes"]
-    ]
+    notes = [{"file": row["source"], "note": note} for row in found.rows for note in row["notes"]]
     kinds = {note["note"] for note in notes}
     for note in sorted(kinds)[:20]:
         log.info("%s", note)

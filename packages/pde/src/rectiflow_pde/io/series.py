@@ -85,8 +85,8 @@ def read_series(
     path: str | Path,
     units: Units,
     *,
-    names: FieldNames = FieldNames(),
-    boundaries: Boundaries = Boundaries(),
+    names: FieldNames | None = None,
+    boundaries: Boundaries | None = None,
 ) -> RawFlow:
     """Read a series, or one file as a series of one frame.
 
@@ -110,7 +110,7 @@ def read_series(
     FileError
         If a file is missing or cannot be read, the mesh changes, or times cannot be told.
     """
-    path = Path(path)
+    path, names = Path(path), names or FieldNames()
     if path.suffix == ".xdmf" and _is_collection(path):
         return _of_xdmf(path, units, names, boundaries)
     entries = _entries(path, units)
@@ -119,8 +119,10 @@ def read_series(
     for _, file in entries:
         if not file.is_file():
             raise FileError(
-                path, f"{file.name} is listed but not there", "all files of the series",
-                "Copy it beside the list, or take it off."
+                path,
+                f"{file.name} is listed but not there",
+                "all files of the series",
+                "Copy it beside the list, or take it off.",
             )
         found = read_mesh(file, scale=units.scale, boundaries=boundaries)
         u, p = names.pick(file, found.fields)
@@ -128,8 +130,10 @@ def read_series(
             first, of = found, frozenset({u, p}) & found.averaged
         elif not _is_same(first, found):
             raise FileError(
-                file, "its mesh is another than that of the first frame", "one mesh for all",
-                "Interpolate the frames to one mesh."
+                file,
+                "its mesh is another than that of the first frame",
+                "one mesh for all",
+                "Interpolate the frames to one mesh.",
             )
         velocity.append(found.fields[u][:, :2])
         pressure.append(found.fields[p])
@@ -137,14 +141,10 @@ def read_series(
     times = np.array([time for time, _ in entries], np.float64)
     notes = list(first.notes)
     if of:
-        notes.append(
-            f"{', '.join(sorted(of))} of cells are averaged to the nodes: walls may slip"
-        )
+        notes.append(f"{', '.join(sorted(of))} of cells are averaged to the nodes: walls may slip")
     if odd := uneven(times):
         notes.append(f"times are irregular, or some are missing: {odd}")
-    return RawFlow(
-        path, "", first.mesh, np.stack(velocity), np.stack(pressure), times, notes=notes
-    )
+    return RawFlow(path, "", first.mesh, np.stack(velocity), np.stack(pressure), times, notes=notes)
 
 
 def _is_same(a: MeshFile, b: MeshFile) -> bool:
@@ -156,7 +156,7 @@ def _is_same(a: MeshFile, b: MeshFile) -> bool:
 
 
 def _entries(path: Path, units: Units) -> list[tuple[float, Path]]:
-    """Times and files of a series, in the order of time."""
+    """Return times and files of a series, in the order of time."""
     if path.is_dir():
         return _numbered(path, units)
     if path.suffix == ".pvd":
@@ -176,7 +176,9 @@ def _of_pvd(path: Path) -> list[tuple[float, Path]]:
         sets = [each.attrib for each in root.iter("DataSet")]
         found = [(float(each["timestep"]), path.parent / each["file"]) for each in sets]
     except (xml.ParseError, KeyError, ValueError) as error:
-        raise FileError(path, f"it is no PVD ({error})", "a collection", "Write it again.") from error
+        raise FileError(
+            path, f"it is no PVD ({error})", "a collection", "Write it again."
+        ) from error
     times = [time for time, _ in found]
     if len(set(times)) < len(times):
         raise FileError(
@@ -218,7 +220,7 @@ def _is_collection(path: Path) -> bool:
     return path.is_file() and 'GridType="Collection"' in read_text(path)
 
 
-def _of_xdmf(path: Path, units: Units, names: FieldNames, boundaries: Boundaries) -> RawFlow:
+def _of_xdmf(path: Path, units: Units, names: FieldNames, boundaries: Boundaries | None) -> RawFlow:
     import meshio
 
     def read() -> tuple[RawMesh, list[float], list[dict[str, np.ndarray]]]:
@@ -232,8 +234,10 @@ def _of_xdmf(path: Path, units: Units, names: FieldNames, boundaries: Boundaries
     for data in _h5_files(path):
         if not (path.parent / data).is_file():
             raise FileError(
-                path, f"its values are in {data}, which is not beside it", f"{data} there",
-                "Copy it beside the XDMF file."
+                path,
+                f"its values are in {data}, which is not beside it",
+                f"{data} there",
+                "Copy it beside the XDMF file.",
             )
     raw, times, frames = guarded(path, read)
     cleaned = clean(raw, units.scale or 1.0)
