@@ -143,9 +143,6 @@ class MeshAutoencoder(Pretrained, nn.Module):
     (arXiv 2410.01153).
     """
 
-    extent: tuple[float, ...] = (1.0, 1.0)
-    """How far x and y go in the units of the network: each of the domain's sides is 1."""
-
     def __init__(self, sizes: MeshConfig | None = None, scale: float = 0.2) -> None:
         super().__init__()
         self.sizes = c = sizes or MeshConfig()
@@ -163,19 +160,13 @@ class MeshAutoencoder(Pretrained, nn.Module):
         return cls(None if sizes is None else MeshConfig.from_json(sizes), config["scale"])
 
     @property
-    def frames(self) -> int | None:
-        """Number of frames that it takes: any."""
-        return None
-
-    def latent_shape(self, frames: int) -> tuple[int, int, int, int]:
-        """Return channels and axes x, y, t of a latent."""
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Channels and axes x, y, t of a latent."""
         c = self.sizes
         side = c.cells // c.conv.shrinks
         return (c.conv.latent, side, side, side)
 
-    def place(
-        self, points: Float[Tensor, "n 2"], frames: int, geometry: Tensor | None = None
-    ) -> Cloud:
+    def place(self, points: Float[Tensor, "n 2"], frames: int) -> Cloud:
         """Find what is near the nodes of a mesh in each of some frames, spread evenly."""
         times = torch.linspace(0, 1, frames, dtype=points.dtype)
         spread = [points[:, None].expand(-1, frames, -1), times[:, None].expand(len(points), -1, 1)]

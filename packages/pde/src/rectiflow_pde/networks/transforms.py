@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rectiflow_pde.networks.integral import FourierEmbedding, IntegralTransform, PointMlp
+from rectiflow_pde.networks.integral import FourierEmbedding, IntegralTransform
 from rectiflow_pde.networks.neighbours import Neighbours, joined, within_radius
 
 if TYPE_CHECKING:
@@ -56,15 +56,12 @@ class Cloud:
         Points near each cell; the cells of the second mesh follow those of the first.
     to_points : Neighbours
         Cells near each point.
-    geometry : Tensor, shape (n, k), optional
-        What else the decoder is told of a point.
     """
 
     points: Float[Tensor, "n d"]
     sizes: tuple[int, ...]
     to_grid: Neighbours
     to_points: Neighbours
-    geometry: Float[Tensor, "n k"] | None = None
 
     @property
     def batch(self) -> int:
@@ -73,30 +70,25 @@ class Cloud:
 
     def to(self, device: torch.device | str) -> Cloud:
         """Move to a device."""
-        geometry = None if self.geometry is None else self.geometry.to(device)
         near = self.to_grid.to(device), self.to_points.to(device)
-        return Cloud(self.points.to(device), self.sizes, *near, geometry)
+        return Cloud(self.points.to(device), self.sizes, *near)
 
     @classmethod
-    def of(
-        cls, points: Tensor, grid: Tensor, radius: float, geometry: Tensor | None = None
-    ) -> Cloud:
+    def of(cls, points: Tensor, grid: Tensor, radius: float) -> Cloud:
         """Find what is near the points of one mesh on a grid of cells."""
         near = within_radius(grid.cpu().double().numpy(), _array(points), radius)
-        return cls(points, (len(points),), near, near.turned(), geometry)
+        return cls(points, (len(points),), near, near.turned())
 
     @classmethod
     def join(cls, clouds: Sequence[Cloud]) -> Cloud:
         """Put several into one batch."""
         if len(clouds) == 1:
             return clouds[0]
-        geometry = [c.geometry for c in clouds if c.geometry is not None]
         return cls(
             torch.cat([cloud.points for cloud in clouds]),
             tuple(size for cloud in clouds for size in cloud.sizes),
             joined([cloud.to_grid for cloud in clouds]),
             joined([cloud.to_points for cloud in clouds]),
-            torch.cat(geometry) if geometry else None,
         )
 
 
@@ -158,54 +150,3 @@ class ToPoints(nn.Module):
         cells = self.pos_embed(grid).repeat(cloud.batch, 1)
         points = self.pos_embed(cloud.points)
         return self.projection(self.gno_out(cells, points, grids.flatten(0, 1), cloud.to_points))
-
-
-class OffsetTransform(nn.Module):
-    """Average over neighbours by several kernels of where they lie from here; ours.
-
-    A kernel of two absolute positions has to learn that only their difference counts; these are
-    told the difference, and are numbers, not channels: all frames and channels share them, so they
-    are evaluated once for each pair of a mesh, and summing is one product of matrices.
-
-    Parameters
-    ----------
-    radius : float
-        Offsets are divided by it, and kernels fade to zero there, so that the result stays
-        continuous as neighbours come and go.
-    hidden : tuple of int
-        Widths of the layers that make the kernels.
-    kernels : int
-        How many.
-    """
-
-    def __init__(self, radius: float, hidden: Sequence[int], kernels: int) -> None:
-        super().__init__()
-        self.radius = radius
-        self.kernel = PointMlp([3, *hidden, kernels])
-
-    def forward(
-        self,
-        y: Float[Tensor, "s d"],
-        x: Float[Tensor, "q d"],
-        f: Float[Tensor, "s t c"],
-        near: Neighbours,
-    ) -> Float[Tensor, "q t m"]:
-        """Return the averages at each query, channels of one kernel after each other."""
-        offset = (y[near.source] - x[near.query]) / self.radius
-        length = offset.square().sum(-1, keepdim=True)
-        fade = (1 - length).clamp_min(0)
-        total = fade.new_zeros(near.n_queries, 1).index_add(0, near.query, fade)
-        value = self.kernel(torch.cat([offset, length], -1))
-        value = value * fade / total.clamp_min(1e-6)[near.query]
-        # Rows of equal length, filled up with weight zero.
-        counts = near.counts
-        place = torch.arange(len(near.query), device=x.device)
-        place = place - (counts.cumsum(0) - counts)[near.query]
-        longest = max(int(counts.max()), 1)
-        source = near.source.new_zeros(near.n_queries, longest)
-        source[near.query, place] = near.source
-        weights = value.new_zeros(near.n_queries, longest, value.shape[1])
-        weights = weights.index_put((near.query, place), value)
-        gathered = f.flatten(1)[source.flatten()].unflatten(0, source.shape)
-        out = weights.transpose(1, 2) @ gathered  # q, kernels, t * c
-        return out.unflatten(2, f.shape[1:]).permute(0, 2, 1, 3).flatten(2)
