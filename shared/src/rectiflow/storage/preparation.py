@@ -45,7 +45,8 @@ REPORT = "report.json"
 _PARTIAL = ".partial"  # what is judged so far, until the preparation is complete
 
 _ROWS = "rows.json"  # written last into the folder of a chunk
-_INPUTS_PER_CHUNK = 32
+PER_CHUNK = 32
+"""Inputs that one worker judges before it keeps what it found."""
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -125,6 +126,7 @@ def extract(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    per_chunk: int = PER_CHUNK,
 ) -> Extracted:
     """Judge every input that an earlier call with the same folder did not.
 
@@ -140,10 +142,12 @@ def extract(
         Processes. The result does not depend on it.
     progress : callable, optional
         ``progress(done, total)`` after every few inputs.
+    per_chunk : int, default 32
+        Inputs whose work is lost when the process is killed; 1 where one takes long.
     """
-    starts = range(0, len(inputs), _INPUTS_PER_CHUNK)
+    starts = range(0, len(inputs), per_chunk)
     chunks = [
-        _Chunk(tuple(inputs[i : i + _INPUTS_PER_CHUNK]), judge, folder / f"{k:06d}")
+        _Chunk(tuple(inputs[i : i + per_chunk]), judge, folder / f"{k:06d}")
         for k, i in enumerate(starts)
     ]
     waiting = [chunk for chunk in chunks if not chunk.done]
@@ -275,6 +279,8 @@ class Preparation(Generic[Input]):
         among them.
     settings : mapping
         Plain data that tells this preparation from another, the inputs included.
+    per_chunk : int, default 32
+        As for :func:`extract`.
     """
 
     unit: str
@@ -283,6 +289,7 @@ class Preparation(Generic[Input]):
     judge: Callable[[Input], Judged]
     finish: Callable[[Extracted], Kept]
     settings: Mapping[str, Any]
+    per_chunk: int = PER_CHUNK
 
     def run(
         self,
@@ -342,7 +349,14 @@ class Preparation(Generic[Input]):
             if complete is not None:
                 return complete
             writer.flush()  # the settings, so that another preparation does not mix with this one
-            found = extract(inputs, self.judge, out / _PARTIAL, workers=workers, progress=progress)
+            found = extract(
+                inputs,
+                self.judge,
+                out / _PARTIAL,
+                workers=workers,
+                progress=progress,
+                per_chunk=self.per_chunk,
+            )
             kept = self.finish(found)
             rows = [found.rows[i] for i in kept.rows]
             found.copy_to(writer, kept.rows)

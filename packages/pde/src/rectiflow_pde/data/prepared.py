@@ -68,7 +68,7 @@ class PreparedFlows(Prepared, Sequence[Trajectory]):
     """
 
     columns = COLUMNS
-    unit = "trajectory"
+    unit = "flow"
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):

@@ -71,7 +71,7 @@ class TaylorHood:
         return len(self.places)
 
     def _scatter_matrix(self) -> sparse.csr_matrix:
-        """What sums shares of elements into unknowns."""
+        """Return what sums shares of elements into unknowns."""
         flat = self._dofs.ravel()
         one = np.ones(len(flat))
         return sparse.csr_matrix((one, (flat, np.arange(len(flat)))), (self.size, len(flat)))
@@ -94,10 +94,10 @@ class TaylorHood:
         m = local.shape[1]
         values = local @ self._values  # (2, m, q)
         slopes = (local @ self._slopes.reshape(6, -1)).reshape(2, m, 2, -1)
-        carried = np.einsum("mra,amq->mrq", self._inverse, values, optimize=True)
-        carried *= self._weights[:, None, :]
+        inverse = self._inverse[..., None]
+        carried = inverse[:, :, 0] * values[0][:, None] + inverse[:, :, 1] * values[1][:, None]
         density = carried[:, 0] * slopes[:, :, 0] + carried[:, 1] * slopes[:, :, 1]
-        shares = density @ self._values.T  # (2, m, 6)
+        shares = (density * self._weights) @ self._values.T  # (2, m, 6)
         return np.stack([self._gather @ share.ravel() for share in shares])
 
     def load(self, force: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

@@ -1,0 +1,1 @@
+"""Reading meshes, fields, series and trajectories of others, and writing for ParaView."""
