@@ -154,3 +154,19 @@ def test_transformer(case, pytestconfig):
     case.assert_near("pos_embed_init", start[:, ::16] if thinned else start)
     if "out/pos_embed_init_width64" in case.tensors:
         case.assert_near("pos_embed_init_width64", position_waves(c.tokens, 64)[None])
+
+
+def test_schedule():
+    from rectiflow_pde.flow import Diffusion
+
+    found = [folder / "text2pde_schedule.npz" for folder in FOLDERS]
+    for path in filter(Path.is_file, found):
+        golden, ours = np.load(path), Diffusion()
+        np.testing.assert_allclose(ours.betas, golden["betas"], rtol=1e-12)
+        np.testing.assert_allclose(ours.alphas_cumprod, golden["alphas_cumprod"], rtol=1e-12)
+        steps = ours.ddim_steps(20)
+        assert steps.tolist() == golden["ddim_timesteps"].tolist()
+        shares = ours.alphas_cumprod
+        np.testing.assert_allclose(shares[steps], golden["ddim_alphas"], rtol=1e-12)
+        before = np.append(shares[0], shares[steps[:-1]])
+        np.testing.assert_allclose(before, golden["ddim_alphas_prev"], rtol=1e-12)

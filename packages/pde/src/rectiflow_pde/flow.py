@@ -1,5 +1,4 @@
-"""What flows: latents of a whole trajectory, from noise; and the authors' diffusion as such a flow.
-"""
+"""What flows: latents of a whole trajectory, from noise; and the authors' diffusion as such a flow."""
 
 from __future__ import annotations
 
@@ -99,7 +98,7 @@ class Diffusion:
         return field
 
     def noised(
-        self, z: Float[Tensor, "b *g"], generator: torch.Generator
+        self, z: Float[Tensor, b * g], generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw steps and noise; return the latents there, the steps and the noise."""
         step = torch.randint(self.steps, (len(z),), generator=generator, device=z.device)

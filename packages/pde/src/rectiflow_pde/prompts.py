@@ -20,7 +20,8 @@ _TO = r"(?:\s*(?:of|is|at|mit|von|about|=|:))*\s*"
 _RADIUS = re.compile(rf"(?:radius|半径){_TO}{_NUMBER}", re.IGNORECASE)
 _DIAMETER = re.compile(rf"(?:diameter|durchmesser|直径){_TO}{_NUMBER}", re.IGNORECASE)
 _SPEED = re.compile(
-    rf"(?:velocity|speed|inflow|geschwindigkeit)(?:\s+velocity|\s+speed)?{_TO}{_NUMBER}", re.IGNORECASE
+    rf"(?:velocity|speed|inflow|geschwindigkeit)(?:\s+velocity|\s+speed)?{_TO}{_NUMBER}",
+    re.IGNORECASE,
 )
 _REYNOLDS = re.compile(
     rf"(?:reynolds(?:[\s-]*(?:number|zahl))?|雷诺数|\bre\b){_TO}{_NUMBER}", re.IGNORECASE

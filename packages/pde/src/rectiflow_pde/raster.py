@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.metrics.interpolation import interpolation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -50,11 +50,13 @@ class Raster:
 
         So the velocity inside of an obstacle is zero, as it is on its boundary.
         """
+        from scipy.spatial import cKDTree
+
         places = self.points
-        nodes = np.repeat(cKDTree(mesh.points).query(places)[1][:, None], 3, 1)
-        weights = np.tile([1.0, 0.0, 0.0], (len(places), 1))
-        where, triangle, inside = located(mesh, places)
-        nodes[where], weights[where] = mesh.triangles[triangle], inside
+        found = interpolation(mesh, places)
+        nodes, weights = found.nodes.copy(), found.weights.copy()
+        nodes[found.outside] = cKDTree(mesh.points).query(places[found.outside])[1][:, None]
+        weights[found.outside] = 1 / 3
         values = sum(fields[:, nodes[:, i]] * weights[:, i, None] for i in range(3))
         return np.asarray(values, np.float32).reshape(len(fields), *self.cells, -1)
 
@@ -81,38 +83,6 @@ class Raster:
             for b in range(4):
                 total += grid[:, ix[:, a], iy[:, b]] * (wx[:, a] * wy[:, b])[:, None]
         return total.astype(np.float32)
-
-
-def located(
-    mesh: Mesh, places: Float[np.ndarray, "q 2"]
-) -> tuple[np.ndarray, np.ndarray, Float[np.ndarray, "k 3"]]:
-    """Find the triangles that places lie in.
-
-    Returns
-    -------
-    where, triangle : ndarray, shape (k,)
-        Numbers of the places that lie in one, and of the triangle.
-    weights : ndarray, shape (k, 3)
-        Of its corners.
-    """
-    corners = mesh.points[mesh.triangles]
-    middle = corners.mean(1)
-    reach = np.sqrt(((corners - middle[:, None]) ** 2).sum(-1)).max(1)
-    # Candidates: from the triangle's side, places no further from its middle than its corners.
-    near = cKDTree(places).query_ball_point(middle, reach * (1 + 1e-9), return_sorted=False)
-    counts = np.array([len(each) for each in near])
-    triangle = np.repeat(np.arange(len(near)), counts)
-    where = np.concatenate([np.asarray(each, int) for each in near]) if counts.any() else triangle
-    a, b, c = np.moveaxis(corners[triangle], 1, 0)
-    offset = places[where] - a
-    (ux, uy), (vx, vy) = (b - a).T, (c - a).T
-    area = ux * vy - uy * vx
-    second = (offset[:, 0] * vy - offset[:, 1] * vx) / area
-    third = (offset[:, 1] * ux - offset[:, 0] * uy) / area
-    weights = np.stack([1 - second - third, second, third], 1)
-    inside = weights.min(1) >= -1e-9
-    where, first = np.unique(where[inside], return_index=True)
-    return where, triangle[inside][first], weights[inside][first]
 
 
 def _cubic(x: np.ndarray) -> np.ndarray:

@@ -79,7 +79,10 @@ class Units:
             density = 1.0
         missing = [
             flag
-            for flag, value in {"--viscosity NU (m²/s)": viscosity, "--density RHO": density}.items()
+            for flag, value in {
+                "--viscosity NU (m²/s)": viscosity,
+                "--density RHO": density,
+            }.items()
             if value is None
         ]
         if missing:

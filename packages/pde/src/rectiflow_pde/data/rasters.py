@@ -74,9 +74,7 @@ class RasteredFlows(Dataset[dict[str, Tensor]]):
         return {"flow": flow.flip(2) * turn, "numbers": mirrored_numbers(numbers, self.scaling)}
 
 
-def rastered(
-    flow: Trajectory, raster: Raster, scaling: Scaling
-) -> Float[Tensor, "3 x y t"]:
+def rastered(flow: Trajectory, raster: Raster, scaling: Scaling) -> Float[Tensor, "3 x y t"]:
     """Return a flow on the raster, in units of the inflow."""
     grid = raster.from_mesh(flow.mesh, flow.stacked) / scaling.units(flow.parameters)
     return torch.from_numpy(np.moveaxis(grid, (3, 0), (0, 3)).astype(np.float32).copy())

@@ -50,9 +50,7 @@ def loops_of(edges: Int[np.ndarray, "e 2"]) -> Int[np.ndarray, " e"]:
     return connected_components(graph, directed=False)[1][edges[:, 0]]
 
 
-def infer_kinds(
-    points: np.ndarray, edges: Int[np.ndarray, "e 2"]
-) -> Int[np.ndarray, " e"]:
+def infer_kinds(points: np.ndarray, edges: Int[np.ndarray, "e 2"]) -> Int[np.ndarray, " e"]:
     """Kinds of boundary edges by geometry: left in, right out, inner lines obstacles, else wall."""
     ends = points[edges]
     tolerance = 1e-6 * float(np.ptp(points, axis=0).max())

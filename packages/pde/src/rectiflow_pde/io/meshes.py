@@ -164,9 +164,7 @@ def _raw(path: Path) -> tuple[RawMesh, dict[str, np.ndarray], dict[str, np.ndarr
     return RawMesh(path, np.asarray(found.points), cells, tags), point_data, cell_data
 
 
-def with_kinds(
-    path: Path, cleaned: Cleaned, boundaries: Boundaries
-) -> tuple[Mesh, list[str]]:
+def with_kinds(path: Path, cleaned: Cleaned, boundaries: Boundaries) -> tuple[Mesh, list[str]]:
     """Give boundaries their kinds, and say how.
 
     Raises

@@ -128,9 +128,7 @@ def _times(raw: RawFlow, units: Units) -> Float[np.ndarray, " f"]:
     return units.time_step * np.arange(len(raw.velocity))
 
 
-def _sound(
-    raw: RawFlow, units: Units, notes: list[str]
-) -> tuple[Mesh, Int[np.ndarray, " n"]]:
+def _sound(raw: RawFlow, units: Units, notes: list[str]) -> tuple[Mesh, Int[np.ndarray, " n"]]:
     """Mesh of a flow and the nodes of the file at its nodes."""
     if isinstance(raw.mesh, Mesh):
         return raw.mesh, np.arange(raw.mesh.n_nodes)
@@ -141,7 +139,8 @@ def _sound(
     strange = sorted(set(official.tolist()) - set(OFFICIAL))
     if strange:
         raise raw.wrong(
-            f"nodes are of the unknown kinds {strange}", "0, 4 (inlet), 5 (outlet) and 6 (wall)",
+            f"nodes are of the unknown kinds {strange}",
+            "0, 4 (inlet), 5 (outlet) and 6 (wall)",
             "Leave out what is not fluid.",
         )
     kinds = np.array([OFFICIAL[kind] for kind in official.tolist()])
@@ -155,9 +154,7 @@ def _sound(
     return Mesh(cleaned.points, cleaned.triangles, kinds), cleaned.source
 
 
-def _require_finite(
-    raw: RawFlow, mesh: Mesh, velocity: np.ndarray, pressure: np.ndarray
-) -> None:
+def _require_finite(raw: RawFlow, mesh: Mesh, velocity: np.ndarray, pressure: np.ndarray) -> None:
     bad = ~(np.isfinite(velocity).all(-1) & np.isfinite(pressure))
     if not bad.any():
         return
@@ -229,9 +226,7 @@ def uneven(times: Float[np.ndarray, " f"]) -> str:
     return f"steps of {usual:.6g} s but for {', '.join(told)}"
 
 
-def _parameters(
-    mesh: Mesh, raw: RawFlow, first: np.ndarray, viscosity: float
-) -> dict[str, float]:
+def _parameters(mesh: Mesh, raw: RawFlow, first: np.ndarray, viscosity: float) -> dict[str, float]:
     """What a trajectory is told to be, and what its geometry and inflow show."""
     known: dict[str, float] = {"viscosity": viscosity, "density": 1.0}
     low, high = mesh.points.min(0), mesh.points.max(0)

@@ -182,7 +182,8 @@ class MeshAutoencoder(Pretrained, nn.Module):
 
     def decode(self, z: Float[Tensor, "b c *g"], cloud: Cloud) -> Float[Tensor, "n t k"]:
         """Return the fields at the nodes, from latents that are not scaled."""
-        frames = int((cloud.points[:, :2] == cloud.points[0, :2]).all(1).sum())
+        first = cloud.points[: cloud.sizes[0], :2]
+        frames = int((first == first[0]).all(1).sum())
         return self.decode_points(z, cloud).unflatten(0, (-1, frames))
 
     def encode_points(self, values: Float[Tensor, "n k"], cloud: Cloud) -> Posterior:

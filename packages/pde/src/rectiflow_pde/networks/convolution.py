@@ -74,7 +74,12 @@ class ConvConfig:
 
 
 def convolution(
-    dims: int, inputs: int, outputs: int, kernel: Any = 3, padding: int | None = None, **options: Any
+    dims: int,
+    inputs: int,
+    outputs: int,
+    kernel: Any = 3,
+    padding: int | None = None,
+    **options: Any,
 ) -> Any:
     """Return a convolution over two or three axes that keeps their lengths unless it strides."""
     kind = nn.Conv3d if dims == 3 else nn.Conv2d

@@ -72,9 +72,7 @@ class FlowTransformer(Pretrained, nn.Module):
         return self.transformer(told, _CLOCK * t, self.tokens(cond["numbers"].to(x)))
 
 
-def beside(
-    latent: Float[Tensor, "b c *g"], given: Tensor | bool = True
-) -> Float[Tensor, "b d *g"]:
+def beside(latent: Float[Tensor, "b c *g"], given: Tensor | bool = True) -> Float[Tensor, "b d *g"]:
     """Return what stands beside a latent: that of the still first frame, or zeros if not given."""
     flag = torch.as_tensor(given, device=latent.device).expand(len(latent)).to(latent)
     flag = flag.reshape(-1, *(1,) * (latent.ndim - 1))
