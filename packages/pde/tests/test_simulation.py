@@ -134,7 +134,7 @@ def test_words_alone_make_mesh_and_flow(pipe, tmp_path):
     assert np.abs(first.stacked - second.stacked).max() > 1e-3
     assert made.spread.max() > 0
     assert not first.stacked[:, first.mesh.node_type >= 3, :2].any()
-    assert any("assumed" in line for line in made.warnings)
+    assert any("default taken" in line for line in made.warnings)
     again = pipe(WORDS, indices=[1], steps=2).flows[0]
     np.testing.assert_allclose(again.stacked, second.stacked, atol=1e-5)
     files = made.save(tmp_path)

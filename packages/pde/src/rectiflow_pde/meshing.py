@@ -107,21 +107,11 @@ def mesh_channel(channel: Channel, edge: float | None = None, far: float | None 
     far = channel.height / 10 if far is None else far
     if edge is None:
         edge = around / 28 if channel.radius else far
-    if not min(edge, far) > 0:
-        raise ValueError(f"edge lengths must be positive, got {edge:g} and {far:g} m.")
+    if not far > 0:
+        raise ValueError(f"edge lengths must be positive, got {far:g} m.")
+    require_edges(channel, edge)
     far = max(far, edge)
     count = round(around / edge)
-    if channel.radius and count < FEWEST_EDGES:
-        raise ValueError(
-            f"edges of {edge:g} m are too coarse: {count} around the cylinder of radius "
-            f"{channel.radius:g} m, expected at least {FEWEST_EDGES}. Take edges of at most "
-            f"{around / FEWEST_EDGES:.3g} m."
-        )
-    if channel.radius and channel.gap < 1.5 * edge:
-        raise ValueError(
-            f"edges of {edge:g} m are too coarse for the gap of {channel.gap:.3g} m beside the "
-            f"cylinder; expected at most {channel.gap / 1.5:.3g} m."
-        )
     size = _Size(channel, edge, far)
     fixed, types = _boundary(channel, size, count)
     points = _relax(channel, size, fixed, _spread(channel, size, fixed))
@@ -135,6 +125,30 @@ def mesh_channel(channel: Channel, edge: float | None = None, far: float | None 
     if len(boundary_edges(triangles)) != len(fixed):
         raise ValueError(f"{channel} could not be meshed with edges of {edge:g} m; take others.")
     return mesh
+
+
+def require_edges(channel: Channel, edge: float) -> None:
+    """Refuse edges on the cylinder that cannot show it, or the gap beside it.
+
+    Raises
+    ------
+    ValueError
+        With the longest edge that could.
+    """
+    if not edge > 0:
+        raise ValueError(f"the edge length must be positive, got {edge:g} m.")
+    around = 2 * math.pi * channel.radius
+    if channel.radius and round(around / edge) < FEWEST_EDGES:
+        raise ValueError(
+            f"edges of {edge:g} m are too coarse: {round(around / edge)} around the cylinder of "
+            f"radius {channel.radius:g} m, expected at least {FEWEST_EDGES}. Take edges of at most "
+            f"{around / FEWEST_EDGES:.3g} m."
+        )
+    if channel.radius and channel.gap < 1.5 * edge:
+        raise ValueError(
+            f"edges of {edge:g} m are too coarse for the gap of {channel.gap:.3g} m beside the "
+            f"cylinder; expected at most {channel.gap / 1.5:.3g} m."
+        )
 
 
 @dataclass(frozen=True)

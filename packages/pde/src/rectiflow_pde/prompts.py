@@ -1,221 +1,252 @@
-"""The numbers in a prompt: radius, position, inflow, Reynolds number; what is odd is said."""
+"""Numbers of a flow past a cylinder from the words that describe it.
+
+A radius in the template's wording is in centimetres, any other in metres unless it says so.
+What contradicts itself, is ambiguous or impossible is refused with the numbers it has; what is not
+given is taken from a default and said.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import NoReturn
 
-VISCOSITY = 1e-3
-"""m²/s, unless the text gives another."""
+from rectiflow_pde.data.captions import published_reynolds
+from rectiflow_pde.meshing import Channel
+from rectiflow_pde.solvers.cylinder import CylinderRanges, reynolds_of
 
-DEFAULTS = {"radius": 0.05, "centre_x": 0.3, "centre_y": 0.2, "reynolds": 100.0}
-"""Taken where a prompt does not tell."""
+LONGEST = 2000
+"""Characters beyond which an encoder of texts reads only a part."""
 
-LONGEST = 10_000
-"""Characters of a prompt."""
-
-_NUMBER = r"(?P<number>[-+−]?\d[\d.,]*(?:[eE][-+]?\d+)?)\s*(?P<unit>mm|cm|km|m/s|cm/s|mm/s|m²/s|m\^2/s|m2/s|米|m\b)?"
-_TO = r"(?:\s*(?:of|is|at|mit|von|about|=|:))*\s*"
-_RADIUS = re.compile(rf"(?:radius|半径){_TO}{_NUMBER}", re.IGNORECASE)
-_DIAMETER = re.compile(rf"(?:diameter|durchmesser|直径){_TO}{_NUMBER}", re.IGNORECASE)
-_SPEED = re.compile(
-    rf"(?:velocity|speed|inflow|geschwindigkeit)(?:\s+velocity|\s+speed)?{_TO}{_NUMBER}",
-    re.IGNORECASE,
+_NUMBER = r"([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)"
+_IS = r"\s*(?:of|is|=|:|at)?\s*(?:about\s+)?"
+_LENGTH = r"\s*(mm|cm|m|millimet(?:er|re)s?|centimet(?:er|re)s?|met(?:er|re)s?)?(?![\w/])"
+_SPEED = r"\s*(mm/s|cm/s|m/s)?"
+_REYNOLDS = rf"(?:reynolds(?:[\s-]*(?:number|zahl))?|\bre\b){_IS}"
+_INFLOW = r"(?:inflow|inlet|velocity|speed)(?:\s+(?:velocity|speed))?"
+_UNITS = {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "mi": 1e-3, "ce": 1e-2, "me": 1.0}
+_POSITION = r"(?:position|cent(?:re|er)d?)\W*(?:at\W*)?([-+]?\d*\.?\d+)\s*,\s*([-+]?\d*\.?\d+)"
+_UNSUPPORTED = (
+    *("square", "rectang", "triang", "ellip", "airfoil", "two cylinders", "sphere"),
+    *("from the right", "from above", "from below", "three-dimensional", "3-d"),
 )
-_REYNOLDS = re.compile(
-    rf"(?:reynolds(?:[\s-]*(?:number|zahl))?|雷诺数|\bre\b){_TO}{_NUMBER}", re.IGNORECASE
-)
-_VISCOSITY = re.compile(rf"viscosity{_TO}{_NUMBER}", re.IGNORECASE)
-_POSITION = re.compile(
-    r"(?:position|cent(?:er|re)d?)(?:\s*(?:of|is|at|=|:))*\s*\(?\s*(-?\d*\.?\d+)\s*[,;]\s*(-?\d*\.?\d+)",
-    re.IGNORECASE,
-)
-_RANGE = re.compile(
-    r"between\s+(-?[\d.]+)\s+and\s+(-?[\d.]+)|(\d[\d.]*)\s*(?:-|–|to)\s*(\d[\d.]*)", re.IGNORECASE
-)
-_OTHER = re.compile(
-    r"\b(square|rectang\w+|triang\w+|airfoil|aerofoil|ellip\w+|sphere|step|"
-    r"(?:from|on)\s+the\s+right|von\s+rechts)\b",
-    re.IGNORECASE,
-)
-_TEMPLATE = re.compile(r"passes over a cylinder with a radius of", re.IGNORECASE)
-_SCALES = {"mm": 1e-3, "cm": 1e-2, "km": 1e3, "mm/s": 1e-3, "cm/s": 1e-2}
-_PUBLISHED = 2 / 100 / 1.0533e-6
-"""Reynolds number over inflow and radius in the published captions; 9.49 times the physical."""
+_TEMPLATE = "fluid passes over a cylinder with a radius of"
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a prompt tells, in SI units.
+    """What a text says; None where it says nothing.
 
     Attributes
     ----------
-    text : str
-    told : dict
-        Numbers that the text gives: ``radius``, ``centre_x``, ``centre_y``, ``u_mean``,
-        ``reynolds``, ``viscosity``.
-    notes : list of str
-        How the text was understood where that is not plain.
+    radius : float, optional
+        Metres.
+    centre : tuple of float, optional
+        Metres.
+    u_mean : float, optional
+        Mean inflow, m/s.
+    reynolds : float, optional
+    viscosity : float, optional
+        m²/s.
+    notes : tuple of str
+        What was assumed or understood otherwise than it stands.
     """
 
-    text: str
-    told: dict[str, float]
-    notes: list[str] = field(default_factory=list)
+    radius: float | None = None
+    centre: tuple[float, float] | None = None
+    u_mean: float | None = None
+    reynolds: float | None = None
+    viscosity: float | None = None
+    notes: tuple[str, ...] = field(default=())
 
-    @property
-    def viscosity(self) -> float:
-        """Kinematic, m²/s."""
-        return self.told.get("viscosity", VISCOSITY)
+    def completed(self) -> dict[str, float]:
+        """Return all numbers, those not given by default: the channel and the flow in it.
 
-    def complete(self) -> tuple[dict[str, float], list[str]]:
-        """Return all numbers of a flow, and a line on those that were filled in.
-
-        The third of Reynolds number, inflow and radius follows from two.
+        Raises
+        ------
+        ValueError
+            If the cylinder does not fit into the channel.
         """
-        full = dict(self.told)
-        taken = {}
-        for name in ("radius", "centre_x", "centre_y"):
-            if name not in full:
-                taken[name] = full[name] = DEFAULTS[name]
-        if "reynolds" not in full and "u_mean" not in full:
-            taken["reynolds"] = full["reynolds"] = DEFAULTS["reynolds"]
-        if "u_mean" not in full:
-            full["u_mean"] = full["reynolds"] * self.viscosity / (2 * full["radius"])
-        full["reynolds"] = full["u_mean"] * 2 * full["radius"] / self.viscosity
-        full["viscosity"] = self.viscosity
-        listed = ", ".join(f"{name} {value:g}" for name, value in taken.items())
-        return full, [f"not given in the prompt, so assumed: {listed}"] if taken else []
+        radius = 0.05 if self.radius is None else self.radius
+        channel = Channel(radius, self.centre or (0.3, 0.2))
+        reynolds = self.reynolds
+        if reynolds is None and self.u_mean is None:
+            reynolds = 100.0
+        u_mean, viscosity = reynolds_of(
+            radius, u_mean=self.u_mean, viscosity=self.viscosity, reynolds=reynolds
+        )
+        return {
+            "radius": radius,
+            "centre_x": channel.centre[0],
+            "centre_y": channel.centre[1],
+            "u_mean": u_mean,
+            "viscosity": viscosity,
+            "reynolds": u_mean * 2 * radius / viscosity,
+        }
 
 
-def read_prompt(text: str) -> Prompt:
-    """Read the numbers of a prompt.
-
-    Lengths are in metres unless a unit follows; a radius in the wording of the training captions
-    is in centimetres.
+def parse_prompt(text: str) -> Prompt:
+    """Read the numbers of a text.
 
     Raises
     ------
     ValueError
-        If the text is empty, or asks for what cannot be or is not known here.
+        If it is empty, ambiguous, contradictory or impossible.
 
     Examples
     --------
-    >>> read_prompt("flow past a cylinder of radius 5 cm at Re = 120").told
-    {'radius': 0.05, 'reynolds': 120.0}
+    >>> parse_prompt("flow past a cylinder of radius 50 mm at Reynolds number 120").radius
+    0.05
     """
-    if not text.strip():
+    plain = " ".join(text.split())
+    if not plain:
         raise ValueError(
-            "the prompt is empty; expected a flow in words, such as 'flow past a cylinder of "
-            "radius 0.05 at Reynolds number 120'."
+            "the prompt is empty; expected a text such as 'flow past a cylinder of radius 0.05 m "
+            "at Reynolds number 100'."
         )
-    if len(text) > LONGEST:
-        raise ValueError(
-            f"the prompt is too long, got {len(text)} characters; expected at most {LONGEST}."
-        )
-    if (other := _OTHER.search(text)) is not None:
-        raise ValueError(
-            f"the prompt asks for {other[0]!r}; expected a circular cylinder and inflow from the "
-            "left, which is all that was trained."
-        )
-    plain = re.sub(r"(?<=\d)−|−(?=\d)", "-", text)
-    told: dict[str, float] = {}
+    lower = plain.lower()
+    for word in _UNSUPPORTED:
+        if word in lower:
+            _refuse(f"the prompt asks for {word!r}", "one round cylinder, inflow from the left")
+    letters = [c for c in plain if c.isalpha()]
+    if letters and sum(c.isascii() for c in letters) < 0.5 * len(letters):
+        _refuse("the prompt is in another language", "English, such as 'radius 0.05 m, Re 100'")
     notes: list[str] = []
-    if (match := _DIAMETER.search(plain)) is not None:
-        told["radius"] = _length(match, 1.0, notes) / 2
-    if (match := _RADIUS.search(plain)) is not None:
-        told["radius"] = _length(match, 0.01 if _TEMPLATE.search(plain) else 1.0, notes)
-    if (match := _POSITION.search(plain)) is not None:
-        told |= {"centre_x": float(match[1]), "centre_y": float(match[2])}
-    for name, pattern in (("u_mean", _SPEED), ("viscosity", _VISCOSITY)):
-        if (match := pattern.search(plain)) is not None:
-            told[name] = _value(match["number"]) * _SCALES.get(match["unit"] or "", 1.0)
-    if (match := _REYNOLDS.search(plain)) is not None:
-        told["reynolds"] = _value(match["number"])
-    _refuse_ranges(plain)
-    _check(told)
-    return Prompt(text, _agreed(told, notes), notes)
-
-
-def _value(text: str) -> float:
-    """Read a number; commas group thousands where three digits follow each, else are decimal."""
-    text = text.rstrip(".,").replace("−", "-")
-    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", text):
-        text = text.replace(",", "")
-    return float(text.replace(",", "."))
-
-
-def _length(match: re.Match[str], plain: float, notes: list[str]) -> float:
-    unit = match["unit"]
-    return _value(match["number"]) * (_SCALES.get(unit, 1.0) if unit else plain)
-
-
-def _refuse_ranges(text: str) -> None:
-    found = re.search(
-        r"(?:reynolds\s*(?:number)?|radius|velocity|inflow|\bre\b)\W+(?:" + _RANGE.pattern + r")",
-        text,
-        re.IGNORECASE,
+    if len(plain) > LONGEST:
+        notes.append(f"the prompt is long, {len(plain)} characters; its numbers were all read")
+    found = Prompt(
+        _radius(lower),
+        _centre(lower),
+        _speed(lower),
+        _reynolds(lower),
+        _viscosity(lower),
     )
-    if found is not None:
-        ends = [group for group in found.groups() if group]
-        raise ValueError(
-            f"the prompt gives a range, {ends[0]} and {ends[1]}; expected one value. Ask for each "
-            "flow by itself."
-        )
-
-
-def _check(told: dict[str, float]) -> None:
-    words = {"reynolds": "Reynolds number", "u_mean": "inflow"}
-    for name in ("reynolds", "radius", "u_mean", "viscosity"):
-        value = told.get(name)
+    found = _as_published(found, notes)
+    given = {k: getattr(found, k) for k in ("radius", "u_mean", "reynolds", "viscosity")}
+    for name, value in given.items():
         if value is not None and not (math.isfinite(value) and value > 0):
-            raise ValueError(
-                f"the {words.get(name, name)} must be positive, got {value:g}; expected a number "
-                "greater than 0."
-            )
-    if told.get("radius", 0) >= 0.205:
-        raise ValueError(
-            f"a cylinder of radius {told['radius']:g} m does not fit the channel, which is 0.41 m "
-            f"high; expected metres. Give the unit, such as 'radius {told['radius']:g} cm'."
+            said = {"reynolds": "Reynolds number", "u_mean": "inflow"}.get(name, name)
+            raise ValueError(f"the {said} must be positive, got {value:g}.")
+    if found.radius is not None and found.radius > 0.2:
+        _refuse(
+            f"a radius of {found.radius:g} m does not fit the channel of 1.6 x 0.41 m",
+            f"a unit, such as {found.radius:g} cm",
         )
-
-
-def _agreed(told: dict[str, float], notes: list[str]) -> dict[str, float]:
-    """Settle what three numbers say of a flow that two determine."""
-    if not {"reynolds", "u_mean", "radius"} <= set(told):
-        return told
-    viscosity = told.get("viscosity", VISCOSITY)
-    physical = told["u_mean"] * 2 * told["radius"] / viscosity
-    said = told["reynolds"]
-    if abs(said - physical) <= 0.05 * physical + 1:
-        return told
-    published = _PUBLISHED * told["u_mean"] * told["radius"]
-    if abs(said - published) <= 0.05 * published + 10:
-        notes.append(
-            f"the Reynolds number {said:g} is in the convention of the published captions, 9.49 "
-            f"times the physical one; taken as {physical:.4g}"
+    told = found.completed()
+    missing = [
+        name
+        for name, value in {
+            "radius": found.radius,
+            "position": found.centre,
+            "Reynolds number": found.reynolds if found.u_mean is None else found.u_mean,
+        }.items()
+        if value is None
+    ]
+    if missing:
+        taken = (
+            f"radius {told['radius']:g} m, position {told['centre_x']:g}, {told['centre_y']:g}, "
+            f"Reynolds number {told['reynolds']:g}"
         )
-        return {**told, "reynolds": physical}
-    raise ValueError(
-        f"the prompt contradicts itself: its radius and inflow give a Reynolds number of "
-        f"{physical:.4g} at a viscosity of {viscosity:g} m²/s, and it says {said:g}. Leave one of "
-        "the three out, or give the viscosity."
-    )
+        notes.append(f"{', '.join(missing)} not given; default taken: {taken}")
+    return replace(found, notes=tuple(notes))
 
 
-def check_channel(numbers: dict[str, float], length: float = 1.6, height: float = 0.41) -> None:
-    """Refuse a cylinder that does not stand free in the channel.
+def outside(told: Mapping[str, float], ranges: CylinderRanges) -> list[str]:
+    """Say which numbers are outside ranges, such as those of training."""
+    return [
+        f"{name.replace('_', ' ')} {told[name]:.4g} is outside the trained range {low:g} to "
+        f"{high:g}"
+        for name in ("reynolds", "radius", "centre_x", "centre_y", "u_mean")
+        for low, high in [getattr(ranges, name) or (0.0, math.inf)]
+        if name in told and not low * (1 - 1e-9) <= told[name] <= high * (1 + 1e-9)
+    ]
 
-    Raises
-    ------
-    ValueError
-        Says how wide the gap to the nearest wall would be.
+
+def _refuse(found: str, expected: str) -> NoReturn:
+    raise ValueError(f"{found}; expected {expected}.")
+
+
+def number_of(text: str) -> float:
+    """Parse a number as people write it.
+
+    Examples
+    --------
+    >>> number_of("1,200"), number_of("0,045"), number_of("5.5e-2")
+    (1200.0, 0.045, 0.055)
     """
-    r, x, y = numbers["radius"], numbers["centre_x"], numbers["centre_y"]
-    gap = min(y - r, height - y - r, x - r, length - x - r)
-    if gap < 1e-6 * height:
-        raise ValueError(
-            f"a cylinder of radius {r:g} m at {x:g}, {y:g} leaves a gap of {gap:.3g} m to the "
-            f"wall of the channel, {length:g} by {height:g} m; it would touch or cross it. "
-            "Expected a gap above 0."
+    plain = text.rstrip(",.")
+    if re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?", plain):
+        plain = plain.replace(",", "")
+    return float(plain.replace(",", "."))
+
+
+def _one(pattern: str, text: str, what: str) -> re.Match[str] | None:
+    """Return the match of a pattern; several different numbers are refused."""
+    found = list(re.finditer(pattern, text))
+    values = {number_of(match[1]) for match in found}
+    if len(values) > 1:
+        told = " and ".join(f"{value:g}" for value in sorted(values))
+        _refuse(f"the prompt has several numbers for the {what}: {told}", "one of them")
+    if not found:
+        return None
+    rest = text[found[0].end(1) :]
+    if further := re.match(rf"\s*(?:-|–|to|and|or)\s*{_NUMBER}", rest):
+        _refuse(
+            f"the prompt has a range for the {what}: {number_of(found[0][1]):g} and "
+            f"{number_of(further[1]):g}",
+            "one number",
         )
+    return found[0]
+
+
+def _radius(text: str) -> float | None:
+    for word, factor in (("radius", 1.0), ("diameter", 0.5)):
+        if match := _one(rf"{word}{_IS}{_NUMBER}{_LENGTH}", text, word):
+            unit = match[2] or ("cm" if _TEMPLATE in text and word == "radius" else "m")
+            return factor * number_of(match[1]) * _UNITS[unit[:2]]
+    return None
+
+
+def _centre(text: str) -> tuple[float, float] | None:
+    match = re.search(_POSITION, text)
+    return None if match is None else (float(match[1]), float(match[2]))
+
+
+def _speed(text: str) -> float | None:
+    match = _one(rf"{_INFLOW}{_IS}{_NUMBER}{_SPEED}", text, "inflow")
+    unit = (match[2] or "m/s").partition("/")[0] if match else "m"
+    return None if match is None else number_of(match[1]) * _UNITS[unit]
+
+
+def _reynolds(text: str) -> float | None:
+    if match := re.search(rf"{_REYNOLDS}(?:between|from)\s+{_NUMBER}\D+{_NUMBER}", text):
+        _refuse(
+            f"the prompt has a range for the Reynolds number: {match[1]} and {match[2]}",
+            "one number",
+        )
+    match = _one(_REYNOLDS + _NUMBER, text, "Reynolds number")
+    return None if match is None else number_of(match[1])
+
+
+def _viscosity(text: str) -> float | None:
+    match = _one(rf"viscosity{_IS}{_NUMBER}", text, "viscosity")
+    return None if match is None else number_of(match[1])
+
+
+def _as_published(found: Prompt, notes: list[str]) -> Prompt:
+    """Take the Reynolds number of a published caption for the physical one that it stands for."""
+    if None in (found.radius, found.u_mean, found.reynolds) or found.viscosity is not None:
+        return found
+    assert found.radius is not None
+    assert found.u_mean is not None
+    assert found.reynolds is not None
+    implied = found.u_mean * 2 * found.radius / 1e-3
+    if abs(published_reynolds(found.u_mean, found.radius) - found.reynolds) > 10:
+        return found
+    notes.append(
+        f"Reynolds number {found.reynolds:g} is of the published captions, 9.49 times the "
+        f"physical {implied:g}"
+    )
+    return replace(found, reynolds=implied)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rectiflow_pde.mesh import Mesh, NodeType
+from rectiflow_pde.meshing import Channel, mesh_channel
 from rectiflow_pde.metrics.boundary import mean_inflow
-from rectiflow_pde.prompts import VISCOSITY, check_channel, read_prompt
+from rectiflow_pde.prompts import Prompt, parse_prompt
+from rectiflow_pde.solvers.cylinder import VISCOSITY
 from rectiflow_pde.trajectory import FIELDS
 
 if TYPE_CHECKING:
@@ -71,22 +73,14 @@ def make_request(
     notes: list[str] = []
     told: dict[str, float] = {}
     if prompt is not None:
-        read = read_prompt(prompt)
-        notes += read.notes
-        told = dict(read.told)
-        if mesh is None:
-            told, filled = read.complete()
-            notes += filled
-            check_channel(told)
+        read = parse_prompt(prompt)
+        told = read.completed() if mesh is None else _said(read)
+        notes += read.notes if mesh is None else ()
     if mesh is None:
         if first_frame is not None:
             raise ValueError("a first frame needs the mesh whose nodes its values belong to.")
-        from rectiflow_pde.meshing import Channel, mesh_channel
-
-        centre = told["centre_x"], told["centre_y"]
-        return Request(
-            mesh_channel(Channel(told["radius"], centre)), told, None, prompt or "", notes
-        )
+        channel = Channel(told["radius"], (told["centre_x"], told["centre_y"]))
+        return Request(mesh_channel(channel), told, None, prompt or "", notes)
     seen = obstacle_of(mesh)
     frame = None
     if first_frame is not None:
@@ -106,6 +100,17 @@ def make_request(
     if viscosity is not None:
         numbers["viscosity"] = viscosity
     return Request(mesh, _completed(numbers, notes), frame, prompt or "", notes)
+
+
+def _said(read: Prompt) -> dict[str, float]:
+    """Return what a prompt tells itself, without defaults."""
+    x, y = read.centre or (None, None)
+    told = {
+        **{name: getattr(read, name) for name in ("reynolds", "radius", "u_mean", "viscosity")},
+        "centre_x": x,
+        "centre_y": y,
+    }
+    return {name: value for name, value in told.items() if value is not None}
 
 
 def _completed(numbers: dict[str, float], notes: list[str]) -> dict[str, float]:

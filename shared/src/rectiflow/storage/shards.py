@@ -4,6 +4,8 @@ A folder holds ``manifest.json`` and ``shard-00000.safetensors``, ... A record i
 tensors. Arrays are concatenated along their first axis, beside ``<name>@offsets``; numbers
 (tensors without axes) are stacked. A shard exists if and only if the manifest lists it, so a
 killed writer leaves nothing half-written behind.
+
+Longer than 400 lines because writer, reader and the manifest that binds them are one format.
 """
 
 from __future__ import annotations

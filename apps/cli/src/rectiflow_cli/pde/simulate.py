@@ -11,6 +11,7 @@ from rectiflow.commands import Job, Parser, positive, table, words
 from rectiflow.costs import Load
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.flags import add_boundaries, boundaries, number
 
 if TYPE_CHECKING:
     from rectiflow.solvers import Solver
@@ -42,12 +43,8 @@ class Simulate(commands.Make):
         add("--first-frame", metavar="NPZ", help="u, v and p at the nodes of --mesh.")
         add("--mesh", metavar="FILE", help="Gmsh, VTU, XDMF; made from the prompt if absent.")
         add("--onto", metavar="FILE", help="The mesh of the result, if it is another.")
-        add(
-            "--infer-boundaries",
-            action="store_true",
-            help="Tell boundaries of meshes without names by their place.",
-        )
-        add("--viscosity", type=float, metavar="NU", help="m²/s; 1e-3 unless the prompt tells.")
+        add_boundaries(add)
+        add("--viscosity", type=number, metavar="NU", help="m²/s; 1e-3 unless the prompt tells.")
         add = parser.group("sampling")
         add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
         add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
@@ -146,14 +143,14 @@ class Simulate(commands.Make):
 def _inputs(args: Any) -> tuple[dict[str, Any], list[str]]:
     """Read meshes and first frame, and tell what was done to them."""
     from rectiflow_pde.io.first_frame import read_first_frame
-    from rectiflow_pde.io.meshes import Boundaries, read_mesh
+    from rectiflow_pde.io.meshes import read_mesh
 
     found: dict[str, Any] = {}
     notes: list[str] = []
     for name in ("mesh", "onto"):
         path = getattr(args, name)
         if path is not None:
-            read = read_mesh(path, boundaries=Boundaries(infer=args.infer_boundaries))
+            read = read_mesh(path, boundaries=boundaries(args))
             found[name] = read.mesh
             notes += [f"{path}: {note}" for note in read.notes]
     if args.first_frame is not None:

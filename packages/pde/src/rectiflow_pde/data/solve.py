@@ -25,6 +25,7 @@ def solve_flows(
     times: Sequence[float],
     count: int,
     *,
+    edge: float | None = None,
     step: float | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
@@ -46,6 +47,8 @@ def solve_flows(
         Of the frames, in seconds after the start.
     count : int
         How many.
+    edge : float, optional
+        Length of edges on the cylinder in metres; drawn by default.
     step : float, optional
         Time step of the solver in s; a stable one by default.
     fractions : mapping
@@ -61,13 +64,14 @@ def solve_flows(
         If a range is impossible, before anything is solved.
     """
     check_fractions(fractions)
-    flows = [draw(ranges, times, seed, index, step) for index in range(count)]
+    flows = [draw(ranges, times, seed, i, edge=edge, step=step) for i in range(count)]
     if warnings := [text for flow in flows for text in flow.warnings()]:
         log.warning("%s (%d of %d flows)", warnings[0], len(warnings), count)
     settings = {
         "kind": "flows past cylinders",
         "ranges": asdict(ranges),
         "times": list(times),
+        "edge": edge,
         "step": step,
         "count": count,
         "fractions": dict(fractions),
@@ -90,10 +94,16 @@ def solve_flows(
 
 
 def draw(
-    ranges: CylinderRanges, times: Sequence[float], seed: int, index: int, step: float | None = None
+    ranges: CylinderRanges,
+    times: Sequence[float],
+    seed: int,
+    index: int,
+    *,
+    edge: float | None = None,
+    step: float | None = None,
 ) -> CylinderFlow:
     """Draw flow ``index`` of a seed."""
-    return ranges.draw(counter_generator("cylinder", seed, index), times, step)
+    return ranges.draw(counter_generator("cylinder", seed, index), times, edge=edge, step=step)
 
 
 def _solve(named: tuple[str, CylinderFlow]) -> Judged:

@@ -41,7 +41,7 @@ def kind_of(name: str) -> NodeType | None:
 
 
 def loops_of(edges: Int[np.ndarray, "e 2"]) -> Int[np.ndarray, " e"]:
-    """Number of the closed line that each boundary edge belongs to."""
+    """Return the number of the closed line that each boundary edge belongs to."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 

@@ -1,4 +1,4 @@
-"""From the nodes and cells of a file to a sound mesh; what was done is said, what cannot be, refused.
+"""From the nodes and cells of a file to a sound mesh: what was done is said.
 
 Unused nodes are dropped, nodes at the same place merged, quadrilaterals split, second-order cells
 reduced to their corners, cells without area dropped, clockwise ones turned round. Folded cells,

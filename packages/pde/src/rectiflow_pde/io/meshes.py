@@ -66,7 +66,7 @@ class MeshFile:
 
 
 def read_mesh(
-    path: str | Path, *, scale: float | None = None, boundaries: Boundaries = Boundaries()
+    path: str | Path, *, scale: float | None = None, boundaries: Boundaries | None = None
 ) -> MeshFile:
     """Read a mesh and the fields in its file.
 
@@ -164,7 +164,9 @@ def _raw(path: Path) -> tuple[RawMesh, dict[str, np.ndarray], dict[str, np.ndarr
     return RawMesh(path, np.asarray(found.points), cells, tags), point_data, cell_data
 
 
-def with_kinds(path: Path, cleaned: Cleaned, boundaries: Boundaries) -> tuple[Mesh, list[str]]:
+def with_kinds(
+    path: Path, cleaned: Cleaned, boundaries: Boundaries | None
+) -> tuple[Mesh, list[str]]:
     """Give boundaries their kinds, and say how.
 
     Raises
@@ -172,6 +174,7 @@ def with_kinds(path: Path, cleaned: Cleaned, boundaries: Boundaries) -> tuple[Me
     FileError
         If some have none.
     """
+    boundaries = boundaries or Boundaries()
     notes: list[str] = []
     edges = boundary_edges(cleaned.triangles)
     kinds, strange = kinds_by_name(edges, cleaned.edge_tags, boundaries.given)

@@ -192,6 +192,8 @@ def _even(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Frames at even times: as they are, or between them where asked."""
     steps = np.diff(times)
+    if not len(steps):
+        return times, values
     if (steps <= 0).any():
         raise raw.wrong(
             f"times do not increase: {times[:-1][steps <= 0][0]:g} s is followed by "
@@ -199,7 +201,7 @@ def _even(
             "increasing times",
             "Leave repeated frames out.",
         )
-    is_even = len(steps) < 2 or float(np.ptp(steps)) <= _EVEN * float(steps.mean())
+    is_even = float(np.ptp(steps)) <= _EVEN * float(steps.mean())
     if is_even and (every is None or abs(every - steps.mean()) <= _EVEN * every):
         return times, values
     if every is None:
@@ -227,7 +229,7 @@ def uneven(times: Float[np.ndarray, " f"]) -> str:
 
 
 def _parameters(mesh: Mesh, raw: RawFlow, first: np.ndarray, viscosity: float) -> dict[str, float]:
-    """What a trajectory is told to be, and what its geometry and inflow show."""
+    """Return what a trajectory is told to be, and what its geometry and inflow show."""
     known: dict[str, float] = {"viscosity": viscosity, "density": 1.0}
     low, high = mesh.points.min(0), mesh.points.max(0)
     known |= {"length": float(high[0] - low[0]), "height": float(high[1] - low[1])}

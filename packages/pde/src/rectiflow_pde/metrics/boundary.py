@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def normals(mesh: Mesh, kind: NodeType) -> Float[np.ndarray, "k 2"]:
-    """Normal of each edge of a kind, out of the fluid, as long as the edge."""
+    """Return the normal of each edge of a kind, out of the fluid, as long as the edge."""
     ends = mesh.points[mesh.edges_of(kind)]
     along = ends[:, 1] - ends[:, 0]
     return np.stack([along[:, 1], -along[:, 0]], -1)
