@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from rectiflow_shape.networks.vae import TripoSGVae
 from rectiflow_shape.tokens import choose_tokens
 
 
-class _ConditionalObjective(nn.Module):
+class _ConditionalObjective(nn.Module, ABC):
     """The flow-matching loss under a condition that is dropped now and then.
 
     Stored pairs of reflow hold ``x0``, ``x1`` and ``cond.*`` and are taken as they are.
@@ -45,9 +46,9 @@ class _ConditionalObjective(nn.Module):
 
     told: tuple[str, ...] = ("context",)
 
+    @abstractmethod
     def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return the tokens of a batch."""
-        raise NotImplementedError
 
 
 class MosaicObjective(_ConditionalObjective):

@@ -2,6 +2,8 @@
 
 A domain says what becomes of one input (:class:`Judged`) and which records stay; the loop over
 the inputs, its processes and what it keeps on disk are the same for all.
+
+Longer than 400 lines because judging in chunks, going on and finishing share one state on disk.
 """
 
 from __future__ import annotations

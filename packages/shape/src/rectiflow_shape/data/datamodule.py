@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from rectiflow_shape.data.mosaics import PreparedMosaics
 from rectiflow_shape.data.prepared import PreparedShapes
 
 
-class _Shapes(Dataset[dict[str, Tensor]]):
+class _Shapes(Dataset[dict[str, Tensor]], ABC):
     """Rows of a prepared folder; an index is a row, or a row and the number of its draw."""
 
     def __init__(
@@ -43,9 +44,9 @@ class _Shapes(Dataset[dict[str, Tensor]]):
             found |= self.told(row, self.is_training and unit < self.short)
         return found
 
+    @abstractmethod
     def example(self, record: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return what a network sees of a record."""
-        raise NotImplementedError
 
 
 _BESIDE = {"surface": "normals", "near": "near_sdf", "volume": "volume_sdf"}
