@@ -81,7 +81,9 @@ class ShapeRecipe(Recipe):
         if "_target_" not in cfg.validation or isinstance(training.network, TripoSGVae):
             return None
         vae = getattr(training.objective, "vae", None)
-        return build(cfg.validation, vae=vae, settings=settings_of(cfg, data, training.network))
+        looks = build(cfg.validation, vae=vae)
+        looks.settings = settings_of(cfg, data, training.network)
+        return looks
 
     def export(
         self,

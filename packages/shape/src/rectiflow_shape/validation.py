@@ -28,20 +28,22 @@ class SampleValidation:
     ----------
     vae : TripoSGVae, optional
         Of latents; mosaics have none.
-    settings : ShapeSettings
-        What the export will be used with; categories take turns.
     num, steps, depth : int
         How many shapes, of the solver and of the lattice.
     seed : int
         Of the noise.
     categories : sequence of str, optional
-        Other ones.
+        What to ask for, by turns; all that the data has if absent.
+
+    Attributes
+    ----------
+    settings : ShapeSettings
+        What the export will be used with.
     """
 
     def __init__(
         self,
-        vae: Any,
-        settings: ShapeSettings,
+        vae: Any = None,
         *,
         num: int = 4,
         steps: int = 20,
@@ -51,16 +53,17 @@ class SampleValidation:
     ) -> None:
         if num < 1 or steps < 1:
             raise ValueError(f"num and steps must be at least 1, got {num} and {steps}.")
-        self.vae, self.settings, self.num = vae, settings, num
+        self.vae, self.settings, self.num = vae, ShapeSettings(), num
         self.options = {"steps": steps, "depth": depth, "seed": seed}
-        self.categories = list(categories or settings.classes)
+        self.categories = list(categories)
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return the share of shapes in one part, and write the meshes."""
         pipe = ShapePipeline(network, self.vae, settings=self.settings)  # type: ignore[arg-type]
         made, failed = [], 0
+        kinds = self.categories or self.settings.classes
         for index in range(self.num):
-            category = self.categories[index % len(self.categories)] if self.categories else None
+            category = kinds[index % len(kinds)] if kinds else None
             try:
                 made += pipe(Asked(index, category), **self.options).samples
             except ValueError as error:  # no surface at all, early in a training

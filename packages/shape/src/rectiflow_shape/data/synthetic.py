@@ -120,11 +120,8 @@ def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
     for split, count in (("train", num), ("valid", max(2, num // 2))):
         for i in range(count):
             name, kind = f"{split}_{i:03d}", KINDS[i % 2]
-            size = 0.5 + 0.1 * i
-            made = (
-                trimesh.creation.icosphere(2) if i % 2 == 0 else trimesh.creation.box((1, size, 1))
-            )
-            made.export(meshes / f"{name}.ply")
+            made = trimesh.creation.box() if i % 2 else trimesh.creation.icosphere(2)
+            made.apply_scale((1, 0.95 ** (1 + len(rows)), 1)).export(meshes / f"{name}.ply")
             rows.append({"file": f"{name}.ply", "class": kind, "caption": f"a {kind}"})
             rows[-1]["split"] = split
     write_rows(meshes / TABLE, ("file", "class", "caption", "split"), rows)
