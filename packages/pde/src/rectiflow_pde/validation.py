@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rectiflow.figures import save_figure
 from torch import nn
 
+from rectiflow_pde.data.datamodule import SimulationData
 from rectiflow_pde.evaluation import by_pipeline, cut, persistence, relative_l2
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
@@ -27,8 +27,8 @@ class SimulationValidation:
     Parameters
     ----------
     codec : PatchCodec
-    settings : SimulationSettings
-    flows : sequence of Trajectory
+    data : SimulationData
+        Its held-out flows are simulated.
     num, steps, seed : int
         How many flows, network calls for each, and the key of their noise.
     """
@@ -36,8 +36,7 @@ class SimulationValidation:
     def __init__(
         self,
         codec: PatchCodec,
-        settings: SimulationSettings,
-        flows: Sequence[Trajectory],
+        data: SimulationData,
         *,
         num: int = 8,
         steps: int = 10,
@@ -45,8 +44,10 @@ class SimulationValidation:
     ) -> None:
         if num < 1 or steps < 1:
             raise ValueError(f"num and steps must be at least 1, got {num} and {steps}.")
-        self.codec, self.settings = codec, settings
-        self.flows = [cut(flow, settings.frames) for flow in flows[:num]]
+        told = {"frames": data.frames, "frame_step": data.frame_step}
+        self.codec = codec
+        self.settings = SimulationSettings(data.scaling, data.raster, **told)
+        self.flows = [cut(flow, data.frames) for flow in data.held_out[:num]]
         self.steps, self.seed = steps, seed
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
