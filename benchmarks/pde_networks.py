@@ -25,10 +25,10 @@ import torch
 from environment import environment
 from rectiflow.storage.files import write_json
 from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.networks.integral import lattice
 from rectiflow_pde.networks.neighbours import within_radius
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.transforms import Cloud, ToGrid, TransformConfig
-from rectiflow_pde.networks.integral import lattice
 from rectiflow_pde.raster import Raster
 from scipy.spatial import Delaunay
 
