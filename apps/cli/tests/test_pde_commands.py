@@ -120,11 +120,7 @@ def test_the_authors_stages_train(shards, tmp_path, capsys):
     assert rectiflow("train", *words, *more, f"hydra.run.dir={flow}") == 0
     pipe = SimulationPipeline.from_pretrained(flow)
     assert pipe.conditioner is not None
-    out = tmp_path / "official"
-    assert rectiflow("convert", flow, "--to", "official", "-o", out) == 0
-    statistics = shards / "statistics.csv"
-    back = ("--statistics", statistics, "--heads", 2, "-o", tmp_path / "back")
-    assert rectiflow("convert", out / "ldm_cylinder.safetensors", *back) == 0
-    again = SimulationPipeline.from_pretrained(tmp_path / "back")
-    own, read = pipe.network.state_dict(), again.network.state_dict()
-    assert all((own[name] == read[name]).all() for name in own)
+    capsys.readouterr()
+    assert rectiflow("convert", flow, "--to", "official", "-o", tmp_path / "official") == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert "other groups and radii" in line

@@ -104,10 +104,10 @@ class SimulationRecipe(Recipe):
                 f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "
                 f"experiment=text2pde_cylinder codec.weights={folder}"
             )
-        return (
-            "rectiflow pde simulate --prompt "
-            f'"flow past a cylinder of radius 0.05 at Re 120" --weights {folder} -o flow'
-        )
+        asked = '--prompt "flow past a cylinder of radius 0.05 at Re 120"'
+        if not isinstance(training.network, FlowTransformer):
+            asked = "--mesh channel.msh --first-frame frame.npz"
+        return f"rectiflow pde simulate {asked} --weights {folder} -o flow"
 
 
 _PARTS = ("conditioner", "guard", "codec")
