@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rectiflow.evaluation import Evaluation
 
+from rectiflow_pde.metrics.errors import correlation, relative_l2
 from rectiflow_pde.metrics.interpolation import interpolation
+from rectiflow_pde.metrics.mesh_fields import divergence
 from rectiflow_pde.metrics.shedding import shedding
 from rectiflow_pde.request import obstacle_of
 from rectiflow_pde.trajectory import FIELDS, Trajectory
@@ -58,26 +60,6 @@ def by_pipeline(pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: i
     return Guess(f"{steps} steps", simulate)
 
 
-def relative_l2(
-    found: Float[np.ndarray, "f n 3"], true: Float[np.ndarray, "f n 3"], *, given: int = 1
-) -> float:
-    """Return the norm of the error over that of the truth, frames that were given left out.
-
-    Over all frames, nodes and fields at once, as published; the published numbers count the first
-    frame too.
-    """
-    off = found[given:].astype(np.float64) - true[given:]
-    return float(np.linalg.norm(off) / np.linalg.norm(true[given:].astype(np.float64)))
-
-
-def error_over_time(
-    found: Float[np.ndarray, "f n 3"], true: Float[np.ndarray, "f n 3"]
-) -> Float[np.ndarray, " f"]:
-    """Return the relative L2 error of each frame."""
-    off = np.linalg.norm((found - true).reshape(len(true), -1), axis=1)
-    return off / np.linalg.norm(true.reshape(len(true), -1), axis=1)
-
-
 def frequency(flow: Trajectory, stacked: Float[np.ndarray, "f n 3"]) -> tuple[float | None, str]:
     """Return the shedding frequency in 1/s and the regime, from v behind the obstacle."""
     seen = obstacle_of(flow.mesh)
@@ -123,10 +105,13 @@ def evaluate(
         for guess in guesses:
             found = guess.simulate(flow)[:frames]
             row = {"name": name, "method": guess.name, "regime": regime}
-            row["relative_l2"] = relative_l2(found, flow.stacked)
-            for i, field in enumerate(FIELDS):
-                part = slice(i, i + 1)
-                row[f"relative_l2_{field}"] = relative_l2(found[..., part], flow.stacked[..., part])
+            error = relative_l2(found, flow.stacked, given_frames=1)
+            row["relative_l2"] = error.without_given
+            later = relative_l2(found[1:], flow.stacked[1:])
+            row |= {f"relative_l2_{f}": e for f, e in zip(FIELDS, later.per_channel, strict=True)}
+            together = correlation(found[..., 1], flow.stacked[..., 1], flow.times)
+            row["correlation_time"] = together.time()
+            row["divergence"] = float(divergence(flow.mesh, found[-1, :, 0], found[-1, :, 1]).ratio)
             own, _ = frequency(flow, found) if truth else (None, "")
             row["frequency_error"] = abs(own / truth - 1) if own and truth else None
             rows.append(row)
@@ -154,7 +139,8 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         told[method] = {
             name: {
                 "flows": len(group),
-                "relative_l2": float(np.mean([row["relative_l2"] for row in group])),
+                "relative_l2": _mean([row["relative_l2"] for row in group]),
+                "divergence": _mean([row["divergence"] for row in group]),
                 "frequency_error": _mean([row["frequency_error"] for row in group]),
             }
             for name, group in groups.items()

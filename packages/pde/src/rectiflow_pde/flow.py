@@ -1,4 +1,4 @@
-"""What flows: latents of a whole trajectory, from noise; and the authors' diffusion as such a flow."""
+"""What flows: latents of a whole trajectory, from noise; the authors' diffusion as such a flow."""
 
 from __future__ import annotations
 

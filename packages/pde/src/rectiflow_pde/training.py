@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from rectiflow.training.recipe import Recipe
 
-from rectiflow_pde.data.datamodule import flows_of
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.guard import Guard
 from rectiflow_pde.networks import MeshAutoencoder
@@ -63,8 +62,7 @@ class SimulationRecipe(Recipe):
         if "_target_" not in cfg.validation or data.validation is None:
             return None
         objective: Any = training.objective
-        told = {"codec": objective.codec, "settings": settings_of(cfg, data)}
-        return build(cfg.validation, flows=flows_of(cfg.data.dir, "valid"), **told)
+        return build(cfg.validation, codec=objective.codec, data=data)
 
     def export(
         self,
@@ -106,10 +104,10 @@ class SimulationRecipe(Recipe):
                 f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "
                 f"experiment=text2pde_cylinder codec.weights={folder}"
             )
-        return (
-            "rectiflow pde simulate --prompt "
-            f'"flow past a cylinder of radius 0.05 at Re 120" --weights {folder} -o flow'
-        )
+        asked = '--prompt "flow past a cylinder of radius 0.05 at Re 120"'
+        if not isinstance(training.network, FlowTransformer):
+            asked = "--mesh channel.msh --first-frame frame.npz"
+        return f"rectiflow pde simulate {asked} --weights {folder} -o flow"
 
 
 _PARTS = ("conditioner", "guard", "codec")

@@ -122,7 +122,7 @@ def save_official(pipe: Any, path: Path) -> Path:
     Raises
     ------
     ValueError
-        If the pipeline has other networks than the authors'.
+        If the pipeline has other networks than the authors', or of what their files do not tell.
     """
     parts = pipe.network, pipe.codec, pipe.conditioner
     kinds = (LatentTransformer, MeshAutoencoder, MeshFrameConditioner)
@@ -131,13 +131,25 @@ def save_official(pipe: Any, path: Path) -> Path:
             "these weights are of networks that the authors' code does not have; expected a "
             "diffusion in the latents of a mesh autoencoder. Leave --to out."
         )
+    network, codec, frame = (part.sizes for part in parts)
+    told = {
+        "groups": (codec.conv.groups, frame.conv.groups) == (16, 16),
+        "radii": (codec.transform.radius, frame.transform.radius) == (AE_RADIUS, FRAME_RADIUS),
+        "cells of the conditioner": frame.cells == 32,
+        "channels beside the latent": network.told == 0,
+    }
+    if other := [name for name, same in told.items() if not same]:
+        raise ValueError(
+            f"these networks have other {' and '.join(other)} than the released ones, which the "
+            "authors' files do not tell; expected theirs. Leave --to out."
+        )
     tensors: dict[str, Tensor] = {}
     for prefix, part in zip((NETWORK, CODEC, CONDITIONER), parts, strict=True):
         state = {k: v for k, v in part.state_dict().items() if k != "scale"}
         tensors |= {prefix + name: value.contiguous() for name, value in state.items()}
     diffusion = Diffusion()
-    told = {"betas": diffusion.betas, "alphas_cumprod": diffusion.alphas_cumprod}
-    tensors |= {name: torch.from_numpy(value).float() for name, value in told.items()}
+    tables = {"betas": diffusion.betas, "alphas_cumprod": diffusion.alphas_cumprod}
+    tensors |= {name: torch.from_numpy(value).float() for name, value in tables.items()}
     tensors["scale_factor"] = pipe.codec.scale.clone()
     write_tensors(path, tensors, {"format": "pt"})
     return path

@@ -56,6 +56,8 @@ class SimulationData(FlowData):
     ----------
     scaling : Scaling
         Measured on the train split; fields are in units of the inflow.
+    held_out : list of Trajectory
+        The flows of the valid split.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class SimulationData(FlowData):
         num_workers: int = 0,
         pin_memory: bool = False,
     ) -> None:
-        flows, held_out = flows_of(folder, "train"), flows_of(folder, "valid")
+        flows = flows_of(folder, "train")
+        self.held_out = held_out = flows_of(folder, "valid")
         require(flows, folder)
         self.raster, self.frames = raster or Raster(), frames
         self.scaling = Scaling.of(flows)

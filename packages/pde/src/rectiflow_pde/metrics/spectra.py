@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +53,7 @@ def log_ratio(
     k = np.arange(1, len(true))
     edges = np.geomspace(1, len(true), bands + 1)
     found = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (k >= low) & (k < high)
         a, b = pred[1:][inside].sum(), true[1:][inside].sum()
         found.append(np.log(a / b) if a > 0 and b > 0 else np.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -66,8 +66,8 @@ class MeshConfig:
 
     fields: int = 3
     cells: int = 64
-    transform: TransformConfig = TransformConfig()
-    conv: ConvConfig = ConvConfig()
+    transform: TransformConfig = field(default_factory=TransformConfig)
+    conv: ConvConfig = field(default_factory=ConvConfig)
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
@@ -212,7 +212,9 @@ class GridConfig:
     """Sizes of the grid autoencoder; the defaults are those for smoke (63.1 M parameters)."""
 
     fields: int = 3
-    conv: ConvConfig = ConvConfig(multipliers=(1, 2, 4, 4), attention=(3,), condition=1)
+    conv: ConvConfig = field(
+        default_factory=lambda: ConvConfig(multipliers=(1, 2, 4, 4), attention=(3,), condition=1)
+    )
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -30,8 +30,10 @@ class MeshFrameConfig:
     fields: int = 3
     cells: int = 32
     tokens: int = 128
-    transform: TransformConfig = TransformConfig(0.05, 32, (128, 128, 128), "nonlinear")
-    conv: ConvConfig = ConvConfig(hidden=128, latent=128, dims=2)
+    transform: TransformConfig = field(
+        default_factory=lambda: TransformConfig(0.05, 32, (128, 128, 128), "nonlinear")
+    )
+    conv: ConvConfig = field(default_factory=lambda: ConvConfig(hidden=128, latent=128, dims=2))
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
@@ -102,7 +104,9 @@ class GridFrameConfig:
 
     fields: int = 3
     tokens: int = 512
-    conv: ConvConfig = ConvConfig(128, (1, 2, 4, 4), 2, 512, (3,), condition=128, dims=2)
+    conv: ConvConfig = field(
+        default_factory=lambda: ConvConfig(128, (1, 2, 4, 4), 2, 512, (3,), condition=128, dims=2)
+    )
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:

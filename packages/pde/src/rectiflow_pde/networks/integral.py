@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,7 @@ class PointMlp(nn.Module):
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.fcs: Any = nn.ModuleList(nn.Linear(a, b) for a, b in pairs)
+        self.fcs: Any = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, x: Float[Tensor, "*n a"]) -> Float[Tensor, "*n b"]:
         """Return the mapped features."""
