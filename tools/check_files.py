@@ -16,7 +16,8 @@ from neutral_lock import neutral
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 16 * 2**20
-MAX_LINES = 600  # of a module; more needs a reason
+MAX_LINES = 600  # of a module
+LONG_LINES, REASON = 400, "Longer than 400 lines because"  # which its docstring goes on to tell
 
 # A committed file may name these hosts and no others: papers, code, licences, reserved names.
 HOSTS = {
@@ -83,6 +84,9 @@ def findings(path: Path) -> Iterator[str]:
     lines = text.splitlines()
     if path.suffix == ".py" and len(lines) > MAX_LINES:
         yield f"{len(lines)} lines; a module has at most {MAX_LINES}"
+    is_long = path.suffix == ".py" and "src" in path.parts and len(lines) > LONG_LINES
+    if is_long and REASON not in " ".join(lines[:15]):
+        yield f"{len(lines)} lines; its docstring must say: {REASON} ..."
     for number, line in enumerate(lines, start=1):
         for found in _HOST.finditer(line):
             if not _allowed(host := (found[1] or found[2]).lower().rstrip(".")):

@@ -92,6 +92,14 @@ class Operations(TorchDispatchMode):
         (Adams(3, start=None), 3),
         (GHVB(2, 0.8), 4),
         (HB(2, 0.8), 5),
+        (DDIM(), 2),
+        (DPMSolver2(), 6),
+        (DPMSolver3(), 12),
+        (DPMSolverPP2S(), 6),
+        (DPMSolverPP2M(), 6),
+        (DPMSolverPP3M(), 7),
+        (Ancestral(), 5),
+        (InterpolantSDE(1.0), 5),
     ],
     ids=named,
 )
@@ -99,9 +107,11 @@ def test_operations_of_a_move(solver, most):
     """One for each velocity that enters a state, and no others."""
 
     def counted(steps):
-        x, moves = torch.zeros(4, 2), plan(uniform(steps), solver)
+        x, moves = torch.zeros(4, 2), plan(log_snr(steps, 0.1, 0.9), solver)
+        noise = KeyedNoise(0, range(4))
+        noise.like(x)  # made for many moves at once
         with Operations() as operations:
-            integrate(lambda x, t: x, x, moves)
+            integrate(lambda x, t: x, x, moves, noise=noise)
         return operations.count
 
     assert (counted(30) - counted(20)) / 10 <= most

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,10 +18,17 @@ FORK = multiprocessing.get_context("fork")  # another process, without importing
 
 
 def started(function: Callable[..., Any], *args: Any) -> BaseProcess:
-    """Start a process that ends itself when this one does."""
-    process = FORK.Process(target=function, args=args, daemon=True)
+    """Start a process that ends when this one does, however it ends."""
+    process = FORK.Process(target=_bound, args=(function, *args), daemon=True)
     process.start()
     return process
+
+
+def _bound(function: Callable[..., Any], *args: Any) -> None:
+    if sys.platform == "linux":
+        die_with_parent = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(die_with_parent, signal.SIGKILL)
+    function(*args)
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,13 @@ def test_repository_is_clean(repository):
         ("a.py", f"torch.load(path, weights_only={'Fal'}{'se'})\n", "loads code"),
         ("a.py", f"np.load(path, allow_pickle={'Tr'}{'ue'})\n", "loads code"),
         ("a.py", "x = 1\n" * 601, "601 lines"),
+        ("src/a.py", "x = 1\n" * 401, "its docstring must say"),
         ("a.txt", f"{'<' * 7} HEAD\n", "a merge conflict"),
     ],
 )
 def test_each_rule_finds_its_case(rules, tmp_path, name, text, problem):
     path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
     path.write_text(text)
     [finding] = rules.findings(path)
     assert problem in finding

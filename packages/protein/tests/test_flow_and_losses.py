@@ -316,3 +316,18 @@ def test_self_conditioning_calls_the_network_first(share, calls):
     objective(batch(), torch.Generator().manual_seed(0))
     assert len(seen) == calls
     assert (seen[-1]["trans_sc"] is None) == (calls == 1)
+
+
+@pytest.mark.gpu
+def test_no_step_of_training_reads_the_device():
+    network = ReQFlowNetwork(TINY).cuda()
+    on_device = {name: value.cuda() for name, value in batch().items()}
+    objective = BackboneObjective(network)
+    generator = torch.Generator("cuda").manual_seed(0)
+    objective(on_device, generator)["loss"].backward()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(4):
+            objective(on_device, generator)["loss"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -40,13 +42,27 @@ def counter_generator(*counters: int | str, device: torch.device | str = "cpu") 
     return generator
 
 
+def coin(share: float, generator: torch.Generator) -> bool:
+    """Toss a coin that falls on True in this share of tosses.
+
+    Nothing waits for the generator's device: a generator of another device than the CPU moves on,
+    and its state, which is kept on the host, decides.
+    """
+    drawn = torch.rand((), generator=generator, device=generator.device)
+    if generator.device.type != "cpu":
+        state = generator.get_state().numpy().tobytes().hex()
+        drawn = torch.rand((), generator=counter_generator("coin", state))
+    return bool(drawn < share)
+
+
 @dataclass(frozen=True)
 class KeyedNoise:
     """Normal numbers keyed by (seed, sample, step): what a stochastic solver draws.
 
     The same key gives the same numbers whatever the batch, the shard and the device: each sample
     has a generator of its own on the CPU, and what it draws is moved to where it is needed. (The
-    generators of devices differ from each other; the copy overlaps with the network.)
+    generators of devices differ from each other; the copy overlaps with the network.) Small samples
+    have the numbers of many moves made at once, since seeding a generator costs more than drawing.
 
     Parameters
     ----------
@@ -94,12 +110,39 @@ class KeyedNoise:
             )
         names = sorted(x) if isinstance(x, dict) else [""]
         parts = [x[name] for name in names] if isinstance(x, dict) else [x]
-        generator = torch.Generator()
-        drawn: list[list[torch.Tensor]] = [[] for _ in parts]
-        for sample in self.samples:
-            generator.manual_seed(counter_seed("noise", self.seed, sample, self.step, stage))
-            for part, rows_of in zip(parts, drawn, strict=True):
-                dtype = part.dtype if part.dtype == torch.float64 else torch.float32
-                rows_of.append(torch.randn(part.shape[1:], generator=generator, dtype=dtype))
-        noise = [torch.stack(n).to(p, non_blocking=True) for n, p in zip(drawn, parts, strict=True)]
+        shapes = tuple(tuple(part.shape[1:]) for part in parts)
+        # Of how many moves the numbers are made at once: by the size of a row, not of the batch.
+        moves = max(1, _AT_ONCE // max(1, sum(map(math.prod, shapes))))
+        block, move = divmod(self.step, moves)
+        double = tuple(part.dtype == torch.float64 for part in parts)
+        drawn = _drawn(
+            self.seed, self.samples, block, stage, moves, shapes, double, parts[0].device
+        )
+        noise = [made[move].to(part, copy=True) for made, part in zip(drawn, parts, strict=True)]
         return dict(zip(names, noise, strict=True)) if isinstance(x, dict) else noise[0]
+
+
+_AT_ONCE = 2**13  # numbers of one sample
+
+
+@functools.lru_cache(maxsize=4)  # a move or two draw from each block before the next is made
+def _drawn(
+    seed: int,
+    samples: tuple[int, ...],
+    block: int,
+    stage: int,
+    moves: int,
+    shapes: tuple[tuple[int, ...], ...],
+    double: tuple[bool, ...],
+    device: torch.device,
+) -> list[torch.Tensor]:
+    """Draw what a block of moves needs, each part of shape ``(moves, b, *shape)``."""
+    drawn: list[list[torch.Tensor]] = [[] for _ in shapes]
+    generator = torch.Generator()
+    with torch.inference_mode(False), torch.no_grad():  # a later run may want gradients
+        for sample in samples:
+            generator.manual_seed(counter_seed("noise", seed, sample, block, stage))
+            for shape, wide, rows in zip(shapes, double, drawn, strict=True):
+                dtype = torch.float64 if wide else torch.float32
+                rows.append(torch.randn((moves, *shape), generator=generator, dtype=dtype))
+        return [torch.stack(rows, dim=1).to(device, non_blocking=True) for rows in drawn]

@@ -2,6 +2,9 @@
 
 Papers that put noise at 1 write ``s = 1 - t``. Densities named after them keep the paper's
 parameters, so that a published configuration can be typed in, and return our t.
+
+Longer than 400 lines because every published law stands here, beside the shifts that papers name in
+the same breath; each is short.
 """
 
 from __future__ import annotations

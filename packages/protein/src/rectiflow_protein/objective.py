@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 from rectiflow.flow import Flow
+from rectiflow.randomness import coin
+from rectiflow.states import settle
 from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
@@ -58,16 +60,15 @@ class BackboneObjective(nn.Module):
             generator=generator,
         )
         xt: Any = point.x
-        t, device = point.t, point.t.device
+        t = point.t
 
         given: dict[str, Any] = {
             "res_idx": batch["res_idx"],
             "diffuse_mask": diffuse_mask,
-            "res_mask": None if bool(res_mask.all()) else res_mask,
+            "res_mask": None if settle(res_mask.bool()) is True else res_mask,
         }
         trans_sc = None
-        draw = torch.rand((), generator=generator, device=device)
-        if bool(draw < self.self_condition):
+        if coin(self.self_condition, generator):
             with torch.no_grad():
                 first = self.network(xt, t, **given)["trans"]
             moving = diffuse_mask.unsqueeze(-1)

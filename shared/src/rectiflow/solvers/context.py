@@ -142,7 +142,8 @@ class Context(NamedTuple):
         if torch.compiler.is_compiling() and isinstance(start, Tensor):
             return memory  # the loop compiles straight runs only
         straight = (memory.stop == start) & ((stop > start) == (memory.stop > memory.start))
-        straight = settle(straight)
+        if isinstance(straight, Tensor):
+            straight = settle(straight)
         if not isinstance(straight, Tensor):
             return memory if straight else NOTHING
         values = {
@@ -151,22 +152,26 @@ class Context(NamedTuple):
         }
         return memory._replace(values=values)
 
+    def wants(self, name: str) -> bool:
+        """Tell whether later moves read a value of this name."""
+        return self.reads is None or name in self.reads
+
     def remember(self, start: Time, stop: Time, **left: State) -> Memory | None:
         """Return the memory after the move from ``start`` to ``stop``, which leaves these values.
 
         A value that a move does not leave is forgotten, so that no chain has a hole in it.
         """
-        if self.reads is None:
-            wanted = dict.fromkeys(left, _DEEPEST)
-        elif not self.reads:
+        if self.reads is not None and not self.reads:
             return None
-        else:
-            wanted = {name: self.reads[name] for name in left if name in self.reads}
-        deep = any(depth > 1 for depth in wanted.values())
-        past = self.past(start, stop) if deep else NOTHING
-        values = {
-            name: ((start, left[name]), *past.get(name))[:depth] for name, depth in wanted.items()
-        }
+        values: dict[str, tuple[tuple[Time, State], ...]] = {}
+        past = None
+        for name, value in left.items():
+            depth = _DEEPEST if self.reads is None else self.reads.get(name, 0)
+            if depth > 1:
+                past = self.past(start, stop) if past is None else past
+                values[name] = ((start, value), *past.get(name))[:depth]
+            elif depth:
+                values[name] = ((start, value),)
         return Memory(start, stop, values)
 
 

@@ -3,6 +3,8 @@
 They solve the linear part of the flow exactly and expand only the prediction of the network, in the
 half log-SNR ``lambda = log(a/b)``. Written for a path ``x_t = a x1 + b x0``; the data prediction is
 ``D = E[x1 | x_t]``, the noise prediction ``E = E[x0 | x_t]``, both read off the velocity.
+
+Longer than 400 lines because the methods are one family: they share the coefficients at the end.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from rectiflow.conversions import finite
 from rectiflow.grids import log_snr
 from rectiflow.paths import Linear, Path
 from rectiflow.plans import Plan, plan
@@ -60,9 +63,9 @@ class DDIM(Solver):
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         x, v = context.begin(field, x, start)
-        at = _Begun(x, v, self.path.data(v, x, start), ())
-        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
-        return _first_order(self.path, at, start, stop), left
+        data = {"data": self.path.data(v, x, start)} if context.wants("data") else {}
+        left = context.remember(start, stop, state=x, velocity=v, **data)
+        return combine(first_order(self.path, start, stop), (x, v)), left
 
 
 class _Begun(NamedTuple):
@@ -70,7 +73,6 @@ class _Begun(NamedTuple):
 
     x: State
     v: State
-    data: State
     past: tuple[tuple[Time, State], ...]
 
 
@@ -89,18 +91,17 @@ class _LogSNR(Solver):
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         x, v = context.begin(field, x, start)
-        at = _Begun(x, v, self.path.data(v, x, start), context.past(start, stop).get("data"))
-        left = context.remember(start, stop, state=x, velocity=v, data=at.data)
+        data = {"data": self.path.data(v, x, start)} if context.wants("data") else {}
+        left = context.remember(start, stop, state=x, velocity=v, **data)
         inside = _is_inside(self.path, start, stop)
         if inside is False:
-            return _first_order(self.path, at, start, stop), left
+            return combine(first_order(self.path, start, stop), (x, v)), left
+        at = _Begun(x, v, context.past(start, stop).get("data"))
         if inside is True:
             return self._inside(field, at, start, stop), left
         # Rows at the ends take part at made-up times, and are replaced.
-        safe = select(inside, start, 0.25), select(inside, stop, 0.75)
-        made_up = at._replace(data=self.path.data(v, x, safe[0]))
-        moved = self._inside(field, made_up, *safe)
-        return select(inside, moved, _first_order(self.path, at, start, stop)), left
+        moved = self._inside(field, at, select(inside, start, 0.25), select(inside, stop, 0.75))
+        return select(inside, moved, combine(first_order(self.path, start, stop), (x, v))), left
 
     @abstractmethod
     def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
@@ -131,8 +132,8 @@ class DPMSolver2(_LogSNR):
 
     def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
         middle, half, whole = _two_stages_of_noise(self.path, start, stop)
-        u = combine(half, (at.x, self.path.noise(at.v, at.x, start)))
-        return combine(whole, (at.x, self.path.noise(field(u, middle), u, middle)))
+        u = combine(half, (at.x, at.v))
+        return combine(whole, (at.x, u, field(u, middle)))
 
 
 @dataclass(frozen=True)
@@ -158,10 +159,9 @@ class DPMSolver3(_LogSNR):
 
     def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
         s1, s2, first, second, whole = _three_stages_of_noise(self.path, start, stop)
-        known = at.x, self.path.noise(at.v, at.x, start)
-        u1 = combine(first, known)
-        u2 = combine(second, (*known, self.path.noise(field(u1, s1), u1, s1)))
-        return combine(whole, (*known, self.path.noise(field(u2, s2), u2, s2)))
+        u1 = combine(first, (at.x, at.v))
+        u2 = combine(second, (at.x, at.v, u1, field(u1, s1)))
+        return combine(whole, (at.x, at.v, u2, field(u2, s2)))
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ class DPMSolverPP2S(_LogSNR):
 
     def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
         middle, half, whole = _two_stages_of_data(self.path, start, stop)
-        u = combine(half, (at.x, at.data))
-        return combine(whole, (at.x, self.path.data(field(u, middle), u, middle)))
+        u = combine(half, (at.x, at.v))
+        return combine(whole, (at.x, u, field(u, middle)))
 
 
 class _Multistep(_LogSNR):
@@ -216,7 +216,7 @@ class _Multistep(_LogSNR):
         past = at.past[: self.terms - 1]
         times = (start, stop, *(t for t, _ in past))
         weights = _past_data(self.path, self.curvature_weight, *times)
-        return combine(weights, (at.x, at.data, *(value for _, value in past)))
+        return combine(weights, (at.x, at.v, *(value for _, value in past)))
 
 
 @dataclass(frozen=True)
@@ -321,9 +321,13 @@ def fast_plan(evaluations: int, t_min: float, t_max: float, path: Path = _LINEAR
     return sum(others, start=first)
 
 
-def _first_order(path: Path, at: _Begun, start: Time, stop: Time) -> State:
+@of_times
+def first_order(path: Path, start: Any, stop: Any, kept: Any = 1.0) -> tuple[Time, Time]:
+    """Weights of x and v in ``a_t D_s + kept b_t E_s``."""
     a, b, *_ = path.coeffs(stop)
-    return combine((a, b), (at.data, path.noise(at.v, at.x, start)))
+    asked = "the velocity does not determine finite predictions of data and noise"
+    data_v, data_x, noise_v, noise_x = (finite(f, asked, start) for f in path.inverse(start))
+    return a * data_x + kept * b * noise_x, a * data_v + kept * b * noise_v
 
 
 @of_times
@@ -333,46 +337,70 @@ def _is_inside(path: Path, start: Any, stop: Any) -> bool | Tensor:
 
 @of_times
 def _two_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    """Return the middle, the weights of x and v there, and at the end of x, middle and its v."""
     lam = path.lam(start)
     h = path.lam(stop) - lam
     middle = path.t_of_lam(lam + h / 2)
-    return middle, _of_noise(path, start, middle, h / 2), _of_noise(path, start, stop, h)
+    of_x, of_noise = _of_noise(path, start, middle, h / 2)
+    half = _noise_read_off(path, start, of_noise)
+    whole, of_noise = _of_noise(path, start, stop, h)
+    return middle, (of_x + half[0], half[1]), (whole, *_noise_read_off(path, middle, of_noise))
 
 
 @of_times
 def _three_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    """Return two times between, and for each stage the weights of x, v, a later point and its v."""
     lam = path.lam(start)
     h = path.lam(stop) - lam
     s1, s2 = path.t_of_lam(lam + h / 3), path.t_of_lam(lam + 2 * h / 3)
 
-    def bent(t: Time, span: Time, weight: Time) -> tuple[Time, ...]:
-        """Weights of x, of the noise and of a later noise, the change of which bends the step."""
+    def bent(t: Time, span: Time, later: Time, weight: Time) -> tuple[Time, ...]:
+        """Bend the step by the change of the noise from the start to ``later``."""
         of_x, of_noise = _of_noise(path, start, t, span)
         bend = path.coeffs(t).b * weight
-        return of_x, of_noise + bend, -bend
+        first = _noise_read_off(path, start, of_noise + bend)
+        return (of_x + first[0], first[1], *_noise_read_off(path, later, -bend))
 
-    second = bent(s2, 2 * h / 3, 2 * _phi2(2 * h / 3))
-    return s1, s2, _of_noise(path, start, s1, h / 3), second, bent(stop, h, 1.5 * _phi2(h))
+    of_x, of_noise = _of_noise(path, start, s1, h / 3)
+    first = _noise_read_off(path, start, of_noise)
+    second = bent(s2, 2 * h / 3, s1, 2 * _phi2(2 * h / 3))
+    return s1, s2, (of_x + first[0], first[1]), second, bent(stop, h, s2, 1.5 * _phi2(h))
 
 
 @of_times
 def _two_stages_of_data(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
+    """As :func:`_two_stages_of_noise`."""
     lam = path.lam(start)
     h = path.lam(stop) - lam
     middle = path.t_of_lam(lam + h / 2)
-    return middle, _of_data(path, start, middle, h / 2), _of_data(path, start, stop, h)
+    of_x, of_data = _of_data(path, start, middle, h / 2)
+    half = _data_read_off(path, start, of_data)
+    whole, of_data = _of_data(path, start, stop, h)
+    return middle, (of_x + half[0], half[1]), (whole, *_data_read_off(path, middle, of_data))
 
 
 @of_times
 def _past_data(path: Path, curvature: float, start: Any, stop: Any, *past: Any) -> list[Time]:
-    """Weights of x, of the data prediction and of past ones, newest first."""
+    """Weights of x, of the velocity and of past data predictions, newest first."""
     lams = [path.lam(t) for t in (start, *past)]
     h = path.lam(stop) - lams[0]
     steps = [(later - earlier) / h for later, earlier in pairwise(lams)]
     known = [settle(_is_finite(lam)) for lam in lams[1:]]  # not at t = 0, nor where it is NaN
     a, b, *_ = path.coeffs(stop)
-    weights = by_length(known, lambda count: _expansion(h, steps[:count], curvature))
-    return [b / path.coeffs(start).b, *(a * w for w in weights)]
+    newest, *older = by_length(known, lambda count: _expansion(h, steps[:count], curvature))
+    of_x, of_v = _data_read_off(path, start, a * newest)
+    return [b / path.coeffs(start).b + of_x, of_v, *(a * w for w in older)]
+
+
+def _data_read_off(path: Path, t: Any, weight: Time) -> tuple[Time, Time]:
+    """Weights of point and velocity in the data prediction at t, times a weight."""
+    known = path.inverse(t)
+    return weight * known.data_x, weight * known.data_v
+
+
+def _noise_read_off(path: Path, t: Any, weight: Time) -> tuple[Time, Time]:
+    known = path.inverse(t)
+    return weight * known.noise_x, weight * known.noise_v
 
 
 def _expansion(h: Time, steps: list[Time], curvature: float) -> tuple[Time, ...]:

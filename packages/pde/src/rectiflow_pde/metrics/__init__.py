@@ -1,0 +1,1 @@
+"""What is measured of flows; the same code for truth and sample."""

@@ -1,0 +1,1 @@
+"""Solvers that the networks are trained on and checked against."""

@@ -1,0 +1,442 @@
+"""Flow past a cylinder in a channel: what is asked for, drawn at random or given, and solved."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from rectiflow_pde.data.captions import caption_of
+from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.meshing import Channel, mesh_channel, require_edges
+from rectiflow_pde.metrics.interpolation import interpolation
+from rectiflow_pde.metrics.shedding import Shedding, shedding
+from rectiflow_pde.solvers.navier_stokes import (
+    DivergedError,
+    FlowState,
+    NavierStokes,
+    require_viscosity,
+)
+from rectiflow_pde.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+log = logging.getLogger(__name__)
+
+VISCOSITY = 1e-3
+"""m²/s, of the MeshGraphNets data."""
+
+STROUHAL = 0.3
+"""About that of a cylinder in a channel that it fills by a quarter."""
+
+_LIMIT = 0.11  # step over (edge / speed) from which on it is unstable
+_RETRY, _RETRIES = 1.35, 6
+_ROUNDED = 0.03  # how far numbers of a caption, two digits each, may be from each other
+
+
+@dataclass(frozen=True)
+class CylinderFlow:
+    """A flow past a cylinder, as it is to be solved.
+
+    Attributes
+    ----------
+    channel : Channel
+    u_mean : float
+        Mean inflow in m/s; the profile is a parabola with the peak ``3/2 u_mean``.
+    viscosity : float
+        Kinematic, m²/s.
+    times : tuple of float
+        Of the frames, in seconds after the start from Stokes flow.
+    edge, far : float, optional
+        Lengths of edges in metres, see :func:`mesh_channel`.
+    step : float, optional
+        Time step in s; a stable one by default.
+    push : float
+        Acceleration across behind the cylinder until ``8 radius / u_mean``, in units of
+        ``u_mean² / diameter``: breaks the symmetry.
+
+    Raises
+    ------
+    ValueError
+        If a number is impossible, or the step would be unstable.
+    """
+
+    channel: Channel = field(default_factory=Channel)
+    u_mean: float = 1.0
+    viscosity: float = VISCOSITY
+    times: tuple[float, ...] = tuple(float(1.5 + 0.05 * i) for i in range(31))
+    edge: float | None = None
+    far: float | None = None
+    step: float | None = None
+    push: float = 0.3
+
+    def __post_init__(self) -> None:
+        require_viscosity(self.viscosity)
+        if not (math.isfinite(self.u_mean) and self.u_mean > 0):
+            raise ValueError(
+                f"the mean inflow must be positive, got {self.u_mean:g} m/s; the Reynolds number "
+                "is mean inflow times diameter over viscosity."
+            )
+        if not self.times or self.times[0] < 0 or (np.diff(self.times) <= 0).any():
+            raise ValueError(f"times must increase from 0 on, got {list(self.times)}.")
+        if self.edge is not None:
+            require_edges(self.channel, self.edge)
+        if self.step is not None and self.channel.radius:
+            edge = self.edge or 2 * math.pi * self.channel.radius / 28
+            stable = _LIMIT * edge / self.u_max
+            if not 0 < self.step <= stable:
+                raise ValueError(
+                    f"the time step {self.step:g} s is unstable: with edges of {edge:.3g} m and a "
+                    f"peak inflow of {self.u_max:.3g} m/s the largest stable one is {stable:.3g} "
+                    "s. Leave it out to have one chosen."
+                )
+
+    @property
+    def u_max(self) -> float:
+        """Peak of the inflow in m/s."""
+        return 1.5 * self.u_mean
+
+    @property
+    def diameter(self) -> float:
+        """In metres."""
+        return 2 * self.channel.radius
+
+    @property
+    def reynolds(self) -> float:
+        """Mean inflow times diameter over viscosity."""
+        return self.u_mean * self.diameter / self.viscosity
+
+    def inflow(self, y: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+        """Velocity of the inflow at heights."""
+        height = self.channel.height
+        return 4 * self.u_max * y * (height - y) / height**2
+
+    def mesh(self) -> Mesh:
+        """Triangulate its channel."""
+        return mesh_channel(self.channel, self.edge, self.far)
+
+    def warnings(self) -> list[str]:
+        """Tell what is possible but hardly meant."""
+        steps = np.diff(self.times)
+        if not len(steps) or not self.channel.radius or self.reynolds < 45:
+            return []
+        period = self.diameter / (STROUHAL * self.u_mean)
+        if steps.max() <= period / 4:
+            return []
+        return [
+            f"frames {steps.max():.3g} s apart are {steps.max() / period:.2f} of the shedding "
+            f"period of about {period:.3g} s: its frequency will be aliased or cannot be told; "
+            f"frames at most {period / 4:.2g} s apart show it."
+        ]
+
+
+def reynolds_of(
+    radius: float, *, u_mean: float | None, viscosity: float | None, reynolds: float | None
+) -> tuple[float, float]:
+    """Complete mean inflow and viscosity from two of three numbers.
+
+    Returns
+    -------
+    tuple of float
+        Mean inflow in m/s and viscosity in m²/s; 1e-3 where not told.
+
+    Raises
+    ------
+    ValueError
+        If the numbers contradict each other or are impossible.
+    """
+    if reynolds is not None and not (math.isfinite(reynolds) and reynolds > 0):
+        raise ValueError(f"the Reynolds number must be positive, got {reynolds:g}.")
+    diameter = 2 * radius
+    if reynolds is None:
+        return (1.0 if u_mean is None else u_mean), viscosity or VISCOSITY
+    if u_mean is None:
+        viscosity = VISCOSITY if viscosity is None else viscosity
+        require_viscosity(viscosity)
+        return reynolds * viscosity / diameter, viscosity
+    implied = u_mean * diameter / (VISCOSITY if viscosity is None else viscosity)
+    if abs(implied - reynolds) > _ROUNDED * reynolds:
+        known = f"a viscosity of {VISCOSITY if viscosity is None else viscosity:g} m²/s"
+        raise ValueError(
+            f"radius {radius:g} m, mean inflow {u_mean:g} m/s and {known} make a Reynolds number "
+            f"of {implied:.4g}, got {reynolds:g}; leave one of them out, or give the viscosity "
+            f"{u_mean * diameter / reynolds:.4g} m²/s."
+        )
+    return u_mean, viscosity or VISCOSITY
+
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class CylinderRanges:
+    """What flows are drawn from; a range of one value is that value.
+
+    The Reynolds number is drawn by its logarithm, the rest evenly. A draw whose mean inflow is
+    outside its range, or whose cylinder does not fit, is drawn again.
+
+    Attributes
+    ----------
+    reynolds : tuple of float, optional
+        None derives it from the mean inflow.
+    radius, centre_x, centre_y : tuple of float
+        Metres.
+    u_mean : tuple of float, optional
+        Mean inflow in m/s, which the Reynolds number gives: what limits it; None for no limit.
+    viscosity : float
+        m²/s.
+    """
+
+    reynolds: Range | None = (25.0, 190.0)
+    radius: Range = (0.03, 0.065)
+    centre_x: Range = (0.22, 0.45)
+    centre_y: Range = (0.145, 0.265)
+    u_mean: Range | None = (0.25, 1.7)
+    viscosity: float = VISCOSITY
+
+    @classmethod
+    def of(cls, **given: object) -> CylinderRanges:
+        """Return the usual ranges but for those given; Reynolds number and inflow as one of them.
+
+        Raises
+        ------
+        ValueError
+            If a Reynolds number or an inflow is not positive.
+        """
+        for name in ("reynolds", "u_mean"):
+            low, _ = given.get(name) or (1.0, 1.0)  # type: ignore[misc]
+            if not low > 0:
+                said = {"reynolds": "Reynolds number", "u_mean": "mean inflow"}[name]
+                raise ValueError(f"the {said} must be positive, got {low:g}.")
+        if "reynolds" in given:
+            given.setdefault("u_mean", None)
+        elif "u_mean" in given:
+            given["reynolds"] = None
+        return cls(**given)  # type: ignore[arg-type]
+
+    def draw(
+        self,
+        generator: torch.Generator,
+        times: Sequence[float],
+        *,
+        edge: float | None = None,
+        step: float | None = None,
+    ) -> CylinderFlow:
+        """Draw one flow with the edges of its mesh and its push.
+
+        Raises
+        ------
+        ValueError
+            If hardly any draw is possible, or a cylinder that is not drawn is outside.
+        """
+        ranges = (self.radius, self.centre_x, self.centre_y)
+        is_fixed = all(a == b for a, b in ranges)
+        for _ in range(1000):
+            share = torch.rand(8, generator=generator, dtype=torch.float64).tolist()
+            radius, x, y = (a + s * (b - a) for (a, b), s in zip(ranges, share[1:4], strict=True))
+            u_mean = self._inflow(share[0], radius)
+            try:
+                channel = Channel(radius, (x, y))
+            except ValueError:
+                if is_fixed:
+                    raise
+                continue
+            if u_mean is None or (channel.gap < 0.3 * radius and not is_fixed):
+                continue
+            sign = 1 if share[7] < 0.5 else -1
+            return CylinderFlow(
+                channel,
+                u_mean,
+                self.viscosity,
+                tuple(times),
+                edge=2 * math.pi * radius / (24 + 4 * share[4]) if edge is None else edge,
+                far=0.036 + 0.010 * share[5],
+                step=step,
+                push=sign * (0.2 + 0.4 * share[6]),
+            )
+        raise ValueError(
+            f"hardly any flow is within {self}; mean inflow is Reynolds number times viscosity "
+            "over diameter. Widen a range."
+        )
+
+    def _inflow(self, share: float, radius: float) -> float | None:
+        """Mean inflow of a draw; None if it is outside its range."""
+        if self.reynolds is None:
+            assert self.u_mean is not None
+            return self.u_mean[0] + share * (self.u_mean[1] - self.u_mean[0])
+        low, high = map(math.log, self.reynolds)
+        found = math.exp(low + share * (high - low)) * self.viscosity / (2 * radius)
+        low, high = self.u_mean or (0.0, math.inf)
+        return found if low * (1 - _ROUNDED) <= found <= high * (1 + _ROUNDED) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """A trajectory, and what is known of it only here.
+
+    Attributes
+    ----------
+    trajectory : Trajectory
+    shedding : Shedding
+        Of the lift at every time step of the window.
+    regime : str
+    """
+
+    trajectory: Trajectory
+    shedding: Shedding
+    regime: str
+
+
+def solve_cylinder(flow: CylinderFlow) -> Solved:
+    """Solve a flow from Stokes flow on, with a push that starts the shedding.
+
+    A step that turns out unstable is made shorter, up to six times.
+    """
+    mesh = flow.mesh()
+    solver = NavierStokes(mesh, flow.viscosity, flow.inflow)
+    step = solver.stable_step() if flow.step is None else flow.step
+    started = time.perf_counter()
+    for attempt in range(_RETRIES):
+        try:
+            frames, history = _run(flow, solver, step)
+            break
+        except DivergedError:
+            if attempt == _RETRIES - 1:
+                raise
+            step /= _RETRY
+            log.info("repeating with a time step of %.3g s", step)
+    log.info("%d nodes in %.1f s", mesh.n_nodes, time.perf_counter() - started)
+    return _told(flow, mesh, frames, history)
+
+
+def solve_flow(
+    mesh: Mesh | Channel,
+    parameters: Mapping[str, float],
+    times: Sequence[float],
+    *,
+    initial: Float[np.ndarray, "2 n"] | None = None,
+) -> Trajectory:
+    """Solve a flow on a mesh of one's own, such as to check a generated one.
+
+    Parameters
+    ----------
+    mesh : Mesh or Channel
+        A channel is meshed with the usual edges.
+    parameters : mapping
+        ``u_mean`` in m/s and ``viscosity`` in m²/s; whatever else is kept.
+    times : sequence of float
+        Of the frames, in seconds; the first is the start's.
+    initial : ndarray, shape (2, n), optional
+        Velocities at the nodes to start from; made free of divergence. By default Stokes flow.
+
+    Returns
+    -------
+    Trajectory
+        With the pressure of a first frame taken after one thousandth of the first interval, since
+        pressure is not part of a start.
+
+    Raises
+    ------
+    ValueError
+        If the mesh has no inflow or outflow, or the viscosity is not positive.
+    """
+    mesh = mesh_channel(mesh) if isinstance(mesh, Channel) else mesh
+    bottom, height = float(mesh.points[:, 1].min()), float(np.ptp(mesh.points[:, 1]))
+    peak = 1.5 * parameters["u_mean"]
+
+    def inflow(y: np.ndarray) -> np.ndarray:
+        return 4 * peak * (y - bottom) * (bottom + height - y) / height**2
+
+    solver = NavierStokes(mesh, parameters["viscosity"], inflow)
+    times = np.asarray(times, np.float64)
+    start = solver.stokes() if initial is None else solver.start_from(initial)
+    start = replace(start, time=float(times[0]))
+    step = solver.stable_step()
+    for attempt in range(_RETRIES):
+        try:
+            frames = [start]
+            frames += _at(solver.run(start, times[1:].tolist(), step=step), times[1:])
+            break
+        except DivergedError:
+            if attempt == _RETRIES - 1:
+                raise
+            step /= _RETRY
+    if initial is not None and len(times) > 1:
+        after = next(solver.run(start, [times[0] + 1e-3 * (times[1] - times[0])]))
+        frames[0] = replace(start, pressure=after.pressure)
+    return Trajectory(mesh, times, _fields(frames, mesh.n_nodes), dict(parameters))
+
+
+def _at(states: object, times: Sequence[float]) -> list[FlowState]:
+    """States at times, of all."""
+    wanted = set(np.asarray(times).tolist())
+    return [state for state in states if state.time in wanted]  # type: ignore[attr-defined]
+
+
+def _run(
+    flow: CylinderFlow, solver: NavierStokes, step: float
+) -> tuple[list[FlowState], Float[np.ndarray, "s 4"]]:
+    """States at the frames; and time, drag, lift and velocity across behind, at every step."""
+    (cx, cy), r = flow.channel.centre, flow.channel.radius
+    places = solver.space.places
+    away = (places[:, 0] - cx - 2 * r) ** 2 + (places[:, 1] - cy) ** 2
+    push = flow.push * flow.u_mean**2 / flow.diameter * np.exp(-away / r**2)
+    body = np.stack([np.zeros_like(push), push])
+    until = 8 * r / flow.u_mean
+    probe = interpolation(solver.space.mesh, np.array([[cx + r + 1.5 * flow.diameter, cy]]))
+    start = solver.stokes()
+    frames = [start] if flow.times[0] == 0 else []
+    history = []
+    wanted = [t for t in flow.times if t > 0]
+    for state in solver.run(start, wanted, step=step, force=lambda t: body if t < until else None):
+        across = float(probe(state.velocity[1, : solver.space.mesh.n_nodes])[0])
+        history.append((state.time, *state.force, across))
+        if state.time == flow.times[len(frames)]:
+            frames.append(state)
+    return frames, np.array(history)
+
+
+def _fields(frames: Sequence[FlowState], n: int) -> dict[str, Float[np.ndarray, "f n"]]:
+    u = np.stack([state.velocity[:, :n] for state in frames]).astype(np.float32)
+    p = np.stack([state.pressure for state in frames]).astype(np.float32)
+    return {"u": u[:, 0], "v": u[:, 1], "p": p}
+
+
+def _told(
+    flow: CylinderFlow, mesh: Mesh, frames: Sequence[FlowState], history: np.ndarray
+) -> Solved:
+    """Measure the wake over the window of the frames, and describe the flow."""
+    window = history[history[:, 0] >= flow.times[0]]
+    scale = flow.u_mean
+    even = np.linspace(window[0, 0], window[-1, 0], 400)
+    lift, across = (np.interp(even, window[:, 0], window[:, i]) for i in (2, 3))
+    coefficient = 2 / (flow.u_mean**2 * flow.diameter)
+    by_lift = shedding(even, lift * coefficient, reynolds=flow.reynolds)
+    regime = shedding(even, across, scale=scale, reynolds=flow.reynolds).regime
+    parameters = {
+        "reynolds": flow.reynolds,
+        "radius": flow.channel.radius,
+        "centre_x": flow.channel.centre[0],
+        "centre_y": flow.channel.centre[1],
+        "u_mean": flow.u_mean,
+        "viscosity": flow.viscosity,
+        "density": 1.0,
+        "length": flow.channel.length,
+        "height": flow.channel.height,
+        "cd_mean": float(coefficient * window[:, 1].mean()),
+        "cl_amplitude": float(np.ptp(coefficient * window[:, 2]) / 2),
+    }
+    if by_lift.frequency is not None and regime != "steady":
+        parameters["frequency"] = by_lift.frequency
+        parameters["strouhal"] = by_lift.frequency * flow.diameter / flow.u_mean
+    caption = caption_of(parameters, regime)
+    times = np.array(flow.times)
+    fields = _fields(frames, mesh.n_nodes)
+    return Solved(Trajectory(mesh, times, fields, parameters, caption), by_lift, regime)
