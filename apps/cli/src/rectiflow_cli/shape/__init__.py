@@ -13,5 +13,6 @@ VERBS = {
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and shape for reflow."),
     "convert": Verb(f"{__name__}.convert", "Convert TripoSG's checkpoints to ours and back."),
     "prepare": Verb(f"{__name__}.prepare", "Turn meshes into shards of samples."),
+    "repair": Verb(f"{__name__}.repair", "Write a watertight copy of a mesh."),
     "check": Verb(f"{__name__}.check", "Say what is wrong with meshes, and certify them."),
 }

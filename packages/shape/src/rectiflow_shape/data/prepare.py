@@ -196,7 +196,6 @@ def _sampled(
         views = [render(whole, camera, samples.pixels).colour for camera in cameras]
         record["views"] = torch.stack(views).permute(0, 3, 1, 2).contiguous()
         record["cameras"] = torch.tensor([camera.numbers for camera in cameras])
-    sheets = 0.0 if distance.sheets is None else distance.sheets.areas.sum()
     row = {
         "name": entry.name,
         "source": _source(entry),
@@ -207,10 +206,11 @@ def _sampled(
         "faces": len(mesh.faces),
         "parts": report.parts,
         "confidence": distance.confidence(),
-        "sheets": float(sheets / distance.area),
+        "sheets": distance.sheet_share,
         "scale": placement.scale,
         "digest": hashlib.sha256(record["vertices"].numpy().tobytes()).hexdigest(),
         "line": entry.line,
+        "mended": report.mended,
     }
     return record, row
 
@@ -236,7 +236,7 @@ def _finish(found: Extracted, fractions: Mapping[str, float], seed: int) -> Kept
     found.rejected.sort(key=lambda refusal: (refusal["line"], refusal["file"]))
     counts = {
         "classes": len({row["class"] for row in rows}),
-        "repaired": sum(bool(row["repairs"]) for row in rows),
+        "repaired": sum(row["mended"] for row in rows),
         "unsure": sum(row["confidence"] < SURE for row in rows),
     }
     return Kept(kept, counts)

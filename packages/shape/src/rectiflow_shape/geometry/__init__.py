@@ -10,12 +10,14 @@ from rectiflow_shape.geometry.extract import BOX, Extraction, extract
 from rectiflow_shape.geometry.mesh import HALF_EXTENT, Mesh, Placement, normalise
 from rectiflow_shape.geometry.repair import RepairReport, orient, repair
 from rectiflow_shape.geometry.sampling import around, farthest_points, near_surface, surface_points
+from rectiflow_shape.geometry.watertight import Conversion, watertight
 
 __all__ = [
     "BOX",
     "HALF_EXTENT",
     "SURE",
     "Certificate",
+    "Conversion",
     "Extraction",
     "Mesh",
     "Placement",
@@ -32,4 +34,5 @@ __all__ = [
     "orient",
     "repair",
     "surface_points",
+    "watertight",
 ]

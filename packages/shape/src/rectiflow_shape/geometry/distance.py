@@ -52,8 +52,8 @@ class SignedDistance:
     ----------
     boundary : Mesh
         The surface of the inside, as a soup of triangles; sheets are not of it.
-    sheets : Mesh or None
-        Parts without an inside.
+    sheet_share : float
+        Share of the area that is of parts without an inside.
 
     Raises
     ------
@@ -77,7 +77,7 @@ class SignedDistance:
         self._thickness = thickness / self._scale
         outside, inside = sides(whole.triangles, winding(whole))
         is_sheet = _sheets(whole, outside, inside)
-        self.sheets = whole.of_faces(is_sheet) if is_sheet.any() else None
+        self._sheets = whole.of_faces(is_sheet) if is_sheet.any() else None
         self._solid = None
         sure, unsure = 0.0, float(whole.areas[is_sheet].sum())
         if not is_sheet.all():
@@ -93,7 +93,7 @@ class SignedDistance:
                 self._solid = soup(triangles[~hidden])
         self._confidence = float(sure / (sure + unsure)) if sure + unsure else 0.0
         self._trees = {}
-        for name, part in (("solid", self._solid), ("sheets", self.sheets)):
+        for name, part in (("solid", self._solid), ("sheets", self._sheets)):
             if part is not None:
                 self._trees[name] = igl.AABB()
                 self._trees[name].init(part.vertices, part.faces)
@@ -101,15 +101,17 @@ class SignedDistance:
     @property
     def boundary(self) -> Mesh:
         """The surface of the inside, in the mesh's place."""
-        found = self._solid or self.sheets
+        found = self._solid or self._sheets
         assert found is not None
         return Mesh(self._to_unit.back(found.vertices), found.faces)
 
     @property
-    def area(self) -> float:
-        """The area of the surface of the inside, sheets counted once."""
-        parts = (self._solid, self.sheets)
-        return self._scale**2 * float(sum(p.areas.sum() for p in parts if p is not None))
+    def sheet_share(self) -> float:
+        """Share of the area that is of parts without an inside."""
+        solid, sheets = (
+            0.0 if part is None else float(part.areas.sum()) for part in (self._solid, self._sheets)
+        )
+        return sheets / ((solid + sheets) or 1.0)
 
     def confidence(self) -> float:
         """Return how sure the sign is: the share of the outer area with a clear in and outside.
@@ -148,8 +150,8 @@ class SignedDistance:
             float64, in the mesh's units; normals look outward.
         """
         soups = [] if self._solid is None else [self._solid.triangles]
-        if self.sheets is not None:
-            flat, lift = self.sheets.triangles, self.sheets.crosses
+        if self._sheets is not None:
+            flat, lift = self._sheets.triangles, self._sheets.crosses
             lift = self._thickness * lift / np.linalg.norm(lift, axis=1, keepdims=True)
             soups += [flat + lift[:, None], flat[:, ::-1] - lift[:, None]]
         whole = soup(np.concatenate(soups))
@@ -170,9 +172,9 @@ class SignedDistance:
                 self._solid.vertices, self._solid.faces, points
             )
             values = np.where(self._winding(points) > 0.5, -1, 1) * np.sqrt(squares)
-        if self.sheets is not None:
+        if self._sheets is not None:
             squares, _, there = self._trees["sheets"].squared_distance(
-                self.sheets.vertices, self.sheets.faces, points
+                self._sheets.vertices, self._sheets.faces, points
             )
             distance = np.sqrt(squares) - self._thickness
             nearer = distance < values

@@ -78,6 +78,11 @@ class RepairReport:
     flat: bool = False
     notes: tuple[str, ...] = ()
 
+    @property
+    def mended(self) -> bool:
+        """Whether faces were dropped or turned."""
+        return any((self.nonfinite, self.degenerate, self.duplicates, self.turned))
+
     def sentences(self) -> list[str]:
         """Say all of it that is not as it should be."""
         said = (

@@ -28,10 +28,10 @@ def parse_obj(content: bytes, path: Path) -> Parsed:
                 if len(words) < 3:
                     raise ValueError("a vertex with fewer than 3 numbers")
             elif kind == "f":
-                polygon = [int(word.partition("/")[0]) for word in words]
-                polygon = [k - 1 if k > 0 else k + len(vertices) for k in polygon]
-                if len(polygon) < 3 or not min(polygon) >= 0:
-                    raise ValueError("a face with fewer than 3 corners, or an index 0 or before 1")
+                told = [int(word.partition("/")[0]) for word in words]
+                polygon = [k - 1 if k > 0 else k + len(vertices) for k in told]
+                if len(polygon) < 3 or 0 in told or min(polygon) < 0:
+                    raise ValueError("a face of fewer than 3 corners, or an index before the first")
                 polygons.append(polygon)
             elif kind in _OTHERS:
                 left_out[_OTHERS[kind]] += 1
