@@ -11,7 +11,7 @@ from rectiflow.integrate import integrate, plan
 from rectiflow.solvers import Euler
 from rectiflow_shape.networks import TripoSGDiT
 from rectiflow_shape.networks.dit import sinusoid
-from rectiflow_shape.weights import _DIT, _sizes, dit_from_official, to_official
+from rectiflow_shape.weights import dit_from_official, expected, to_official
 
 sys.path.insert(0, str(Path(__file__).parent))
 from triposg_golden import Recorder, cases, draw_weights, rms
@@ -24,9 +24,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def official(case):
-    with torch.device("meta"):
-        empty = TripoSGDiT(**_sizes(case.about["config"], _DIT))
-    return draw_weights(case.about, {k: v.shape for k, v in to_official(empty).items()})
+    return draw_weights(case.about, expected(case.about["config"], is_vae=False))
 
 
 @pytest.fixture(scope="module")

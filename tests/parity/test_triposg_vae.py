@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from rectiflow_shape.networks import Posterior, TripoSGVae
-from rectiflow_shape.weights import _VAE, _sizes, to_official, vae_from_official
+from rectiflow_shape.weights import expected, to_official, vae_from_official
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,9 +22,7 @@ def case(request):
 
 @pytest.fixture(scope="module")
 def official(case):
-    with torch.device("meta"):
-        empty = TripoSGVae(**_sizes(case.about["config"], _VAE))
-    return draw_weights(case.about, {k: v.shape for k, v in to_official(empty).items()})
+    return draw_weights(case.about, expected(case.about["config"], is_vae=True))
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rectiflow.grids import shifted
 from rectiflow.integrate import Moved, integrate, plan
@@ -14,7 +16,8 @@ from torch import Tensor
 
 from rectiflow_shape.data.conditions import short_caption
 from rectiflow_shape.flow import Condition, guided_field
-from rectiflow_shape.geometry import Extraction, extract
+from rectiflow_shape.geometry import Extraction, Mesh, extract
+from rectiflow_shape.geometry.topology import components
 from rectiflow_shape.mosaic import MosaicField
 from rectiflow_shape.networks.mosaic import MosaicTransformer
 from rectiflow_shape.networks.vae import QUERY_CHUNK, TripoSGVae
@@ -22,6 +25,9 @@ from rectiflow_shape.networks.vae import QUERY_CHUNK, TripoSGVae
 if TYPE_CHECKING:
     from rectiflow_shape.pipeline import ShapePipeline
     from rectiflow_shape.request import Asked, Options
+
+CRUMB = 1e-3
+"""Share of the area below which a component of a generated mosaic is dropped."""
 
 Tick = Callable[[float, float], None]
 """Called with what is done and all there is to do."""
@@ -120,7 +126,8 @@ class Sampler:
         depth = int(self.options.depth or 7)
         if self.is_mosaic:
             field = MosaicField(self.network.mosaic(tokens))
-            return extract(field.inside_positive, depth=depth, device=self.device)
+            found = extract(field.inside_positive, depth=depth, device=self.device)
+            return replace(found, mesh=without_crumbs(found.mesh))
         with self.only("vae"):
             return latent_surface(self.pipe.vae, tokens, depth, self.pipe.dtype)
 
@@ -136,6 +143,14 @@ class Sampler:
             for part in parts.values():
                 part.to("cpu")
             parts["network"].to(self.device)
+
+
+def without_crumbs(mesh: Mesh, share: float = CRUMB) -> Mesh:
+    """Drop components with less than a share of the area, which grids that disagree leave."""
+    parts = components(mesh.faces)
+    areas = np.bincount(parts, mesh.areas)
+    kept = areas >= min(share * areas.sum(), areas.max())
+    return mesh.of_faces(kept[parts])
 
 
 def latent_surface(

@@ -66,6 +66,14 @@ def vae_from_official(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
     return _filled(TripoSGVae, _sizes(config, _VAE), tensors)
 
 
+def expected(config: Mapping[str, Any], is_vae: bool) -> dict[str, torch.Size]:
+    """Return the official names and shapes that a network of an official config has."""
+    sizes = _sizes(config, _VAE if is_vae else _DIT)
+    with torch.device("meta"):
+        empty = TripoSGVae(**sizes) if is_vae else TripoSGDiT(**sizes)
+    return {name: value.shape for name, value in to_official(empty).items()}
+
+
 def to_official(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's tensors under the official names, with the rows in their order."""
     heads, found = int(network.config["heads"]), {}  # type: ignore[index, arg-type]
