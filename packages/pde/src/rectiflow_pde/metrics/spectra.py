@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +19,10 @@ def energy_spectrum(*components: Float[np.ndarray, "*f n n"]) -> Float[np.ndarra
 
     Parameters
     ----------
-    *components : ndarray, shape (..., n, n) or (..., n)
-        Of a velocity, on an even periodic grid. One axis if the array has one.
+    *components : ndarray, shape (..., n, n)
+        Of a velocity, on an even periodic grid.
     """
-    axes = tuple(range(-min(components[0].ndim, 2), 0))
-    return _spectrum(components, axes)
+    return _spectrum(components, (-2, -1))
 
 
 def energy_spectrum_1d(*components: Float[np.ndarray, "*f n"]) -> Float[np.ndarray, "*f k"]:
@@ -52,7 +52,7 @@ def log_ratio(
     k = np.arange(1, len(true))
     edges = np.geomspace(1, len(true), bands + 1)
     found = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (k >= low) & (k < high)
         a, b = pred[1:][inside].sum(), true[1:][inside].sum()
         found.append(np.log(a / b) if a > 0 and b > 0 else np.nan)
