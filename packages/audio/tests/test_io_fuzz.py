@@ -70,7 +70,8 @@ def test_damaged_sounds_raise_what_is_documented(tmp_path: Path, count: int) -> 
         try:
             samples = read_audio(path).samples
             assert np.isfinite(samples).all()
-            assert sound_info(path).samples == samples.shape[1]
+            more = sound_info(path).samples - samples.shape[1]  # the tag counts its own frame
+            assert 0 <= more <= (1152 if suffix == "mp3" else 0)
             assert sum(block.shape[1] for block in stream_blocks(path)) == samples.shape[1]
             read += 1
         except AudioFileError as error:

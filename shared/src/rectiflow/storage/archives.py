@@ -16,6 +16,14 @@ from torch import Tensor
 from rectiflow.storage.faults import CheckpointError
 
 
+def is_archive(path: Path | str) -> bool:
+    """Tell whether a file is a zip, also one whose end is damaged."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return True
+
+
 def require_archive(path: Path | str) -> None:
     """Refuse a zip that torch did not write, before anything in it is unfolded.
 

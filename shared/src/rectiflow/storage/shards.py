@@ -360,7 +360,8 @@ def _require_manifest(manifest: Mapping[str, Any]) -> None:
     for name, told in manifest["arrays"].items():
         if type(told["ragged"]) is not bool or not hasattr(torch, told["dtype"]):
             raise ValueError(f"array {name!r}")
-        list(map(int, told["shape"]))
+        if not all(type(size) is int and size >= 0 for size in told["shape"]):
+            raise ValueError(f"shape of array {name!r}")
     settings = (manifest["metadata"], manifest["progress"])
     if manifest["records"] != total or not all(isinstance(each, dict) for each in settings):
         raise ValueError(f"{manifest['records']!r} records")

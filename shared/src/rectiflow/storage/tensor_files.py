@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rectiflow.storage.archives import read_inert, require_archive
+from rectiflow.storage.archives import is_archive, read_inert, require_archive
 from rectiflow.storage.faults import CheckpointError
 
 __all__ = ["CheckpointError", "ForeignObjectError", "load_tensors", "read_torch"]
@@ -83,16 +82,16 @@ def read_torch(path: Path | str) -> Any:
     CheckpointError
         When it is damaged or no such file, or holds objects besides tensors and plain values.
     """
-    is_archive = zipfile.is_zipfile(path)
-    if is_archive:
+    zipped = is_archive(path)
+    if zipped:
         require_archive(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         raise ForeignObjectError(
             path,
             "holds objects besides tensors"
-            if is_archive
+            if zipped
             else "is neither a torch archive nor a plain old-style checkpoint",
         ) from error
     except Exception as error:  # whatever torch makes of damage, it is the file's
@@ -110,7 +109,7 @@ def _read_torch(path: Path) -> Any:
     try:
         return read_torch(path)
     except ForeignObjectError:
-        if not zipfile.is_zipfile(path):
+        if not is_archive(path):
             raise
         log.info("%s holds objects besides tensors; they are left out", path)
         return read_inert(path)

@@ -124,7 +124,7 @@ class SoundInfo:
 
 
 def sound_info(path: str | Path) -> SoundInfo:
-    """Read the header of a sound file.
+    """Read the header of a sound file; that of a damaged MP3 may count a frame too many.
 
     Raises
     ------
