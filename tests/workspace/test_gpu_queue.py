@@ -28,7 +28,7 @@ class Absent(importlib.abc.MetaPathFinder):
         while "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         if frame.f_globals["__name__"].partition(".")[0] in (
-            "rectiflow", "rectiflow_protein", "rectiflow_audio"
+            "rectiflow", "rectiflow_protein", "rectiflow_audio", "rectiflow_pde"
         ):
             raise ModuleNotFoundError(name + " is not on a bare machine", name=name)
 sys.meta_path.insert(0, Absent())
@@ -121,7 +121,8 @@ def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(QUEUE.glob("*.py")), ids=lambda path: path.stem)
 def test_entries_import_what_a_bare_machine_has(path):
-    there = {"torch", "numpy", "safetensors", "rectiflow", "rectiflow_protein", "rectiflow_audio"}
+    domains = {"rectiflow_protein", "rectiflow_audio", "rectiflow_pde"}
+    there = {"torch", "numpy", "safetensors", "rectiflow", *domains}
     own = {path.stem for path in QUEUE.glob("*.py")}
     tree = ast.parse(path.read_text())
     names = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}

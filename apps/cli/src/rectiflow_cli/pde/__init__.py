@@ -5,4 +5,8 @@ from rectiflow_cli.domains import Verb
 VERBS = {
     "solve": Verb(f"{__name__}.solve", "Solve flows with a reference solver, into shards."),
     "prepare": Verb(f"{__name__}.prepare", "Turn flows of other solvers into shards."),
+    "simulate": Verb(f"{__name__}.simulate", "Simulate flows from words or a first frame."),
+    "eval": Verb(f"{__name__}.eval", "Measure simulations against solved flows."),
+    "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and latents, for reflow."),
+    "convert": Verb(f"{__name__}.convert", "Convert the authors' checkpoints."),
 }

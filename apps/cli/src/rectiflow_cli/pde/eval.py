@@ -1,0 +1,68 @@
+"""``rectiflow pde eval``: simulations from true first frames, against the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from rectiflow import commands
+from rectiflow.commands import Measured, Parser, positive, table
+
+from rectiflow_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rectiflow.evaluation import Evaluation
+
+
+class Eval(commands.Evaluate):
+    """Measure simulations from the first frames of solved flows, beside guesses without physics.
+
+    The frame that is given does not count.
+    """
+
+    domain = "pde"
+    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    examples = (
+        "SHARDS",
+        "SHARDS --weights small --steps 1 5 25 -o measured",
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add the flows, and what is compared."""
+        add = parser.group("flows")
+        add("shards", metavar="SHARDS", help="Prepared flows.")
+        add("--split", default="test", help="Which of them.")
+        add("--num", type=positive, help="At most so many of them.")
+        add("--frames", type=positive, default=24, help="Of each, the given first one included.")
+        add = parser.group("sampling")
+        add("--steps", type=positive, nargs="+", help="Network calls; several are compared.")
+
+    def measure(self, args: Any, progress: Callable[[float, float], None]) -> Measured:
+        """Simulate, measure, and draw the errors over time."""
+        from rectiflow_pde.data.datamodule import flows_of
+        from rectiflow_pde.evaluation import Guess, by_pipeline, evaluate, persistence, time_mean
+
+        flows = flows_of(args.shards, args.split)[: args.num]
+        if not flows:
+            raise UsageError(f"{args.shards} has no flow in its {args.split} split.")
+        guesses = [Guess("persistence", persistence), Guess("time mean", time_mean)]
+        if args.weights is not None:
+            pipe = self.load(args)
+            args.frames = min(args.frames, pipe.settings.frames)
+            for steps in args.steps or [pipe.settings.steps]:
+                guesses.append(by_pipeline(pipe, steps=steps, seed=args.seed))
+        named = {f"{args.split}_{i:04d}": flow for i, flow in enumerate(flows)}
+        found = evaluate(named, guesses, frames=args.frames, progress=progress)
+        return Measured(found, {"frames": args.frames, "split": args.split})
+
+    def tell(self, found: Evaluation) -> str:
+        """Return the means by method and kind of flow."""
+        rows = [
+            {"method": method, "flows": kind, **values}
+            for method, groups in found.summary.items()
+            for kind, values in groups.items()
+        ]
+        return table(rows)
+
+
+main = Eval()

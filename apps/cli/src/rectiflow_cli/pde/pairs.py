@@ -1,0 +1,59 @@
+"""``rectiflow pde pairs``: what reflow trains on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rectiflow import commands
+from rectiflow.commands import Candidates, Parser, positive
+
+from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.simulate import SOLVERS, make_solver
+
+
+class Pairs(commands.Pairs):
+    """Sample pairs of noise and latents with a trained network, told flows of a data set."""
+
+    domain = "pde"
+    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    examples = ("SHARDS --weights runs/pde -o pairs", "SHARDS --weights runs/pde --real -o pairs")
+    takes = "Prepared flows, whose numbers and first frames the network is told."
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add how the pairs are sampled."""
+        add = parser.group("sampling")
+        add("--steps", type=positive, default=50, help="Of the solver.")
+        add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+        add("--guidance", type=float, help="Goes into the pairs; the checkpoint's own if absent.")
+
+    def candidates(self, args: Any, pipe: Any) -> Candidates:
+        """Return what makes the pairs."""
+        from rectiflow_pde.data.datamodule import flows_of, require
+        from rectiflow_pde.data.rasters import RasteredFlows
+        from rectiflow_pde.reflow import pair_sampler
+
+        settings = pipe.settings
+        if settings.raster is None:
+            raise UsageError(
+                "these weights are the authors' diffusion; expected a rectified flow of ours."
+            )
+        flows = flows_of(args.shards, "train")
+        require(flows, args.shards)
+        told = settings.raster, settings.scaling, settings.frames
+        examples = RasteredFlows(flows, *told, seed=args.seed)
+        guidance = settings.guidance if args.guidance is None else args.guidance
+        sample = pair_sampler(
+            pipe,
+            examples,
+            steps=args.steps,
+            seed=args.seed,
+            solver=make_solver(args.solver),
+            guidance=guidance,
+            real=args.real,
+        )
+        described = {"steps": args.steps, "solver": args.solver, "guidance": guidance}
+        num = args.num or (len(examples) if args.real else None)
+        return Candidates(sample, num, told=described)
+
+
+main = Pairs()

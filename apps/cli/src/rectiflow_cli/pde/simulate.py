@@ -1,0 +1,175 @@
+"""``rectiflow pde simulate``: flows from words, or from a first frame on a mesh."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rectiflow import commands
+from rectiflow.commands import Job, Parser, positive, table, words
+from rectiflow.costs import Load
+
+from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.flags import add_boundaries, boundaries, number
+
+if TYPE_CHECKING:
+    from rectiflow.solvers import Solver
+
+SOLVERS = ("euler", "midpoint", "heun", "rk4")
+SUFFIXES = {"npz": ".npz", "vtu": ".pvd", "xdmf": ".xdmf"}
+STRETCH = 4
+"""Frames that ``--verify`` solves again."""
+
+
+class Simulate(commands.Make):
+    """Simulate flows past a cylinder from words, from a first frame on a mesh, or both.
+
+    The mesh is made from the prompt where none is given. Samples that are there already are kept.
+    """
+
+    domain, name, unit = "pde", "simulate", "flow"
+    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    examples = (
+        '--prompt "flow past a cylinder of radius 0.05 at Re 120" -o flow',
+        "--first-frame frame.npz --mesh channel.msh --format vtu --gif -o flow",
+        '--prompt "flow past a cylinder of radius 0.05 at Re 120" --num 8 --verify -o flows',
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add what is asked for, how it is sampled, and what is written."""
+        add = parser.group("flow")
+        add("--prompt", type=words, metavar="WORDS", help="The flow in words, lengths in metres.")
+        add("--first-frame", metavar="NPZ", help="u, v and p at the nodes of --mesh.")
+        add("--mesh", metavar="FILE", help="Gmsh, VTU, XDMF; made from the prompt if absent.")
+        add("--onto", metavar="FILE", help="The mesh of the result, if it is another.")
+        add_boundaries(add)
+        add("--viscosity", type=number, metavar="NU", help="m²/s; 1e-3 unless the prompt tells.")
+        add = parser.group("sampling")
+        add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
+        add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
+        add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+        add("--guidance", type=float, help="By the prompt, 1 is none; the checkpoint's if absent.")
+        add = parser.group("output")
+        add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
+        add("--format", choices=SUFFIXES, default="npz", help="vtu and xdmf are for ParaView.")
+        add("--gif", action="store_true", help="Draw an animation of each flow as well.")
+        add(
+            "--verify",
+            action="store_true",
+            help="Solve the first frames again with the reference solver and tell the true error.",
+        )
+
+    def jobs(self, args: Any) -> list[Job]:
+        """Lay out the samples by number."""
+        if args.prompt is None and args.first_frame is None:
+            raise UsageError(
+                "nothing says which flow is wanted; expected --prompt WORDS, or --first-frame NPZ "
+                "with --mesh FILE."
+            )
+        if args.first_frame is not None and args.mesh is None:
+            raise UsageError("--first-frame needs --mesh: whose nodes do its values belong to?")
+        return [Job(f"flow_{i:04d}", i, expected={"asked": self._asked(args)})
+                for i in range(args.num)]  # fmt: skip
+
+    def settings(self, args: Any, pipe: Any) -> dict[str, Any]:
+        """Return what shapes the flows."""
+        own = pipe.settings
+        return {
+            "steps": own.steps if args.steps is None else args.steps,
+            "solver": args.solver,
+            "guidance": own.guidance if args.guidance is None else args.guidance,
+            "seed": args.seed,
+        }
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the batches that the samples come to."""
+        return [Load(1, 1, args.steps or pipe.settings.steps) for _ in jobs]
+
+    def chunks(self, args: Any, pipe: Any, jobs: list[Job]) -> Iterator[list[Job]]:
+        """Take four samples at a time."""
+        return (jobs[i : i + 4] for i in range(0, len(jobs), 4))
+
+    def make(
+        self,
+        args: Any,
+        pipe: Any,
+        jobs: list[Job],
+        folder: Any,
+        progress: Callable[[int, int], None],
+    ) -> tuple[list[dict[str, Any]], float]:
+        """Simulate, tell what was odd, and write."""
+        from rectiflow_pde.verify import verify
+
+        inputs, notes = _inputs(args)
+        told = {"steps": args.steps, "guidance": args.guidance, "viscosity": args.viscosity}
+        made = pipe(
+            args.prompt,
+            **inputs,
+            indices=[job.asked for job in jobs],
+            solver=make_solver(args.solver),
+            seed=args.seed,
+            **told,
+        )
+        for line in (*notes, *made.warnings):
+            sys.stderr.write(f"note: {line}\n")
+        rows = made.write(folder, SUFFIXES[args.format], animate=args.gif)
+        for row, flow in zip(rows, made.flows, strict=True):
+            row["asked"] = self._asked(args)
+            row["warnings"] = [*notes, *made.warnings]
+            if args.verify:
+                error = verify(flow, frames=STRETCH).error
+                row["verified_error"] = [round(float(value), 4) for value in error]
+        return rows, made.seconds
+
+    def tell(self, args: Any, document: dict[str, Any]) -> str:
+        """Return the samples as a table, with the true error where it was asked for."""
+        rows = [
+            {
+                "flow": row["name"],
+                "Re": row["parameters"].get("reynolds"),
+                "files": ", ".join(row["files"][-1:]),
+                **({"true error": max(row["verified_error"])} if "verified_error" in row else {}),
+            }
+            for row in document["samples"]
+        ]
+        return f"{table(rows)}\n{document['made']} flows written to {args.out}"
+
+    def _asked(self, args: Any) -> dict[str, Any]:
+        names = ("prompt", "first_frame", "mesh", "onto", "viscosity", "format", "gif", "verify")
+        return {name: getattr(args, name) for name in names}
+
+
+def _inputs(args: Any) -> tuple[dict[str, Any], list[str]]:
+    """Read meshes and first frame, and tell what was done to them."""
+    from rectiflow_pde.io.first_frame import read_first_frame
+    from rectiflow_pde.io.meshes import read_mesh
+
+    found: dict[str, Any] = {}
+    notes: list[str] = []
+    for name in ("mesh", "onto"):
+        path = getattr(args, name)
+        if path is not None:
+            read = read_mesh(path, boundaries=boundaries(args))
+            found[name] = read.mesh
+            notes += [f"{path}: {note}" for note in read.notes]
+    if args.first_frame is not None:
+        found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
+        notes += said
+    return found, notes
+
+
+def make_solver(name: str) -> Solver:
+    """Return the integrator of that name."""
+    from rectiflow import solvers
+
+    made = {
+        "euler": solvers.Euler,
+        "midpoint": solvers.Midpoint,
+        "heun": solvers.Heun,
+        "rk4": solvers.RK4,
+    }
+    return made[name]()
+
+
+main = Simulate()

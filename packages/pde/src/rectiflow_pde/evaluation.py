@@ -1,0 +1,154 @@
+"""How good simulated flows are, beside guesses that know no physics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rectiflow.evaluation import Evaluation
+
+from rectiflow_pde.metrics.errors import correlation, relative_l2
+from rectiflow_pde.metrics.interpolation import interpolation
+from rectiflow_pde.metrics.mesh_fields import divergence
+from rectiflow_pde.metrics.shedding import shedding
+from rectiflow_pde.request import obstacle_of
+from rectiflow_pde.trajectory import FIELDS, Trajectory
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from rectiflow_pde.pipeline import SimulationPipeline
+
+_PROBE = 1.5
+"""Diameters behind the middle of the obstacle, where shedding is listened to."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A way to simulate a true flow from its first frame: ``simulate(flow) -> (frames, n, 3)``."""
+
+    name: str
+    simulate: Callable[[Trajectory], Float[np.ndarray, "f n 3"]]
+
+
+def persistence(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
+    """Repeat the first frame."""
+    return np.repeat(flow.stacked[:1], len(flow.times), 0)
+
+
+def time_mean(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
+    """Repeat the mean of the true frames: the best guess that stands still, which knows them."""
+    return np.repeat(flow.stacked.mean(0, keepdims=True), len(flow.times), 0)
+
+
+def by_pipeline(pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: int = 0) -> Guess:
+    """Return the guess of a checkpoint, given first frame and caption."""
+
+    def simulate(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
+        made = pipe(
+            mesh=flow.mesh,
+            first_frame=flow.stacked[0],
+            viscosity=flow.parameters["viscosity"],
+            steps=steps,
+            seed=seed,
+            indices=[index],
+        )
+        return made.flows[0].stacked
+
+    return Guess(f"{steps} steps", simulate)
+
+
+def frequency(flow: Trajectory, stacked: Float[np.ndarray, "f n 3"]) -> tuple[float | None, str]:
+    """Return the shedding frequency in 1/s and the regime, from v behind the obstacle."""
+    seen = obstacle_of(flow.mesh)
+    if not seen:
+        return None, "unknown"
+    place = [[seen["centre_x"] + 2 * _PROBE * seen["radius"], seen["centre_y"]]]
+    signal = interpolation(flow.mesh, np.array(place))(stacked[..., 1])[:, 0]
+    told = {"scale": flow.parameters.get("u_mean", 1.0)}
+    found = shedding(flow.times, signal, reynolds=flow.parameters.get("reynolds"), **told)
+    return found.frequency, found.regime
+
+
+def evaluate(
+    flows: Mapping[str, Trajectory],
+    guesses: Sequence[Guess],
+    *,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Measure guesses of true flows from their first frames.
+
+    Parameters
+    ----------
+    flows : mapping of str to Trajectory
+        The truth, by name.
+    guesses : sequence of Guess
+    frames : int
+        How many frames of each flow are compared, the given first one included.
+    progress : callable, optional
+        ``progress(done, total)``.
+
+    Returns
+    -------
+    Evaluation
+        A row for each flow and guess; means for all flows, and for those that shed and those that
+        do not apart.
+    """
+    rows: list[dict[str, Any]] = []
+    total = len(flows) * len(guesses)
+    for name, whole in flows.items():
+        flow = cut(whole, frames)
+        truth, regime = frequency(flow, flow.stacked)
+        for guess in guesses:
+            found = guess.simulate(flow)[:frames]
+            row = {"name": name, "method": guess.name, "regime": regime}
+            error = relative_l2(found, flow.stacked, given_frames=1)
+            row["relative_l2"] = error.without_given
+            later = relative_l2(found[1:], flow.stacked[1:])
+            row |= {f"relative_l2_{f}": e for f, e in zip(FIELDS, later.per_channel, strict=True)}
+            together = correlation(found[..., 1], flow.stacked[..., 1], flow.times)
+            row["correlation_time"] = together.time()
+            row["divergence"] = float(divergence(flow.mesh, found[-1, :, 0], found[-1, :, 1]).ratio)
+            own, _ = frequency(flow, found) if truth else (None, "")
+            row["frequency_error"] = abs(own / truth - 1) if own and truth else None
+            rows.append(row)
+            if progress is not None:
+                progress(len(rows), total)
+    return Evaluation(rows, summarise(rows))
+
+
+def cut(flow: Trajectory, frames: int) -> Trajectory:
+    """Return the first frames of a flow."""
+    fields = {name: values[:frames] for name, values in flow.fields.items()}
+    return Trajectory(flow.mesh, flow.times[:frames], fields, flow.parameters, flow.caption)
+
+
+def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return means by method: of all flows, of shedding and of settling ones."""
+    told: dict[str, Any] = {}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        groups = {
+            "all": own,
+            "shedding": [row for row in own if row["regime"] == "shedding"],
+            "settling": [row for row in own if row["regime"] != "shedding"],
+        }
+        told[method] = {
+            name: {
+                "flows": len(group),
+                "relative_l2": _mean([row["relative_l2"] for row in group]),
+                "divergence": _mean([row["divergence"] for row in group]),
+                "frequency_error": _mean([row["frequency_error"] for row in group]),
+            }
+            for name, group in groups.items()
+            if group
+        }
+    return told
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None

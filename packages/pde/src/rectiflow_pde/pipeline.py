@@ -1,0 +1,227 @@
+"""The object users hold: words or a first frame in, the whole flow out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import torch
+from rectiflow.costs import Load
+from rectiflow.pipeline import Kinds, Pipeline
+from rectiflow.solvers import Euler, Solver
+from torch import nn
+
+from rectiflow_pde import sampling
+from rectiflow_pde.guard import Guard, outside
+from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.networks import LatentTransformer, MeshAutoencoder, MeshFrameConditioner
+from rectiflow_pde.networks.patches import PatchCodec
+from rectiflow_pde.networks.simulator import FlowTransformer
+from rectiflow_pde.request import Request, make_request
+from rectiflow_pde.result import SimulationResult
+from rectiflow_pde.settings import SimulationSettings
+from rectiflow_pde.trajectory import FIELDS, Trajectory
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+class SimulationPipeline(Pipeline):
+    """Simulates flows past obstacles.
+
+    Parameters
+    ----------
+    network : FlowTransformer or LatentTransformer
+        Of the flow: ours, or the authors' diffusion.
+    codec : PatchCodec or MeshAutoencoder
+        Of its latents.
+    conditioner : MeshFrameConditioner, optional
+        Turns first frames into tokens, for the authors' network.
+    guard : Guard, optional
+        What the weights were trained on.
+    settings : SimulationSettings
+    dtype : torch.dtype
+        ``bfloat16`` runs the flow's network under autocast.
+
+    References
+    ----------
+    Zhou et al., "Text2PDE: Latent Diffusion Models for Accessible Physics Simulation"
+    (arXiv 2410.01153).
+
+    Examples
+    --------
+    >>> pipe = SimulationPipeline.from_pretrained("small")  # doctest: +SKIP
+    >>> flow = pipe("flow past a cylinder of radius 0.05 at Re 120").flows[0]  # doctest: +SKIP
+    >>> flow.fields["u"].shape  # frames, nodes  # doctest: +SKIP
+    """
+
+    shipped = Path(__file__).parent / "pretrained"
+    settings_kind = SimulationSettings
+    settings: SimulationSettings
+
+    def __init__(
+        self,
+        network: FlowTransformer | LatentTransformer,
+        codec: PatchCodec | MeshAutoencoder,
+        conditioner: MeshFrameConditioner | None = None,
+        guard: Guard | None = None,
+        *,
+        settings: SimulationSettings,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        parts: dict[str, nn.Module | None] = {"network": network, "codec": codec}
+        parts |= {"conditioner": conditioner, "guard": guard}
+        super().__init__(parts, settings=settings, dtype=dtype)
+        self.codec: Any = codec
+        self.conditioner: Any = conditioner
+        self.guard = guard
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the classes of flow, codec, conditioner and guard."""
+        return {
+            "network": (FlowTransformer, LatentTransformer),
+            "codec": (PatchCodec, MeshAutoencoder),
+            "conditioner": MeshFrameConditioner,
+            "guard": Guard,
+        }
+
+    @classmethod
+    def load_official(cls, path: Path, **options: Any) -> Self:
+        """Load the authors' checkpoint; see :func:`rectiflow_pde.weights.load_official`."""
+        from rectiflow_pde.weights import load_official
+
+        if path.is_dir():
+            return super().load_official(path)
+        return cls(**load_official(path, **options))
+
+    def trials(self) -> list[Load]:
+        """Return one and several flows, of few and more calls."""
+        return [Load(b, 1, calls) for b in (1, 2, 4) for calls in (1, 2, 4)]
+
+    def run_load(self, load: Load) -> None:
+        """Sample latents of as many flows as there are rows."""
+        from rectiflow_pde.meshing import Channel, mesh_channel
+
+        channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
+        frame = np.zeros((channel.n_nodes, len(FIELDS)))
+        frame[:, 0] = 1.0
+        request = make_request(None, mesh=channel, first_frame=frame)
+        cond = sampling.condition(self, request)
+        self._latents(cond, list(range(load.rows)), load.calls, 0, None, 1.0)
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        *,
+        mesh: Mesh | None = None,
+        first_frame: Float[np.ndarray, "n 3"] | None = None,
+        onto: Mesh | None = None,
+        viscosity: float | None = None,
+        num: int = 1,
+        indices: Sequence[int] | None = None,
+        steps: int | None = None,
+        solver: Solver | None = None,
+        guidance: float | None = None,
+        seed: int = 0,
+        start: float = 0.0,
+    ) -> SimulationResult:
+        """Simulate a flow.
+
+        Parameters
+        ----------
+        prompt : str, optional
+            The flow in words. With a mesh, what it shows is taken from it.
+        mesh : Mesh, optional
+            Made from the prompt if absent.
+        first_frame : ndarray, shape (n, 3), optional
+            u, v (m/s) and p over density (m²/s²) at the nodes of ``mesh``.
+        onto : Mesh, optional
+            Where the fields are wanted, if not on ``mesh``.
+        viscosity : float, optional
+            Kinematic, m²/s; 1e-3 unless the prompt tells.
+        num : int
+            Samples, which differ by their noise.
+        indices : sequence of int, optional
+            Their numbers, instead of 0 to ``num - 1``: a sample depends on seed and number alone.
+        steps : int, optional
+            Network calls with Euler's method; the checkpoint's own if absent.
+        solver : Solver, optional
+            Euler's method if absent.
+        guidance : float, optional
+            Weight of guidance by the prompt; the checkpoint's own if absent.
+        seed : int
+        start : float
+            Time of the first frame in s.
+
+        Raises
+        ------
+        ValueError
+            If the request cannot be understood, or is for what cannot be.
+        """
+        began = time.perf_counter()
+        request = make_request(prompt, mesh=mesh, first_frame=first_frame, viscosity=viscosity)
+        settings = self.settings
+        steps = settings.steps if steps is None else steps
+        guidance = settings.guidance if guidance is None else guidance
+        wanted = list(range(num)) if indices is None else list(indices)
+        if steps < 1 or not wanted:
+            raise ValueError(f"steps and num must be at least 1, got {steps} and {len(wanted)}.")
+        cond = sampling.condition(self, request)
+        z = self._latents(cond, wanted, steps, seed, solver, guidance)
+        made = sampling.fields(self, z, onto or request.mesh, request)
+        if request.first_frame is not None and onto is None:
+            made[:, 0] = request.first_frame
+        times = start + settings.frame_step * np.arange(settings.frames)
+        flows = [
+            Trajectory(
+                onto or request.mesh,
+                times,
+                {name: each[..., i] for i, name in enumerate(FIELDS)},
+                request.numbers,
+                request.prompt,
+            )
+            for each in made
+        ]
+        told = {
+            "prompt": request.prompt,
+            "first_frame": request.first_frame is not None,
+            "steps": steps,
+            "solver": repr(solver or Euler()),
+            "guidance": guidance,
+            "seed": seed,
+        }
+        return SimulationResult(
+            wanted,
+            flows,
+            self.warnings(request),
+            settings=self.describe() | told,
+            seconds=time.perf_counter() - began,
+        )
+
+    def warnings(self, request: Request) -> list[str]:
+        """Return how a request was understood, and where it lies outside of the training."""
+        if self.guard is None:
+            return [*request.notes, *outside(request.numbers, self.settings.scaling)]
+        latent = sampling.first_latent(self, request)
+        return [
+            *request.notes,
+            *self.guard.judge(request.numbers, self.settings.scaling, latent),
+        ]
+
+    def _latents(
+        self,
+        cond: dict[str, torch.Tensor],
+        indices: list[int],
+        steps: int,
+        seed: int,
+        solver: Solver | None,
+        guidance: float,
+    ) -> torch.Tensor:
+        enabled = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled):
+            told = {"steps": steps, "seed": seed, "solver": solver, "guidance": guidance}
+            return sampling.latents(self, cond, indices, **told).float()

@@ -1,0 +1,119 @@
+"""From a request to fields: what the networks are told, the flow, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rectiflow.grids import uniform
+from rectiflow.integrate import integrate, plan
+from rectiflow.rectify import sample_generator
+from rectiflow.solvers import Euler, Solver
+from torch import Tensor
+
+from rectiflow_pde.data.rasters import still
+from rectiflow_pde.flow import Diffusion, guided_field
+from rectiflow_pde.mesh import Mesh, NodeType
+from rectiflow_pde.networks.simulator import FlowTransformer, beside
+from rectiflow_pde.request import Request
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    from rectiflow_pde.pipeline import SimulationPipeline
+
+
+def condition(pipe: SimulationPipeline, request: Request) -> dict[str, Tensor]:
+    """Return what the network is told of a request, one row."""
+    numbers = pipe.settings.scaling.numbers(request.numbers)[None]
+    if isinstance(pipe.network, FlowTransformer):
+        first = first_latent(pipe, request)
+        if first is None:
+            told = beside(torch.zeros(1, *pipe.codec.latent_shape), False)
+        else:
+            told = beside(first)
+        return {"numbers": numbers, "beside": told}
+    assert pipe.conditioner is not None
+    if request.first_frame is None:
+        raise ValueError("these weights start from a first frame; expected one, with its mesh.")
+    scaling = pipe.settings.scaling
+    cloud = pipe.conditioner.place(scaling.place(request.mesh)).to(pipe.device)
+    values = scaling.normalise(request.first_frame[None], request.numbers)[:, 0]
+    with torch.no_grad():
+        return {"context": pipe.conditioner(values.to(pipe.device), cloud)}
+
+
+def first_latent(pipe: SimulationPipeline, request: Request) -> Float[Tensor, "1 c *g"] | None:
+    """Return the latent of the still first frame, or None without one."""
+    raster, scaling = pipe.settings.raster, pipe.settings.scaling
+    if request.first_frame is None or raster is None:
+        return None
+    grid = raster.from_mesh(request.mesh, request.first_frame[None])
+    grid = grid / scaling.units(request.numbers)
+    flow = torch.from_numpy(np.moveaxis(grid, (3, 0), (0, 3)).astype(np.float32).copy())[None]
+    whole = flow.expand(-1, -1, -1, -1, pipe.settings.frames)
+    return pipe.codec.encode(still(whole.to(pipe.device)))
+
+
+@torch.no_grad()
+def latents(
+    pipe: SimulationPipeline,
+    cond: dict[str, Tensor],
+    indices: Sequence[int],
+    *,
+    steps: int,
+    seed: int,
+    solver: Solver | None = None,
+    guidance: float = 1.0,
+) -> Float[Tensor, "b c *g"]:
+    """Flow from the noise of each index to latents, a row of the condition each or one for all."""
+    noise = noise_of(pipe, indices, seed)
+    rows = {
+        name: value.to(pipe.device).expand(len(indices), *value.shape[1:])
+        for name, value in cond.items()
+    }
+    method = solver or Euler()
+    if isinstance(pipe.network, FlowTransformer):
+        field = guided_field(pipe.network, rows, guidance)
+        return integrate(field, noise, plan(uniform(steps), method))
+    diffusion = Diffusion()
+    velocity = diffusion.velocity(lambda x, t, c: pipe.network(x, t, c["context"]))
+    grid = diffusion.grid(steps)
+    state = integrate(
+        guided_field(velocity, rows, 1.0), diffusion.start(noise, steps), plan(grid, method)
+    )
+    return state / (grid[-1] ** 2 + (1 - grid[-1]) ** 2) ** 0.5 / pipe.codec.scale
+
+
+def noise_of(pipe: SimulationPipeline, indices: Sequence[int], seed: int) -> Tensor:
+    """Return the noise of each index, the same whatever the batch."""
+    shape = pipe.codec.latent_shape
+    drawn = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
+    return torch.stack(drawn).to(pipe.device)
+
+
+@torch.no_grad()
+def fields(
+    pipe: SimulationPipeline, z: Float[Tensor, "b c *g"], mesh: Mesh, request: Request
+) -> Float[np.ndarray, "b t n 3"]:
+    """Return u, v, p at the nodes of any mesh in SI units; nothing moves on walls."""
+    raster, scaling, frames = (
+        pipe.settings.raster,
+        pipe.settings.scaling,
+        pipe.settings.frames,
+    )
+    made = []
+    if raster is not None:
+        for flow in pipe.codec.decode(z).cpu().numpy():
+            grid = np.moveaxis(flow, (0, 3), (3, 0)) * scaling.units(request.numbers)
+            made.append(raster.to_points(grid, mesh.points))
+    else:
+        cloud = pipe.codec.place(scaling.place(mesh), frames).to(pipe.device)
+        for row in z:
+            found = pipe.codec.decode(row[None], cloud)
+            made.append(scaling.restore(found, request.numbers))
+    whole = np.stack(made)
+    whole[:, :, mesh.nodes_of(NodeType.WALL, NodeType.OBSTACLE), :2] = 0
+    return whole

@@ -1,0 +1,135 @@
+"""How codec and flow are trained: what the generic commands read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from rectiflow.training.recipe import Recipe
+
+from rectiflow_pde.data.rasters import still
+from rectiflow_pde.guard import Guard
+from rectiflow_pde.networks import MeshAutoencoder
+from rectiflow_pde.networks.patches import PatchCodec
+from rectiflow_pde.networks.simulator import FlowTransformer
+from rectiflow_pde.pipeline import SimulationPipeline
+from rectiflow_pde.raster import Raster
+from rectiflow_pde.scaling import Scaling
+from rectiflow_pde.settings import SimulationSettings
+
+if TYPE_CHECKING:
+    from rectiflow.training import FlowData, FlowTraining
+    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training.validation import Evaluate
+
+log = logging.getLogger(__name__)
+
+_GUARDED = 256
+"""First frames that a guard keeps."""
+
+
+class SimulationRecipe(Recipe):
+    """Trains our flow on rasters, and the authors' codec and diffusion on meshes."""
+
+    keys = ("codec", "conditioner", "raster", "frames", "sampling")
+    shown = ("train/loss", "val/loss", "val/relative", "val/relative_l2")
+
+    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+        """Fit a codec of patches to the data, and check that the parts fit together."""
+        objective: Any = training.objective
+        codec = getattr(objective, "codec", None)
+        if isinstance(codec, PatchCodec):
+            dataset: Any = data.dataset
+            if hasattr(dataset, "flows") and not codec.is_fitted:
+                codec.fit(dataset.flows)
+                log.info("fitted a codec of %d components", codec.sizes.latent)
+            sizes = training.network.sizes
+            wanted = (sizes.channels, *sizes.grid)
+            if wanted != codec.latent_shape:
+                raise ValueError(
+                    f"the network is for latents of {wanted}, got a codec of {codec.latent_shape}; "
+                    "expected the same. Set network.sizes or codec.sizes."
+                )
+
+    def evaluate(
+        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
+    ) -> Evaluate | None:
+        """Return what simulates the held-out flows, if there are any and it is wanted."""
+        if "_target_" not in cfg.validation or data.validation is None:
+            return None
+        objective: Any = training.objective
+        return build(cfg.validation, codec=objective.codec, data=data)
+
+    def export(
+        self,
+        cfg: Config,
+        training: FlowTraining,
+        data: FlowData,
+        folder: Path,
+        card: Mapping[str, Any],
+        build: Build,
+    ) -> None:
+        """Write the flow with all that it needs, or the codec alone."""
+        network: Any = training.network
+        objective: Any = training.objective
+        if isinstance(network, MeshAutoencoder):
+            network.save_pretrained(folder, **card)
+            return
+        conditioner, guard, codec = (getattr(objective, k, None) for k in _PARTS)
+        before = None
+        if "weights" in cfg.network:  # pairs and further training: the teacher's other parts
+            before = SimulationPipeline.from_pretrained(cfg.weights)
+        if before is not None:
+            guard = before.guard
+        elif isinstance(network, FlowTransformer) and hasattr(data, "scaling"):
+            guard = guard_of(codec, data)
+        told = {"settings": before.settings if before else settings_of(cfg, data)}
+        parts = (network, codec, conditioner, guard)
+        SimulationPipeline(*parts, **told).save_pretrained(folder, **card)
+
+    def numbers(self, path: Path) -> np.ndarray:
+        """Return the fields of a simulated flow."""
+        from rectiflow_pde.result import read_npz
+
+        return read_npz(path).stacked
+
+    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+        """Return the command to go on with the network of this stage."""
+        if isinstance(training.network, MeshAutoencoder):
+            return (
+                f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "
+                f"experiment=text2pde_cylinder codec.weights={folder}"
+            )
+        asked = '--prompt "flow past a cylinder of radius 0.05 at Re 120"'
+        if not isinstance(training.network, FlowTransformer):
+            asked = "--mesh channel.msh --first-frame frame.npz"
+        return f"rectiflow pde simulate {asked} --weights {folder} -o flow"
+
+
+_PARTS = ("conditioner", "guard", "codec")
+
+
+def guard_of(codec: PatchCodec, data: FlowData) -> Guard:
+    """Keep first frames of the training, each as it is and upside down."""
+    dataset: Any = data.dataset
+    turn = torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]
+    first = [dataset[i]["flow"] for i in range(min(len(dataset), _GUARDED // 2))]
+    whole = torch.stack([*first, *(flow.flip(2) * turn for flow in first)])
+    return Guard.of(codec.encode(still(whole)))
+
+
+def settings_of(cfg: Config, data: FlowData) -> SimulationSettings:
+    """Return what an exported flow is to be used with."""
+    module: Any = data
+    told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
+    if not hasattr(module, "scaling"):  # pairs without a teacher, in trials
+        return SimulationSettings(Scaling(), Raster(tuple(cfg.codec.sizes.cells)), **told)
+    told |= {"frames": module.frames, "frame_step": module.frame_step}
+    return SimulationSettings(module.scaling, module.raster, **told)
+
+
+RECIPE = SimulationRecipe("pde", SimulationPipeline)
