@@ -199,17 +199,17 @@ def test_first_frames_are_read_by_position_and_refused_by_number(tmp_path, flows
     turned = {name: values[order] for name, values in columns.items()}
     found, notes = read_first_frame(write(**turned, pos=mesh.points[order]), mesh)
     assert np.array_equal(found, frame)
-    assert "order" in notes[0]
+    assert not notes
     found, notes = read_first_frame(
         write(**{k: np.stack([v] * 6) for k, v in columns.items()}), mesh
     )
     assert np.array_equal(found, frame)
     assert "6 frames" in notes[0]
-    away = read_first_frame(write(**columns, pos=mesh.points + 0.01), mesh)[1]
-    assert "another mesh or cylinder" in away[0]
-    with pytest.raises(FileError, match=f"{mesh.n_nodes - 1}.*{mesh.n_nodes}"):
+    with pytest.raises(FileError, match="from those of the mesh"):
+        read_first_frame(write(**columns, pos=mesh.points + 0.01), mesh)
+    with pytest.raises(FileError, match=f"{mesh.n_nodes - 1} values for {mesh.n_nodes} nodes"):
         read_first_frame(write(**{k: v[1:] for k, v in columns.items()}), mesh)
-    with pytest.raises(FileError, match="p as well"):
+    with pytest.raises(FileError, match="lacks p"):
         read_first_frame(write(u=columns["u"], v=columns["v"]), mesh)
 
 

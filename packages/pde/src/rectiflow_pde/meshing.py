@@ -81,7 +81,13 @@ class Channel:
         return x - r, self.length - x - r, y - r, self.height - y - r
 
 
-def mesh_channel(channel: Channel, edge: float | None = None, far: float | None = None) -> Mesh:
+def mesh_channel(
+    channel: Channel,
+    edge: float | None = None,
+    far: float | None = None,
+    *,
+    wake: float | None = None,
+) -> Mesh:
     """Triangulate a channel.
 
     Parameters
@@ -90,8 +96,9 @@ def mesh_channel(channel: Channel, edge: float | None = None, far: float | None 
     edge : float, optional
         Length in metres of edges on the cylinder; a 28th of its circumference by default.
     far : float, optional
-        Length far from it, two thirds of which are taken in the wake; a tenth of the height by
-        default.
+        Length far from it; a tenth of the height by default.
+    wake : float, optional
+        Length up to seven diameters behind it; two thirds of ``far`` by default.
 
     Returns
     -------
@@ -112,7 +119,7 @@ def mesh_channel(channel: Channel, edge: float | None = None, far: float | None 
     require_edges(channel, edge)
     far = max(far, edge)
     count = round(around / edge)
-    size = _Size(channel, edge, far)
+    size = _Size(channel, edge, far, 2 / 3 * far if wake is None else wake)
     fixed, types = _boundary(channel, size, count)
     points = _relax(channel, size, fixed, _spread(channel, size, fixed))
     triangles = _triangulate(points, channel)
@@ -158,6 +165,7 @@ class _Size:
     channel: Channel
     edge: float
     far: float
+    wake: float
 
     def __call__(self, x: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, " n"]:
         channel, edge = self.channel, self.edge
@@ -169,7 +177,7 @@ class _Size:
         reach = 14 * channel.radius  # of the fine wake
         behind = np.maximum(np.maximum(cx - x[:, 0], x[:, 0] - cx - reach), 0)
         beside = np.maximum(np.abs(x[:, 1] - cy) - 3 * channel.radius, 0)
-        wake = max(2 / 3 * self.far, edge) + 0.2 * np.hypot(behind, beside)
+        wake = max(self.wake, edge) + 0.2 * np.hypot(behind, beside)
         return np.minimum(np.minimum(near, wake), self.far)
 
 

@@ -132,12 +132,16 @@ class Correlation:
 
         Frames without a correlation are passed over.
         """
-        known = [(t, c) for t, c in zip(self.times, self.per_frame, strict=True) if c is not None]
-        for (t0, c0), (t1, c1) in zip(
-            [(known[0][0], 1.0), *known][: len(known)], known, strict=True
-        ):
-            if c1 < threshold:
-                return t1 if c0 <= c1 else t0 + (c0 - threshold) / (c0 - c1) * (t1 - t0)
+        before: tuple[float, float] | None = None
+        for t, c in zip(self.times, self.per_frame, strict=True):
+            if c is None:
+                continue
+            if c < threshold:
+                if before is None:
+                    return t
+                t0, c0 = before
+                return t0 + (c0 - threshold) / (c0 - c) * (t - t0)
+            before = (t, c)
         return None
 
     def first_below(self, threshold: float = 0.8) -> float | None:

@@ -19,11 +19,10 @@ def energy_spectrum(*components: Float[np.ndarray, "*f n n"]) -> Float[np.ndarra
 
     Parameters
     ----------
-    *components : ndarray, shape (..., n, n) or (..., n)
-        Of a velocity, on an even periodic grid. One axis if the array has one.
+    *components : ndarray, shape (..., n, n)
+        Of a velocity, on an even periodic grid.
     """
-    axes = tuple(range(-min(components[0].ndim, 2), 0))
-    return _spectrum(components, axes)
+    return _spectrum(components, (-2, -1))
 
 
 def energy_spectrum_1d(*components: Float[np.ndarray, "*f n"]) -> Float[np.ndarray, "*f k"]:
