@@ -20,7 +20,7 @@ from rectiflow_pde.metrics.mesh_fields import divergence, kinetic_energy, vortic
 from rectiflow_pde.metrics.shedding import shedding
 from rectiflow_pde.metrics.spectra import energy_spectrum
 from rectiflow_pde.prompts import outside, parse_prompt
-from rectiflow_pde.solvers.cylinder import CylinderRanges
+from rectiflow_pde.solvers.draws import CylinderRanges
 from rectiflow_pde.units import Units
 
 REPOSITORY = Path(__file__).resolve().parents[3]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from rectiflow_pde.data.captions import REGIMES, caption_of, published_reynolds
 from rectiflow_pde.prompts import number_of, outside, parse_prompt
-from rectiflow_pde.solvers.cylinder import CylinderRanges, reynolds_of
+from rectiflow_pde.solvers.draws import CylinderRanges
+from rectiflow_pde.units import reynolds_of
 
 TEMPLATE = (
     "Fluid passes over a cylinder with a radius of {} and position: 0.31, 0.19. Fluid enters with "

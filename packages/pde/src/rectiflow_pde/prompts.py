@@ -15,7 +15,8 @@ from typing import NoReturn
 
 from rectiflow_pde.data.captions import published_reynolds
 from rectiflow_pde.meshing import Channel
-from rectiflow_pde.solvers.cylinder import CylinderRanges, reynolds_of
+from rectiflow_pde.solvers.draws import CylinderRanges
+from rectiflow_pde.units import reynolds_of
 
 LONGEST = 2000
 """Characters beyond which an encoder of texts reads only a part."""

@@ -6,6 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+VISCOSITY = 1e-3
+"""m²/s, of the MeshGraphNets data."""
+
+ROUNDED = 0.03
+"""How far numbers of a caption, of two digits each, may be from each other."""
+
 LENGTHS = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 """Metres per unit of length."""
 
@@ -97,12 +103,45 @@ class Units:
         return viscosity, density
 
 
-def reynolds(u_mean: float, radius: float, viscosity: float) -> float:
-    """Mean inflow times diameter over kinematic viscosity.
+def require_viscosity(viscosity: float) -> None:
+    """Refuse what no flow has."""
+    if not (math.isfinite(viscosity) and viscosity > 0):
+        raise ValueError(
+            f"the viscosity must be positive, got {viscosity:g} m²/s; expected such as 1e-3. A "
+            "flow of zero viscosity is not solved here."
+        )
 
-    Examples
-    --------
-    >>> reynolds(1.0, 0.05, 1e-3)
-    100.0
+
+def reynolds_of(
+    radius: float, *, u_mean: float | None, viscosity: float | None, reynolds: float | None
+) -> tuple[float, float]:
+    """Complete mean inflow and viscosity from two of three numbers.
+
+    Returns
+    -------
+    tuple of float
+        Mean inflow in m/s and viscosity in m²/s; 1e-3 where not told.
+
+    Raises
+    ------
+    ValueError
+        If the numbers contradict each other or are impossible.
     """
-    return u_mean * 2 * radius / viscosity
+    if reynolds is not None and not (math.isfinite(reynolds) and reynolds > 0):
+        raise ValueError(f"the Reynolds number must be positive, got {reynolds:g}.")
+    diameter = 2 * radius
+    if reynolds is None:
+        return (1.0 if u_mean is None else u_mean), viscosity or VISCOSITY
+    if u_mean is None:
+        viscosity = VISCOSITY if viscosity is None else viscosity
+        require_viscosity(viscosity)
+        return reynolds * viscosity / diameter, viscosity
+    implied = u_mean * diameter / (VISCOSITY if viscosity is None else viscosity)
+    if abs(implied - reynolds) > ROUNDED * reynolds:
+        known = f"a viscosity of {VISCOSITY if viscosity is None else viscosity:g} m²/s"
+        raise ValueError(
+            f"radius {radius:g} m, mean inflow {u_mean:g} m/s and {known} make a Reynolds number "
+            f"of {implied:.4g}, got {reynolds:g}; leave one of them out, or give the viscosity "
+            f"{u_mean * diameter / reynolds:.4g} m²/s."
+        )
+    return u_mean, viscosity or VISCOSITY

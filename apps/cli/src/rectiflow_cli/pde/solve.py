@@ -151,7 +151,8 @@ def _times(args: Namespace) -> tuple[float, ...]:
 def _ranges(args: Namespace) -> Any:
     """Return what flows are drawn from: the flags, the prompt, else the usual."""
     from rectiflow_pde.prompts import parse_prompt
-    from rectiflow_pde.solvers.cylinder import CylinderRanges, require_viscosity
+    from rectiflow_pde.solvers.draws import CylinderRanges
+    from rectiflow_pde.units import require_viscosity
 
     names = {"u_mean": "inflow"}
     given = {

@@ -14,7 +14,8 @@ from rectiflow.storage.splits import DEFAULT_FRACTIONS, check_fractions
 
 from rectiflow_pde.data.prepared import COLUMNS, pack
 from rectiflow_pde.data.records import finish, row_of
-from rectiflow_pde.solvers.cylinder import CylinderFlow, CylinderRanges, solve_cylinder
+from rectiflow_pde.solvers.cylinder import CylinderFlow, solve_cylinder
+from rectiflow_pde.solvers.draws import CylinderRanges
 
 log = logging.getLogger(__name__)
 

@@ -31,6 +31,7 @@ from scipy.sparse.linalg import splu
 
 from rectiflow_pde.mesh import Mesh, NodeType
 from rectiflow_pde.solvers.taylor_hood import TaylorHood
+from rectiflow_pde.units import require_viscosity
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -261,12 +262,3 @@ class NavierStokes:
         given = np.concatenate([self.given.ravel(), np.zeros(space.mesh.n_nodes)])
         factors = splu(whole[self._free][:, self._free].tocsc(), **_LU)
         return _System(factors, (whole @ given)[self._free], whole[self._obstacle])
-
-
-def require_viscosity(viscosity: float) -> None:
-    """Refuse what no flow has."""
-    if not (math.isfinite(viscosity) and viscosity > 0):
-        raise ValueError(
-            f"the viscosity must be positive, got {viscosity:g} m²/s; expected such as 1e-3. A "
-            "flow of zero viscosity is not solved here."
-        )
