@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.commands import Parser, Verb, answer
+from rectiflow.storage.folders import claim_file
 
 from rectiflow_cli.shape.options import add_surface, certified, check_format, write_one
 
@@ -41,11 +42,12 @@ class Repair(Verb):
         from rectiflow_shape.geometry import watertight
         from rectiflow_shape.io import read_mesh
 
-        source = Path(args.mesh)
-        check_format(Path(args.out))
-        mesh, report = read_mesh(source, up=args.input_up)
-        made = watertight(mesh, depth=args.depth or 8, thickness=args.thickness)
-        out, judged = write_one(args, made.mesh, source)
+        source, out = Path(args.mesh), Path(args.out)
+        check_format(out)
+        with claim_file(out, inputs=[source], overwrite=args.overwrite):
+            mesh, report = read_mesh(source, up=args.input_up)
+            made = watertight(mesh, depth=args.depth or 8, thickness=args.thickness)
+            _, judged = write_one(args, made.mesh, source)
         distances = {name: value for name, value in asdict(made).items() if name != "mesh"}
         document = {
             "input": source,
