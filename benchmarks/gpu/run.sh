@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage="usage: bash benchmarks/gpu/run.sh ENTRY... --out DIR [--data DIR] [--wheels DIR] [--device D]"
 known=(parity core-overhead protein-network protein-small protein-reflow audio-parity audio-separation
-  audio-small pde-networks)
+  audio-small shape-parity shape-generation pde-networks)
 minutes=9
 
 fail() {
@@ -48,14 +48,14 @@ if [[ -n $wheels ]]; then
   "$python" -m pip install --quiet --no-index --no-deps --upgrade --target "$out/site" "$wheels"/*.whl
 fi
 # A source tree on the path has no metadata, which run folders read the version from.
-for member in shared packages/protein packages/audio packages/pde; do
+for member in shared packages/protein packages/audio packages/shape packages/pde; do
   name=$(sed -n 's/^name = "\(.*\)"/\1/p' "$root/$member/pyproject.toml" | head -n 1)
   version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/$member/pyproject.toml" | head -n 1)
   info="$out/site/${name//-/_}-$version.dist-info"
   mkdir -p "$info"
   printf 'Metadata-Version: 2.1\nName: %s\nVersion: %s\n' "$name" "$version" >"$info/METADATA"
 done
-export PYTHONPATH="$root/shared/src:$root/packages/protein/src:$root/packages/audio/src:$root/packages/pde/src:$out/site${PYTHONPATH:+:$PYTHONPATH}"
+export PYTHONPATH="$root/shared/src:$root/packages/protein/src:$root/packages/audio/src:$root/packages/shape/src:$root/packages/pde/src:$out/site${PYTHONPATH:+:$PYTHONPATH}"
 
 failed=()
 for entry in "${entries[@]}"; do

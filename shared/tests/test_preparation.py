@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+import os
 import sys
 from collections import Counter
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -92,6 +94,34 @@ def test_a_killed_extraction_judges_only_what_is_left(tmp_path):
     assert progress == [(64, 70), (70, 70)]
     assert seen_by(tmp_path / "seen") == list(NUMBERS)
     assert [row["name"] for row in found.rows] == expected()
+
+
+def end_at_seven(number: int, folder: Path) -> Judged:
+    """Judge, but end the process at numbers that end in 7, as a library may that crashes."""
+    if number % 10 == 7:
+        os._exit(1)
+    return judge(number, folder / "seen")
+
+
+def test_an_input_that_kills_its_worker_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "helper.py").write_text(
+        "import os\n" + HEAD + inspect.getsource(judge) + inspect.getsource(end_at_seven)
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    helper = importlib.import_module("helper")
+    seen: list[int] = []
+    lost = partial(dict, reason="killed")
+    told = {"workers": 2, "progress": lambda done, _: seen.append(done)}
+    judged = partial(helper.end_at_seven, folder=tmp_path)
+    found = extract(NUMBERS[:40], judged, tmp_path / "out", lost=lambda n: lost(number=n), **told)
+    killed = [row["number"] for row in found.rejected if row["reason"] == "killed"]
+    assert killed == [7, 17, 27, 37]
+    assert [row["name"] for row in found.rows] == [
+        n for n in expected() if int(n) < 40 and n[-1] != "7"
+    ]
+    assert seen[-1] == 40
+    with pytest.raises(BrokenProcessPool):
+        extract(NUMBERS[:40], judged, tmp_path / "other", workers=2)
 
 
 def test_a_copy_goes_on_after_what_the_writer_has(tmp_path):

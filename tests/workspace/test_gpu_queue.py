@@ -28,7 +28,7 @@ class Absent(importlib.abc.MetaPathFinder):
         while "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         if frame.f_globals["__name__"].partition(".")[0] in (
-            "rectiflow", "rectiflow_protein", "rectiflow_audio", "rectiflow_pde"
+            "rectiflow", "rectiflow_protein", "rectiflow_audio", "rectiflow_shape", "rectiflow_pde"
         ):
             raise ModuleNotFoundError(name + " is not on a bare machine", name=name)
 sys.meta_path.insert(0, Absent())
@@ -112,6 +112,22 @@ def test_audio_parity_runs_on_a_bare_machine(bare, tmp_path):
     assert all(1e-5 < row["bf16"] < 0.2 for row in found["cases"])
 
 
+def test_shape_entries_run_on_a_bare_machine(bare, tmp_path):
+    names = ["triposg_vae_recipe", "triposg_dit_recipe", "triposg_dit_cross2_recipe"]
+    files = [f"{name}.{kind}" for name in names for kind in ("json", "safetensors")]
+    golden = golden_subset(tmp_path / "golden", *files)
+    out = tmp_path / "out"
+    words = ("shape-parity", "shape-generation", "--out", out, "--golden", golden)
+    done = queue(*words, "--device", "cpu", env=bare)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((out / "shape-parity.json").read_text())
+    assert found["passed"] is True
+    assert {row["case"] for row in found["cases"]} == set(names)
+    rows = json.loads((out / "shape-generation.json").read_text())["rows"]
+    assert [row["steps"] for row in rows] == [50, 10]
+    assert all(row["queries"] < row["dense_queries"] for row in rows)
+
+
 def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
     env = {**os.environ, "PYTHON": "false"}  # every entry fails at once
     done = queue("parity", "protein-small", "--out", tmp_path / "out", env=env)
@@ -121,7 +137,7 @@ def test_a_failed_entry_is_told_and_does_not_stop_the_next(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(QUEUE.glob("*.py")), ids=lambda path: path.stem)
 def test_entries_import_what_a_bare_machine_has(path):
-    domains = {"rectiflow_protein", "rectiflow_audio", "rectiflow_pde"}
+    domains = {"rectiflow_protein", "rectiflow_audio", "rectiflow_shape", "rectiflow_pde"}
     there = {"torch", "numpy", "safetensors", "rectiflow", *domains}
     own = {path.stem for path in QUEUE.glob("*.py")}
     tree = ast.parse(path.read_text())

@@ -163,6 +163,7 @@ def _others() -> Iterable[Domain]:
 DOMAINS: tuple[Domain, ...] = (
     Domain("protein", "protein backbones by rectified quaternion flow (ReQFlow)"),
     Domain("audio", "sounds separated by a text query (FlowSep)"),
+    Domain("shape", "closed meshes from a category, words or an image (Mosaic-SDF, TripoSG)"),
     Domain("pde", "flows simulated from words or a first frame (Text2PDE)"),
     *_others(),
 )

@@ -2,6 +2,8 @@
 
 A domain says what becomes of one input (:class:`Judged`) and which records stay; the loop over
 the inputs, its processes and what it keeps on disk are the same for all.
+
+Longer than 400 lines because judging in chunks, going on and finishing share one state on disk.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, fields
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -126,6 +130,7 @@ def extract(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    lost: Callable[[Input], Row] | None = None,
     per_chunk: int = PER_CHUNK,
 ) -> Extracted:
     """Judge every input that an earlier call with the same folder did not.
@@ -142,6 +147,9 @@ def extract(
         Processes. The result does not depend on it.
     progress : callable, optional
         ``progress(done, total)`` after every few inputs.
+    lost : callable, optional
+        The refusal of an input at which a worker was killed, such as by a library that ends the
+        process. Absent, its death ends the extraction; with one worker nothing can be told.
     per_chunk : int, default 32
         Inputs whose work is lost when the process is killed; 1 where one takes long.
     """
@@ -154,29 +162,70 @@ def extract(
     done = len(inputs) - sum(len(chunk.inputs) for chunk in waiting)
     if done:
         log.info("continuing after %d of %d files", done, len(inputs))
-    for count in _run(waiting, min(workers, len(waiting))):
+    for count in _run(waiting, min(workers, len(waiting)), lost):
         done += count
         if progress is not None:
             progress(done, len(inputs))
     return Extracted(chunk.folder for chunk in chunks)
 
 
-def _run(chunks: list[_Chunk[Any]], workers: int) -> Iterator[int]:
+def _run(
+    chunks: list[_Chunk[Any]], workers: int, lost: Callable[[Any], Row] | None
+) -> Iterator[int]:
     """Judge chunks, yielding the number of inputs as each is done."""
     if workers <= 1:
         yield from map(_judge_chunk, chunks)
         return
-    pool = ProcessPoolExecutor(
+    pool = _pool(workers)
+    futures = {pool.submit(_judge_chunk, chunk): chunk for chunk in chunks}
+    try:
+        for future in as_completed(list(futures)):
+            count = future.result()
+            del futures[future]
+            yield count
+    except BrokenProcessPool:
+        if lost is None:
+            raise
+        log.warning("a worker was killed; the rest is judged one by one to find at which input")
+        with _Apart(lost) as apart:
+            for chunk in futures.values():
+                yield len(chunk.inputs) if chunk.done else _judge_chunk(apart.chunk(chunk))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=torch.set_num_threads,
         initargs=(1,),
     )
-    try:
-        for future in as_completed([pool.submit(_judge_chunk, chunk) for chunk in chunks]):
-            yield future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+
+
+class _Apart:
+    """Judges inputs one by one in a process that may be killed at any of them."""
+
+    def __init__(self, lost: Callable[[Any], Row]) -> None:
+        self.lost = lost
+
+    def __enter__(self) -> _Apart:
+        self._pool = _pool(1)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def chunk(self, chunk: _Chunk[Any]) -> _Chunk[Any]:
+        """Return a chunk that is judged so."""
+        return replace(chunk, judge=partial(self._judge, chunk.judge))
+
+    def _judge(self, judge: Callable[[Any], Judged], each: Any) -> Judged:
+        try:
+            return self._pool.submit(judge, each).result()
+        except BrokenProcessPool:
+            self._pool = _pool(1)
+            return Judged(refused=[self.lost(each)])
 
 
 def _judge_chunk(chunk: _Chunk[Any]) -> int:
@@ -279,6 +328,8 @@ class Preparation(Generic[Input]):
         among them.
     settings : mapping
         Plain data that tells this preparation from another, the inputs included.
+    lost : callable, optional
+        The refusal of an input at which a worker was killed; see :func:`extract`.
     per_chunk : int, default 32
         As for :func:`extract`.
     """
@@ -289,6 +340,7 @@ class Preparation(Generic[Input]):
     judge: Callable[[Input], Judged]
     finish: Callable[[Extracted], Kept]
     settings: Mapping[str, Any]
+    lost: Callable[[Input], Row] | None = None
     per_chunk: int = PER_CHUNK
 
     def run(
@@ -355,6 +407,7 @@ class Preparation(Generic[Input]):
                 out / _PARTIAL,
                 workers=workers,
                 progress=progress,
+                lost=self.lost,
                 per_chunk=self.per_chunk,
             )
             kept = self.finish(found)

@@ -16,7 +16,6 @@ class Convert(commands.Convert):
     pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
         "ldm_DiT_FF_cylinder.ckpt --statistics SHARDS/statistics.csv -o ours",
-        "ae_cylinder.ckpt --part codec -o codec",
         "ours --to official -o theirs",
     )
     licence = "licence: the released weights come without one; ask their authors"

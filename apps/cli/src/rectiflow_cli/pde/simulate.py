@@ -31,16 +31,15 @@ class Simulate(commands.Make):
     domain, name, unit = "pde", "simulate", "flow"
     pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
-        '--prompt "flow past a cylinder of radius 0.05 at Re 120" -o flow',
-        "--first-frame frame.npz --mesh channel.msh --format vtu --gif -o flow",
         '--prompt "flow past a cylinder of radius 0.05 at Re 120" --num 8 --verify -o flows',
+        "--first-frame frame.npz --mesh channel.msh --format vtu --gif -o flow",
     )
 
     def own_flags(self, parser: Parser) -> None:
         """Add what is asked for, how it is sampled, and what is written."""
         add = parser.group("flow")
         add("--prompt", type=words, metavar="WORDS", help="The flow in words, lengths in metres.")
-        add("--first-frame", metavar="NPZ", help="u, v and p at the nodes of --mesh.")
+        add("--first-frame", metavar="NPZ", help="Fields u, v, p at the nodes of --mesh.")
         add("--mesh", metavar="FILE", help="Gmsh, VTU, XDMF; made from the prompt if absent.")
         add("--onto", metavar="FILE", help="The mesh of the result, if it is another.")
         add_boundaries(add)

@@ -1,0 +1,107 @@
+"""``rectiflow shape eval``: how shapes come back, and how generated ones compare with real ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rectiflow import commands
+from rectiflow.commands import Measured, Parser, positive, table
+
+from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.options import (
+    add_fit,
+    add_flow,
+    fit_settings,
+    made_by,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from rectiflow.evaluation import Evaluation
+    from rectiflow_shape.geometry import Mesh
+
+SHOWN = 16  # rows
+
+
+class Evaluate(commands.Evaluate):
+    """Measure reconstructions of prepared shapes, or with --generate what a flow makes of noise.
+
+    Without --weights, and with weights of mosaics, shapes are rebuilt by fitting a mosaic.
+    """
+
+    domain = "shape"
+    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
+    examples = (
+        "shards -o measured --limit 20",
+        "shards --weights small --generate 8 --steps 25 -o measured",
+    )
+
+    def own_flags(self, parser: Parser) -> None:
+        """Add data, and how shapes are made."""
+        add = parser.group("shapes")
+        add("shards", metavar="SHARDS", help="What `prepare` left.")
+        add("--split", choices=("train", "valid", "test"), default="test", help="What is rebuilt.")
+        add("--limit", type=positive, help="At most so many shapes, of each class if generated.")
+        add("--generate", type=positive, metavar="N", help="Make N shapes of each class.")
+        add("--depth", type=positive, default=7, help="A lattice of 2^DEPTH cells a side.")
+        add_fit(parser)
+        add_flow(parser)
+
+    def measure(self, args: Any, progress: Any) -> Measured:
+        """Measure as the flags ask."""
+        from rectiflow_shape.data import PreparedShapes
+        from rectiflow_shape.evaluation import evaluate_reconstruction
+
+        prepared = PreparedShapes(args.shards)
+        if args.generate:
+            return Measured(self._generated(args, prepared, progress))
+        options = {"seed": args.seed, "limit": args.limit, "progress": progress}
+        rebuild = self._rebuild(args)
+        return Measured(evaluate_reconstruction(prepared, args.split, rebuild, **options))
+
+    def _rebuild(self, args: Any) -> Any:
+        from rectiflow_shape import reconstruction
+
+        pipe = None if args.weights is None else self.load(args)
+        if pipe is not None and pipe.vae is not None:
+
+            def by_vae(mesh: Mesh, generator: torch.Generator) -> Mesh:
+                tokens = args.tokens or pipe.settings.tokens
+                encoded = reconstruction.encode(pipe.vae, mesh, tokens, generator)
+                return reconstruction.by_vae(pipe.vae, encoded, args.depth).mesh
+
+            return by_vae
+        settings = fit_settings(args)
+
+        def by_mosaic(mesh: Mesh, generator: torch.Generator) -> Mesh:
+            fitted = reconstruction.mosaic_of(mesh, settings, generator)
+            return reconstruction.by_mosaic(fitted, args.depth).mesh
+
+        return by_mosaic
+
+    def _generated(self, args: Any, prepared: Any, progress: Any) -> Evaluation:
+        from rectiflow_shape.evaluation import evaluate_generation, meshes_by_class
+        from rectiflow_shape.request import Asked
+
+        if args.weights is None:
+            raise UsageError("--generate needs a flow; expected --weights.")
+        pipe = self.load(args)
+        held = meshes_by_class(prepared, ("test", "valid"), args.limit)
+        known = meshes_by_class(prepared, ("train",), args.limit)
+        kinds = [name for name in pipe.settings.classes if name in held]
+        made: dict[str, list[Any]] = {}
+        for at, name in enumerate(kinds):
+            asked = [Asked(i, name) for i in range(args.generate)]
+            result = pipe(asked, depth=args.depth, **made_by(args))
+            made[name] = [sample.mesh for sample in result.samples]
+            progress(at + 1, 2 * len(kinds))
+        return evaluate_generation(made, held, known, seed=args.seed)
+
+    def tell(self, found: Evaluation) -> str:
+        """Return the rows and the means."""
+        rows = found.rows[:SHOWN]
+        means = ", ".join(f"{name} {value}" for name, value in found.summary.items())
+        return f"{table(rows)}\n{means}" if rows else means
+
+
+main = Evaluate()

@@ -1,0 +1,131 @@
+"""What training minimises on a batch of shapes: flows of mosaics and of latents."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from rectiflow.flow import Flow
+from rectiflow.storage.records import state_of
+from torch import Tensor, nn
+
+from rectiflow_shape.flow import Condition, dropped, latent_flow, mosaic_flow
+from rectiflow_shape.networks.dit import TripoSGDiT
+from rectiflow_shape.networks.mosaic import GROUPS, MosaicTransformer
+from rectiflow_shape.networks.vae import TripoSGVae
+from rectiflow_shape.tokens import choose_tokens
+
+
+class _ConditionalObjective(nn.Module, ABC):
+    """The flow-matching loss under a condition that is dropped now and then.
+
+    Stored pairs of reflow hold ``x0``, ``x1`` and ``cond.*`` and are taken as they are.
+    """
+
+    def __init__(self, network: nn.Module, flow: Flow, dropout: float) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"dropout must lie in [0, 1], got {dropout}.")
+        self.network, self.flow, self.dropout = network, flow, dropout
+
+    def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """Return the mean loss over the batch."""
+        x1: Any = state_of(batch, "x1")
+        if x1 is not None:
+            cond: Any = state_of(batch, "cond")
+        else:
+            x1 = self.state(batch, generator)
+            told = {name: batch[name] for name in self.told if name in batch}
+            classes = getattr(self.network, "classes", 0)
+            cond = dropped(told, classes, self.dropout, generator)
+        x0 = state_of(batch, "x0")
+        out = self.flow.loss(self.network, x1, cond, x0=x0, generator=generator)
+        return {"loss": out.loss}
+
+    told: tuple[str, ...] = ("context",)
+
+    @abstractmethod
+    def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return the tokens of a batch."""
+
+
+class MosaicObjective(_ConditionalObjective):
+    """The loss of Mosaic-SDF.
+
+    A batch holds ``centres (b, n, 3)``, ``scales (b, n)``, ``values (b, n, k, k, k)``,
+    ``label (b,)`` and ``context (b, m, d)``.
+
+    Parameters
+    ----------
+    network : MosaicTransformer
+    flow : Flow, optional
+        :func:`~rectiflow_shape.flow.mosaic_flow` if absent.
+    dropout : float
+        Probability that class or text says nothing, each by itself; 0.1 is chosen, the paper's
+        value was not at hand.
+    """
+
+    told = ("label", "context")
+
+    def __init__(
+        self, network: MosaicTransformer, flow: Flow | None = None, *, dropout: float = 0.1
+    ) -> None:
+        super().__init__(network, flow or mosaic_flow(network.resolution), dropout)
+
+    def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return mosaics as tokens."""
+        network: Any = self.network
+        tokens: Tensor = network.tokens(*(batch[name] for name in GROUPS))
+        return tokens
+
+
+class LatentObjective(_ConditionalObjective):
+    """The loss of TripoSG's flow in the latents of a frozen autoencoder.
+
+    A batch holds ``surface (b, p, 6)``, points with normals, and ``context (b, m, d)``, states of
+    a text or of an image.
+
+    Parameters
+    ----------
+    network : TripoSGDiT
+    vae : TripoSGVae
+        Frozen.
+    tokens : int
+        Of an example.
+    flow : Flow, optional
+        :func:`~rectiflow_shape.flow.latent_flow` if absent.
+    dropout : float
+        Probability that the condition is zeros; the paper does not state its own, 0.1 is chosen.
+    """
+
+    def __init__(
+        self,
+        network: TripoSGDiT,
+        vae: TripoSGVae,
+        *,
+        tokens: int,
+        flow: Flow | None = None,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__(network, flow or latent_flow(tokens=tokens), dropout)
+        self.vae, self.tokens = vae.eval().requires_grad_(False), tokens
+
+    def train(self, mode: bool = True) -> LatentObjective:
+        """Set the mode of the network; the autoencoder stays as it is."""
+        super().train(mode)
+        self.vae.eval()
+        return self
+
+    @torch.no_grad()
+    def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
+        """Return a sample of the latents."""
+        surface = batch["surface"]
+        posterior = self.vae.encode(surface, choose_tokens(surface, self.tokens, generator))
+        mean = posterior.mean
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return posterior.sample(noise)
+
+
+__all__ = ["Condition", "LatentObjective", "MosaicObjective"]

@@ -1,0 +1,109 @@
+"""What is asked of the pipeline, and how it is to be made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rectiflow.solvers import Euler, Midpoint, Solver
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rectiflow_shape.settings import ShapeSettings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One shape to make: of a category, by words, of an image, or any.
+
+    Attributes
+    ----------
+    index : int
+        Fixes the noise, with the seed.
+    category, prompt : str, optional
+    image : Tensor, shape (3, 224, 224), optional
+        What :func:`rectiflow_shape.io.pixels` makes of a picture.
+    """
+
+    index: int = 0
+    category: str | None = None
+    prompt: str | None = None
+    image: Tensor | None = field(default=None, compare=False)
+
+    def told(self) -> dict[str, Any]:
+        """Return what was asked for, as plain data."""
+        told = {"index": self.index, "category": self.category, "prompt": self.prompt}
+        return {name: value for name, value in told.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Options:
+    """How shapes are made; what is None is the checkpoint's own.
+
+    Parameters
+    ----------
+    steps : int, optional
+        Of the solver.
+    solver : Solver, optional
+        Midpoint for mosaics, Euler for latents if absent: as published.
+    guidance : float, optional
+        Its weight; 1 is none.
+    interval : (float, float), optional
+        Times within which guidance acts.
+    tokens : int, optional
+        Of each sample.
+    depth : int, optional
+        Surfaces are found on a lattice of ``2 ** depth`` cells a side.
+    faces : int, optional
+        Reduce meshes to at most so many.
+    largest : bool
+        Keep the largest component only.
+    seed : int
+        Of the noise.
+    rows : int
+        Samples that go through the flow network together.
+    low_memory : bool
+        Keep one network on the device at a time.
+    """
+
+    steps: int | None = None
+    solver: Solver | None = None
+    guidance: float | None = None
+    interval: tuple[float, float] | None = None
+    tokens: int | None = None
+    depth: int | None = None
+    faces: int | None = None
+    largest: bool = False
+    seed: int = 0
+    rows: int = 16
+    low_memory: bool = False
+
+    def resolved(self, settings: ShapeSettings, is_mosaic: bool) -> Options:
+        """Fill in what the checkpoint decides.
+
+        Raises
+        ------
+        ValueError
+            When a number is out of range.
+        """
+        made = {
+            name: getattr(settings, name) if getattr(self, name) is None else getattr(self, name)
+            for name in ("steps", "guidance", "tokens", "depth")
+        }
+        for name, low, high in (("steps", 1, 10_000), ("tokens", 1, 65_536), ("depth", 4, 10)):
+            if not low <= made[name] <= high:
+                raise ValueError(f"{name} must lie in {low} to {high}, got {made[name]}.")
+        if not 0 <= made["guidance"] <= 100:
+            raise ValueError(f"guidance must lie in 0 to 100, got {made['guidance']:g}; 1 is none.")
+        if self.faces is not None and self.faces < 4:
+            raise ValueError(f"a closed mesh has at least 4 faces, got faces={self.faces}.")
+        solver = self.solver or (Midpoint() if is_mosaic else Euler())
+        return Options(**{**self.__dict__, **made, "solver": solver})
+
+    def described(self) -> dict[str, Any]:
+        """Return what shapes the results, as plain data."""
+        told = {k: v for k, v in self.__dict__.items() if k not in ("rows", "low_memory")}
+        solver = self.solver or Euler()
+        calls = solver.nfe * (self.steps or 1) * (1 if self.guidance == 1 else 2)
+        return told | {"solver": repr(solver), "nfe": calls}

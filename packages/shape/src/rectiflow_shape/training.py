@@ -1,0 +1,140 @@
+"""How autoencoder and flows are trained: what the generic commands read."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rectiflow.training.recipe import Recipe
+
+from rectiflow_shape.networks import MosaicTransformer, TripoSGDiT, TripoSGVae
+from rectiflow_shape.networks.mosaic import GROUPS
+from rectiflow_shape.pipeline import ShapePipeline
+from rectiflow_shape.settings import ShapeSettings
+
+if TYPE_CHECKING:
+    from rectiflow.training import FlowData, FlowTraining
+    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training.validation import Evaluate
+
+log = logging.getLogger(__name__)
+
+_AFTER = {
+    "TripoSGVae": "train data.dir={data} vae.weights={folder} experiment=small_triposg",
+    "TripoSGDiT": 'sample --weights {folder} --prompt "a low-poly chair" -o shapes',
+    "MosaicTransformer": "sample --weights {folder} --num 4 -o shapes",
+}
+"""What can be done with each kind of network."""
+
+
+class ShapeRecipe(Recipe):
+    """Trains Mosaic-SDF, or TripoSG stage by stage: autoencoder, then flow; or a flow on pairs."""
+
+    keys = ("vae", "text", "sampling")
+    shown = ("train/loss", "val/loss", "val/sdf", "val/normal")
+
+    def check(self, cfg: Config) -> None:
+        """Refuse a flow of latents without an autoencoder."""
+        needs = "vae" in list(cfg.training.objective) and "tokens" in list(cfg.training.objective)
+        weights = cfg.vae.get("weights", "") if "weights" in list(cfg.vae) else ""
+        if needs and "TripoSGVae" not in str(cfg.vae.get("_target_", "")) and not weights:
+            raise ValueError(
+                "vae.weights is not given; expected the autoencoder of the latents, such as "
+                "vae.weights=runs/shape-train/DATE of an experiment=..._vae, or the authors' "
+                "folder."
+            )
+
+    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+        """Check that data and network fit, and take the spreads of mosaics from the data."""
+        network: Any = training.network
+        if not isinstance(network, MosaicTransformer | TripoSGDiT):
+            return
+        example = data.dataset[0]
+        context = example.get("context", example.get("cond.context"))
+        width = network.config["context"]
+        if context is not None and context.shape[-1] != width:
+            raise ValueError(
+                f"texts have {context.shape[-1]} channels, got a network for {width}; expected the "
+                f"same. Set network.context={context.shape[-1]}."
+            )
+        if not isinstance(network, MosaicTransformer) or "centres" not in example:
+            return
+        classes = getattr(data, "classes", ())
+        if len(classes) > network.classes:
+            raise ValueError(
+                f"the data has {len(classes)} classes, got a network for {network.classes}; "
+                f"expected as many. Set network.classes={len(classes)}."
+            )
+        if bool((network.spreads == 1).all()):
+            items: Any = [data.dataset[i] for i in range(len(data.dataset))]  # type: ignore[arg-type]
+            network.measure(*(torch.cat([item[name] for item in items]) for name in GROUPS))
+            log.info("means %s, spreads %s", network.means.tolist(), network.spreads.tolist())
+
+    def evaluate(
+        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
+    ) -> Evaluate | None:
+        """Return what draws samples of a flow, if it is wanted."""
+        if "_target_" not in cfg.validation or isinstance(training.network, TripoSGVae):
+            return None
+        vae = getattr(training.objective, "vae", None)
+        looks = build(cfg.validation, vae=vae)
+        looks.settings = settings_of(cfg, data, training.network)
+        return looks
+
+    def export(
+        self,
+        cfg: Config,
+        training: FlowTraining,
+        data: FlowData,
+        folder: Path,
+        card: Mapping[str, Any],
+        build: Build,
+    ) -> None:
+        """Write the flow with all that it needs, or the autoencoder alone."""
+        network: Any = training.network
+        if isinstance(network, TripoSGVae):
+            network.save_pretrained(folder, **card)
+            return
+        vae = getattr(training.objective, "vae", None)
+        if vae is None and isinstance(network, TripoSGDiT):
+            vae = build(cfg.vae)
+        settings = settings_of(cfg, data, network)
+        ShapePipeline(network, vae, settings=settings).save_pretrained(folder, **card)
+
+    def told(self, cfg: Config) -> dict[str, Any]:
+        """Return the encoder of the captions."""
+        return {"text_encoder": cfg.text}
+
+    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+        """Return the command to go on with the network of this stage."""
+        words = _AFTER[type(training.network).__name__]
+        return f"rectiflow shape {words.format(folder=folder, data=cfg.data.dir or 'SHARDS')}"
+
+
+def settings_of(cfg: Config, data: FlowData, network: Any) -> ShapeSettings:
+    """Return what an exported flow is to be used with: as its teacher, or as it was trained.
+
+    A student of guided pairs has the guidance in it, and is used without.
+    """
+    if "weights" in list(cfg.network):
+        settings = ShapePipeline.from_pretrained(cfg.weights).settings
+        store = getattr(data, "store", None)
+        if store is not None and store.metadata.get("guidance", 1.0) != 1.0:
+            settings = replace(settings, guidance=1.0)
+    else:
+        example = data.dataset[0]
+        tokens = len(example["centres"]) if "centres" in example else None
+        settings = ShapeSettings(
+            text_encoder=cfg.text,
+            classes=getattr(data, "classes", ()),
+            tokens=tokens or int(cfg.training.objective.tokens),
+        )
+    told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
+    return replace(settings, **told)
+
+
+RECIPE = ShapeRecipe("shape", ShapePipeline)
