@@ -84,7 +84,8 @@ class KsDraws:
         """Draw and solve one."""
         equation = self.equation
         found = equation.solve(equation.draw(generator), self.times)
-        told = {"size": equation.length, "viscosity": equation.viscosity, "buoyancy": None}
+        told: dict[str, Any] = {"size": equation.length, "viscosity": equation.viscosity}
+        told["buoyancy"] = None
         told["caption"] = f"Kuramoto-Sivashinsky flow on a circle of length {equation.length:g}."
         return found[..., None], told | {"times": np.array(self.times)}
 

@@ -215,8 +215,8 @@ def _one(
 
 def _known(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for ours, theirs in _SCALARS.items():
-        for key in theirs:
+    for ours, keys in _SCALARS.items():
+        for key in keys:
             if meta.get(key) is not None:
                 found[ours] = float(meta[key])
             elif key in arrays and np.size(arrays[key]) == 1:

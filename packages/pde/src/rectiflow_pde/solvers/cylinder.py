@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -210,29 +210,29 @@ def solve_flow(
         return 4 * peak * (y - bottom) * (bottom + height - y) / height**2
 
     solver = NavierStokes(mesh, parameters["viscosity"], inflow)
-    times = np.asarray(times, np.float64)
+    at = np.asarray(times, np.float64)
     start = solver.stokes() if initial is None else solver.start_from(initial)
-    start = replace(start, time=float(times[0]))
+    start = replace(start, time=float(at[0]))
     step = solver.stable_step()
     for attempt in range(_RETRIES):
         try:
             frames = [start]
-            frames += _at(solver.run(start, times[1:].tolist(), step=step), times[1:])
+            frames += _at(solver.run(start, at[1:].tolist(), step=step), at[1:])
             break
         except DivergedError:
             if attempt == _RETRIES - 1:
                 raise
             step /= _RETRY
-    if initial is not None and len(times) > 1:
-        after = next(solver.run(start, [times[0] + 1e-3 * (times[1] - times[0])]))
+    if initial is not None and len(at) > 1:
+        after = next(solver.run(start, [at[0] + 1e-3 * (at[1] - at[0])]))
         frames[0] = replace(start, pressure=after.pressure)
-    return Trajectory(mesh, times, _fields(frames, mesh.n_nodes), dict(parameters))
+    return Trajectory(mesh, at, _fields(frames, mesh.n_nodes), dict(parameters))
 
 
-def _at(states: object, times: Sequence[float]) -> list[FlowState]:
+def _at(states: Iterable[FlowState], times: Float[np.ndarray, " f"]) -> list[FlowState]:
     """States at times, of all."""
-    wanted = set(np.asarray(times).tolist())
-    return [state for state in states if state.time in wanted]  # type: ignore[attr-defined]
+    wanted = set(times.tolist())
+    return [state for state in states if state.time in wanted]
 
 
 def _run(

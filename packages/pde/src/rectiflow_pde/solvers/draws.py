@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -42,7 +43,7 @@ class CylinderRanges:
     viscosity: float = VISCOSITY
 
     @classmethod
-    def of(cls, **given: object) -> CylinderRanges:
+    def of(cls, **given: Any) -> CylinderRanges:
         """Return the usual ranges but for those given; Reynolds number and inflow as one of them.
 
         Raises
@@ -51,7 +52,7 @@ class CylinderRanges:
             If a Reynolds number or an inflow is not positive.
         """
         for name in ("reynolds", "u_mean"):
-            low, _ = given.get(name) or (1.0, 1.0)  # type: ignore[misc]
+            low = given[name][0] if name in given else 1.0
             if not low > 0:
                 said = {"reynolds": "Reynolds number", "u_mean": "mean inflow"}[name]
                 raise ValueError(f"the {said} must be positive, got {low:g}.")
@@ -59,7 +60,7 @@ class CylinderRanges:
             given.setdefault("u_mean", None)
         elif "u_mean" in given:
             given["reynolds"] = None
-        return cls(**given)  # type: ignore[arg-type]
+        return cls(**given)
 
     def draw(
         self,
