@@ -104,7 +104,7 @@ def evaluate(
         truth, regime = frequency(flow, flow.stacked)
         for guess in guesses:
             found = guess.simulate(flow)[:frames]
-            row = {"name": name, "method": guess.name, "regime": regime}
+            row: dict[str, Any] = {"name": name, "method": guess.name, "regime": regime}
             error = relative_l2(found, flow.stacked, given_frames=1)
             row["relative_l2"] = error.without_given
             later = relative_l2(found[1:], flow.stacked[1:])

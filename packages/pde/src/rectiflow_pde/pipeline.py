@@ -223,5 +223,6 @@ class SimulationPipeline(Pipeline):
     ) -> torch.Tensor:
         enabled = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled):
-            told = {"steps": steps, "seed": seed, "solver": solver, "guidance": guidance}
-            return sampling.latents(self, cond, indices, **told).float()
+            return sampling.latents(
+                self, cond, indices, steps=steps, seed=seed, solver=solver, guidance=guidance
+            ).float()

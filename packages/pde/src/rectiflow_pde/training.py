@@ -47,7 +47,8 @@ class SimulationRecipe(Recipe):
             if hasattr(dataset, "flows") and not codec.is_fitted:
                 codec.fit(dataset.flows)
                 log.info("fitted a codec of %d components", codec.sizes.latent)
-            sizes = training.network.sizes
+            network: Any = training.network
+            sizes = network.sizes
             wanted = (sizes.channels, *sizes.grid)
             if wanted != codec.latent_shape:
                 raise ValueError(
@@ -79,7 +80,8 @@ class SimulationRecipe(Recipe):
         if isinstance(network, MeshAutoencoder):
             network.save_pretrained(folder, **card)
             return
-        conditioner, guard, codec = (getattr(objective, k, None) for k in _PARTS)
+        parts: Any = (getattr(objective, k, None) for k in _PARTS)
+        conditioner, guard, codec = parts
         before = None
         if "weights" in cfg.network:  # pairs and further training: the teacher's other parts
             before = SimulationPipeline.from_pretrained(cfg.weights)
@@ -87,9 +89,9 @@ class SimulationRecipe(Recipe):
             guard = before.guard
         elif isinstance(network, FlowTransformer) and hasattr(data, "scaling"):
             guard = guard_of(codec, data)
-        told = {"settings": before.settings if before else settings_of(cfg, data)}
-        parts = (network, codec, conditioner, guard)
-        SimulationPipeline(*parts, **told).save_pretrained(folder, **card)
+        settings = before.settings if before else settings_of(cfg, data)
+        pipe = SimulationPipeline(network, codec, conditioner, guard, settings=settings)
+        pipe.save_pretrained(folder, **card)
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the fields of a simulated flow."""

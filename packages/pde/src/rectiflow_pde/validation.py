@@ -45,9 +45,10 @@ class SimulationValidation:
     ) -> None:
         if num < 1 or steps < 1:
             raise ValueError(f"num and steps must be at least 1, got {num} and {steps}.")
-        told = {"frames": data.frames, "frame_step": data.frame_step}
         self.codec = codec
-        self.settings = SimulationSettings(data.scaling, data.raster, **told)
+        self.settings = SimulationSettings(
+            data.scaling, data.raster, frames=data.frames, frame_step=data.frame_step
+        )
         self.flows = [cut(flow, data.frames) for flow in data.held_out[:num]]
         self.steps, self.seed = steps, seed
 

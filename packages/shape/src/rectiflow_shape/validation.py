@@ -54,7 +54,7 @@ class SampleValidation:
         if num < 1 or steps < 1:
             raise ValueError(f"num and steps must be at least 1, got {num} and {steps}.")
         self.vae, self.settings, self.num = vae, ShapeSettings(), num
-        self.options = {"steps": steps, "depth": depth, "seed": seed}
+        self.options: dict[str, Any] = {"steps": steps, "depth": depth, "seed": seed}
         self.categories = list(categories)
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:

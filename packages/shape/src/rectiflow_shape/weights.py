@@ -76,7 +76,7 @@ def expected(config: Mapping[str, Any], is_vae: bool) -> dict[str, torch.Size]:
 
 def to_official(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's tensors under the official names, with the rows in their order."""
-    heads, found = int(network.config["heads"]), {}  # type: ignore[index, arg-type]
+    heads, found = int(network.config["heads"]), {}  # type: ignore[index]
     for name, value in network.state_dict().items():
         stem, _, last = name.rpartition(".attn")
         last = last.partition(".")[2]
@@ -238,9 +238,10 @@ def _image_encoder(folder: Path) -> ImageEncoder | None:
     config = read_json(folder / "config.json")
     encoder = ImageEncoder({k: v for k, v in config.items() if k in _DINO})
     # Names of its tensors differ between versions of transformers, which knows them all.
-    model, found = Dinov2Model.from_pretrained(
+    loaded: Any = Dinov2Model.from_pretrained(
         folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
     )
+    model, found = loaded
     strange = [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]
     if strange:
         raise CheckpointError(folder, f"does not fit DINOv2, got {sorted(map(str, strange))[:8]}")

@@ -66,7 +66,9 @@ def card(request: Request) -> Card:
     rebuilt = by_mosaic(fitted, DEPTH).mesh
     errors = compare(rebuilt, real, generator)
 
-    figures, files, rows = [], {}, []
+    figures: list[Any] = []
+    files: dict[str, Any] = {}
+    rows: list[Any] = []
     told = [(s.mesh, s.told.get("category", s.name), s.told["certificate"]) for s in made.samples]
     shown = [(mesh, f"{number + 1}: {kind}") for number, (mesh, kind, _) in enumerate(told)]
     for (mesh, label), (_, _, judged) in zip(shown, told, strict=True):

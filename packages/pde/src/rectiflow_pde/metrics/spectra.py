@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def energy_spectrum_1d(*components: Float[np.ndarray, "*f n"]) -> Float[np.ndarr
 def _spectrum(components: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> np.ndarray:
     shape = [components[0].shape[axis] for axis in axes]
     size = int(np.prod(shape))
-    density = sum(np.abs(np.fft.fftn(part, axes=axes) / size) ** 2 for part in components) / 2
+    density: Any = sum(np.abs(np.fft.fftn(part, axes=axes) / size) ** 2 for part in components) / 2
     waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")
     # A length just below a whole number by rounding belongs to the shell of that number.
     shell = np.floor(np.sqrt(sum(wave**2 for wave in waves)) + 1e-9).astype(int).ravel()

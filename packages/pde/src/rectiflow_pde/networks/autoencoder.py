@@ -40,8 +40,9 @@ class Posterior:
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents."""
-        told = {"device": self.mean.device, "dtype": self.mean.dtype}
-        noise = torch.randn(self.mean.shape, generator=generator, **told)
+        noise = torch.randn(
+            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
+        )
         return self.mean + torch.exp(0.5 * self.logvar) * noise
 
     def kl(self) -> Float[Tensor, " b"]:
@@ -204,7 +205,8 @@ class MeshAutoencoder(Pretrained, nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """Where the losses of an adversarial training are balanced."""
-        return self.decoder.gino_decoder.projection.fcs[0].weight
+        weight: Any = self.decoder.gino_decoder.projection.fcs[0].weight
+        return weight
 
 
 @dataclass(frozen=True)

@@ -166,9 +166,9 @@ class NumberEmbedding(nn.Module):
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b c"]:
         """Return the embedded numbers."""
-        weight = self.mlp[0].weight
+        weight: Any = self.mlp[0].weight
         half = WAVES // 2
-        told = {"device": t.device, "dtype": torch.float32}
-        rates = torch.exp(-math.log(10_000) * torch.arange(half, **told) / half)
+        steps = torch.arange(half, device=t.device, dtype=torch.float32)
+        rates = torch.exp(-math.log(10_000) * steps / half)
         angles = t.float()[:, None] * rates
         return self.mlp(torch.cat([angles.cos(), angles.sin()], -1).to(weight))

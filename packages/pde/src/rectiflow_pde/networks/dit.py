@@ -203,7 +203,9 @@ class LatentTransformer(Pretrained, nn.Module):
                 nn.init.xavier_uniform_(module.weight)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder["proj"].weight.data.flatten(1))
+        embedder: Any = self.x_embedder["proj"]
+        nn.init.xavier_uniform_(embedder.weight.data.flatten(1))
+        layers: Any
         for layers in (self.t_embedder.mlp, self.y_embedder):
             for layer in (layers[0], layers[2]):
                 nn.init.normal_(layer.weight, std=0.02)
@@ -260,7 +262,7 @@ class LatentTransformer(Pretrained, nn.Module):
 
 def _patches(c: DitConfig) -> nn.Module:
     told: Any = {"stride": c.patch, "padding": 0}
-    return convolution(len(c.grid), c.channels + c.told, c.width, c.patch, **told)  # type: ignore[arg-type]
+    return convolution(len(c.grid), c.channels + c.told, c.width, c.patch, **told)
 
 
 def _normed(x: Tensor) -> Tensor:

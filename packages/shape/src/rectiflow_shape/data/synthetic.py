@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from rectiflow.randomness import counter_generator
@@ -115,7 +116,8 @@ def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
     import trimesh
 
     out = Path(out)
-    meshes, rows = out.with_name(f"{out.name}_meshes"), []
+    meshes = out.with_name(f"{out.name}_meshes")
+    rows: list[Any] = []
     meshes.mkdir(parents=True, exist_ok=True)
     for split, count in (("train", num), ("valid", max(2, num // 2))):
         for i in range(count):

@@ -23,7 +23,7 @@ EDGES = tuple((a, a | 1 << axis, axis) for axis in range(3) for a in range(8) if
 _BETWEEN = {frozenset(edge[:2]): k for k, edge in enumerate(EDGES)}
 
 
-def _sides() -> list[tuple[int, ...]]:
+def _sides() -> list[tuple[int, int, int, int]]:
     """Corners of the six sides, counter-clockwise from outside."""
     sides = []
     for axis in range(3):

@@ -212,8 +212,8 @@ def _signs(mesh: Mesh, patch: np.ndarray, mixed: np.ndarray) -> tuple[np.ndarray
             solids += wanted > 0 and final[holder] > 0
         else:
             inverted += given < 0
-        final[part] = wanted
-        signs[part] = wanted * given
+        final[int(part)] = wanted
+        signs[int(part)] = wanted * given
     apart = volumes[~closed].sum()
     if apart < -1e-3 * np.abs(mesh.face_volumes[~closed[patch]]).sum():
         signs[~closed] = -1

@@ -92,7 +92,7 @@ def parse_ply(content: bytes, path: Path) -> Parsed:
             tables[element.name] = table
         vertex, face = tables["vertex"], tables.get("face", {})
         points = np.stack([np.asarray(vertex[k], float) for k in "xyz"], 1)
-        lists = next((face[k] for k in ("vertex_indices", "vertex_index") if k in face), [])
+        lists: Any = next((face[k] for k in ("vertex_indices", "vertex_index") if k in face), [])
         if "tristrips" in tables and not len(lists):
             raise KeyError("face (it has triangle strips)")
     except (KeyError, IndexError, ValueError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow import Pretrained
@@ -96,7 +96,8 @@ class MosaicTransformer(Pretrained, nn.Module):
         self.register_buffer("means", torch.zeros(3))
         self.register_buffer("spreads", torch.ones(3))
         self.register_buffer("sizes", torch.tensor([-6.0, 1.0]))
-        for layer in (self.proj_out, self.modulation[1]):
+        last: Any = self.modulation[1]
+        for layer in (self.proj_out, last):
             nn.init.zeros_(layer.weight)
         nn.init.zeros_(self.proj_out.bias)
         nn.init.normal_(self.labels.weight, std=0.02)

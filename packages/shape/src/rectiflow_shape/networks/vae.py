@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow import Pretrained
@@ -80,8 +80,8 @@ class _Decoder(nn.Module):
     def tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for block in self.blocks[:-1]:
             x = block(x)
-        keys: tuple[Tensor, Tensor] = self.blocks[-1].attn2.keys(x)
-        return keys
+        last: Any = self.blocks[-1]
+        return last.attn2.keys(x)
 
     def forward(self, embedded: Tensor, keys: tuple[Tensor, Tensor]) -> Tensor:
         x = self.blocks[-1](self.proj_query(embedded), (keys,))
