@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import torch
@@ -159,7 +159,7 @@ def _opened(path: Path) -> tuple[Image.Image, tuple[int, int], list[str]]:
     try:
         with storing(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image: Any = Image.open(path)  # its modes are classes of their own
             _check_size(path, *image.size)
             if getattr(image, "n_frames", 1) > 1:
                 notes.append(f"the first of {image.n_frames} frames of an animation is taken")
