@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rectiflow.storage.faults import FileError
@@ -53,7 +54,8 @@ class _Section:
             raise ValueError(f"no whole section {name}")
         body = content[content.index(b"\n", start) + 1 : stop]
         self._binary = is_binary
-        self._body, self._at = (body, 0) if is_binary else (body.split(), 0)
+        self._body: Any = body if is_binary else body.split()
+        self._at = 0
 
     def take(self, count: int, kind: str) -> np.ndarray:
         """Take numbers: ``i`` int32, ``q`` int64 or ``d`` float64."""

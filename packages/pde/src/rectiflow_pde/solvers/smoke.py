@@ -172,9 +172,8 @@ def _laplacian(values: np.ndarray, h: np.ndarray, walls: int) -> np.ndarray:
     """Laplacian of a velocity: 0 at the walls that it faces, and free along the others."""
     found = np.zeros_like(values)
     for axis in (0, 1):
-        mode = {"mode": "edge"}
         width = [(1, 1) if a == axis else (0, 0) for a in (0, 1)]
-        padded = np.pad(values, width, **mode)
+        padded = np.pad(values, width, mode="edge")
         found += np.diff(padded, 2, axis=axis) / h[axis] ** 2
     found[(slice(None),) * walls + ([0, -1],)] = 0
     return found
