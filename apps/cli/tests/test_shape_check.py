@@ -1,4 +1,4 @@
-"""``rectiflow shape prepare`` and ``check``: what they tell and with which exit code."""
+"""``rectiflow shape prepare``, ``check`` and ``repair``: what they tell and leave."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_repair_writes_a_watertight_copy(folder, capsys):
     words = ["shape", "repair", str(folder / "open.ply"), "-o", str(folder / "out.glb")]
     assert main([*words, "--depth", "5", "--faces", "500", "--size", "3", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["passed"]
-    assert told["faces"] <= 500
-    assert told["volume"] == pytest.approx(27, rel=0.2)
+    assert told["certificate"]["passed"]
+    assert told["certificate"]["faces"] <= 500
+    assert told["certificate"]["volume"] == pytest.approx(27, rel=0.2)
     assert told["distances"]["mean"] < told["distances"]["cell"]
     assert main(words) == 2
     assert "out.glb" in capsys.readouterr().err

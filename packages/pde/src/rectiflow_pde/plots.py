@@ -35,6 +35,7 @@ def frame_figure(flows: Sequence[tuple[str, Trajectory]], frame: int) -> Figure:
             *mesh.points.T, mesh.triangles, speed(flow)[frame], shading="gouraud", vmin=0, vmax=top
         )
         axes.set(aspect="equal", xticks=[], yticks=[])
+        axes.margins(0)
         axes.set_title(f"{title}, t = {flow.times[frame]:.2f} s", fontsize=9)
         figure.colorbar(shown, ax=axes, label="m/s", shrink=0.9)
     return figure

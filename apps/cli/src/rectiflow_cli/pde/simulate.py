@@ -43,7 +43,7 @@ class Simulate(commands.Make):
         add("--mesh", metavar="FILE", help="Gmsh, VTU, XDMF; made from the prompt if absent.")
         add("--onto", metavar="FILE", help="The mesh of the result, if it is another.")
         add_boundaries(add)
-        add("--viscosity", type=number, metavar="NU", help="m²/s; 1e-3 unless the prompt tells.")
+        add("--viscosity", type=number, metavar="NU", help="In m²/s; 1e-3 unless the prompt tells.")
         add = parser.group("sampling")
         add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
         add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
@@ -51,7 +51,7 @@ class Simulate(commands.Make):
         add("--guidance", type=float, help="By the prompt, 1 is none; the checkpoint's if absent.")
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
-        add("--format", choices=SUFFIXES, default="npz", help="vtu and xdmf are for ParaView.")
+        add("--format", choices=SUFFIXES, default="npz", help="For ParaView: vtu and xdmf.")
         add("--gif", action="store_true", help="Draw an animation of each flow as well.")
         add(
             "--verify",

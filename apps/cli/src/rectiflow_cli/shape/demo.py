@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rectiflow_shape.geometry import Mesh
 
 HERE = Path(__file__).parent
-PIXELS = 320
+PIXELS, DEPTH = 320, 6
 TURNS = (30.0, 150.0)
 """Degrees around each shape from which it is shown."""
 
@@ -60,10 +60,10 @@ def card(request: Request) -> Card:
     kinds = pipe.settings.classes
     asked = [Asked(i, kinds[i % len(kinds)] if kinds else None) for i in range(request.num)]
     with counter("generating shapes", unit="shape", quiet=request.quiet) as show:
-        made = pipe(asked, steps=request.steps, seed=request.seed, progress=show)
+        made = pipe(asked, depth=DEPTH, steps=request.steps, seed=request.seed, progress=show)
     generator = torch.Generator().manual_seed(request.seed)
-    fitted = mosaic_of(real, FitSettings(grids=128, resolution=7, steps=60), generator)
-    rebuilt = by_mosaic(fitted, 7).mesh
+    fitted = mosaic_of(real, FitSettings(grids=128, resolution=7, steps=30), generator)
+    rebuilt = by_mosaic(fitted, DEPTH).mesh
     errors = compare(rebuilt, real, generator)
 
     figures, files, rows = [], {}, []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from rectiflow.commands import Parser, Verb, answer, positive
+from rectiflow.commands import Parser, Verb, answer
 from rectiflow.storage.folders import claim_file
 
-from rectiflow_cli.shape import flags
+from rectiflow_cli.shape.options import add_surface, certified, check_format, write_one
 
 
 class Repair(Verb):
@@ -17,53 +17,51 @@ class Repair(Verb):
 
     domain, name = "shape", "repair"
     examples = (
-        "scan.stl -o whole.glb --up z",
-        "chair.obj -o chair.stl --faces 50000 --largest --size 120",
+        "scan.stl -o whole.glb --input-up z",
+        "chair.obj -o chair.stl --faces 50000 --largest --up z --size 120",
     )
 
     def flags(self, parser: Parser) -> None:
         """Add input, output and what is done between."""
         add = parser.group("input and output")
-        add("path", metavar="FILE", help="GLB, glTF, OBJ, PLY, STL or OFF.")
-        add("-o", "--out", required=True, metavar="FILE", help="GLB, OBJ, PLY, STL or OFF.")
-        flags.add_up(add)
-        flags.add_output(parser)
-        add = parser.group("conversion")
-        add("--depth", type=positive, default=8, help="2^depth cells along the longest side.")
+        add("mesh", metavar="MESH", help="GLB, glTF, OBJ, PLY, STL or OFF.")
+        add("-o", "--out", required=True, metavar="OUT", help="GLB, OBJ, PLY, STL or OFF.")
+        add("--input-up", choices=("x", "y", "z"), help="Which axis of MESH is up, if not y.")
         add(
             "--thickness",
             type=float,
-            help="Half of the thickness that sheets are given, in the file's units; a cell if "
+            help="Half of the thickness that sheets are given, in the unit of MESH; a cell if "
             "absent.",
         )
+        add_surface(parser)
         parser.add_overwrite()
         parser.add_json()
 
-    def run(self, args: Namespace) -> int:
+    def run(self, args: Any) -> int:
         """Read, convert, write, certify."""
-        from rectiflow_shape.geometry import decimate, largest, watertight
-        from rectiflow_shape.io import read_mesh, write_mesh
+        from rectiflow_shape.geometry import watertight
+        from rectiflow_shape.io import read_mesh
 
-        source, out = Path(args.path), Path(args.out)
+        source, out = Path(args.mesh), Path(args.out)
+        check_format(out)
         with claim_file(out, inputs=[source], overwrite=args.overwrite):
-            mesh, report = read_mesh(source, up=args.up)
-            made = watertight(mesh, depth=args.depth, thickness=args.thickness)
-            kept = largest(made.mesh) if args.largest else made.mesh
-            kept = kept if args.faces is None else decimate(kept, args.faces)
-            told = write_mesh(out, kept, up=args.up_out, size=args.size, faces=args.faces)
-        distances = {k: v for k, v in asdict(made).items() if k != "mesh"}
+            mesh, report = read_mesh(source, up=args.input_up)
+            made = watertight(mesh, depth=args.depth or 8, thickness=args.thickness)
+            _, judged = write_one(args, made.mesh, source)
+        distances = {name: value for name, value in asdict(made).items() if name != "mesh"}
         document = {
+            "input": source,
             "file": out,
-            **told.document(),
+            "repaired": report.sentences(),
             "distances": distances,
-            "report": report.sentences(),
+            "certificate": judged.document(),
         }
         lines = [
-            f"wrote {out}: {'passed' if told.passed else '; '.join(told.faults())}, {told.faces} "
-            f"faces, {told.components} parts",
-            f"from the input to it {made.mean:.3g} on average, {made.largest:.3g} at most; back "
-            f"{made.mean_back:.3g} and {made.largest_back:.3g}; a cell is {made.cell:.3g}",
-            *(f"  {sentence}" for sentence in report.sentences()),
+            *report.sentences(),
+            f"from the input to the copy {made.mean:.3g} on average, {made.largest:.3g} at most; "
+            f"back {made.mean_back:.3g} and {made.largest_back:.3g}; a cell is {made.cell:.3g}",
+            certified(judged),
+            f"wrote {out}",
         ]
         answer(document, "\n".join(lines), as_json=args.json)
         return 0
