@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -33,10 +33,12 @@ def energy_spectrum_1d(*components: Float[np.ndarray, "*f n"]) -> Float[np.ndarr
 def _spectrum(components: tuple[np.ndarray, ...], axes: tuple[int, ...]) -> np.ndarray:
     shape = [components[0].shape[axis] for axis in axes]
     size = int(np.prod(shape))
-    density: Any = sum(np.abs(np.fft.fftn(part, axes=axes) / size) ** 2 for part in components) / 2
+    waves_of = [np.fft.fftn(part, axes=axes) / size for part in components]
+    density = np.sum(np.square(np.abs(waves_of)), axis=0) / 2
     waves = np.meshgrid(*(np.fft.fftfreq(n, 1 / n) for n in shape), indexing="ij")
     # A length just below a whole number by rounding belongs to the shell of that number.
-    shell = np.floor(np.sqrt(sum(wave**2 for wave in waves)) + 1e-9).astype(int).ravel()
+    length = np.sqrt(np.sum(np.square(waves), axis=0))
+    shell = np.floor(length + 1e-9).astype(int).ravel()
     flat = density.reshape(-1, size)
     found = np.stack([np.bincount(shell, row) for row in flat])
     return found.reshape(*density.shape[: density.ndim - len(axes)], -1)

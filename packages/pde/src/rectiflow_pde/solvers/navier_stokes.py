@@ -23,7 +23,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sparse
@@ -209,7 +209,8 @@ class NavierStokes:
             for i in range(count):
                 order = 3 if len(velocities) == 3 else 1
                 lead, before, carried = _ORDERS[order]
-                known: Any = sum(c * u for c, u in zip(before, velocities, strict=False)) / h
+                still = np.zeros_like(start.velocity)
+                known = sum((c * u for c, u in zip(before, velocities, strict=False)), still) / h
                 load = np.stack([self.space.mass @ part for part in known])
                 load -= sum(c * n for c, n in zip(carried, convections, strict=False))
                 now = until if i == count - 1 else begin + (i + 1) * h
