@@ -6,7 +6,7 @@ is evaluated again at the full one. All three get the same field, a truncated di
 and a torus, whose queries cost next to nothing, and of a triangle mesh, whose queries cost about as
 much as those of a small network. Each runs in a process of its own; memory is what it took beyond
 what it began with, and speed is told of one core's seconds. The aim of speed is missed on the
-analytic fields: one that costs nothing leaves only the sorting of cells, and scikit-image's own time.
+analytic fields: one that costs nothing leaves only the sorting of cells and scikit-image's time.
 
     python benchmarks/shape_extraction.py --out benchmarks/results/shape_extraction.json
 """

@@ -25,7 +25,7 @@ _BETWEEN = {frozenset(edge[:2]): k for k, edge in enumerate(EDGES)}
 
 def _sides() -> list[tuple[int, int, int, int]]:
     """Corners of the six sides, counter-clockwise from outside."""
-    sides: list[tuple[int, ...]] = []
+    sides: list[tuple[int, int, int, int]] = []
     for axis in range(3):
         u, v = 1 << (axis + 1) % 3, 1 << (axis + 2) % 3
         high = 1 << axis
