@@ -17,7 +17,7 @@ class Check(Verb):
     """Say what is wrong with mesh files, and whether each is watertight, manifold and outward."""
 
     domain, name = "shape", "check"
-    examples = ("chair.glb", "out/*.glb --faces 50000 --json", "scan.stl --up z")
+    examples = ("scan.stl --up z", "out/*.glb --faces 50000 --json")
 
     def flags(self, parser: Parser) -> None:
         """Add the files and what is asked of them."""

@@ -17,7 +17,7 @@ class Decode(Verb):
     domain, name = "shape", "decode"
     examples = (
         "chair.safetensors -o chair.glb",
-        "latents.safetensors --weights small_triposg --depth 8 -o chair.glb",
+        "latents.safetensors --weights triposg --depth 8 -o chair.glb",
     )
 
     def flags(self, parser: Parser) -> None:

@@ -20,7 +20,10 @@ class Encode(Verb):
     """Encode a mesh into the latents of a TripoSG autoencoder, to decode or to edit."""
 
     domain, name = "shape", "encode"
-    examples = ("chair.glb --weights small_triposg -o chair.safetensors",)
+    examples = (
+        "chair.glb --weights triposg -o chair.safetensors",
+        "chair.glb --weights triposg --tokens 512 -o chair.safetensors",
+    )
 
     def flags(self, parser: Parser) -> None:
         """Add the mesh, the weights and where latents go."""

@@ -21,7 +21,7 @@ class Reconstruct(Verb):
     domain, name = "shape", "reconstruct"
     examples = (
         "chair.glb -o closed.glb",
-        "chair.glb --weights small_triposg -o closed.glb",
+        "chair.glb --weights triposg -o closed.glb",
     )
 
     def flags(self, parser: Parser) -> None:
