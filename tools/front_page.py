@@ -22,7 +22,7 @@ PICTURES = (  # what stands in the demo's folder; the first that matches
 
 def scaled(path: Path) -> Image.Image:
     """Return a picture, or the last frame of an animation, at the height of the strip."""
-    image = Image.open(path)
+    image: Image.Image = Image.open(path)
     image.seek(getattr(image, "n_frames", 1) - 1)
     image = image.convert("RGB")
     return image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.BOX)
