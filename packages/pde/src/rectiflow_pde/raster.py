@@ -60,6 +60,17 @@ class Raster:
         values = sum(fields[:, nodes[:, i]] * weights[:, i, None] for i in range(3))
         return np.asarray(values, np.float32).reshape(len(fields), *self.cells, -1)
 
+    def stencil(self, places: Float[np.ndarray, "n 2"]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return, for each axis, four points around each place and their weights, ``(n, 4)``."""
+        axes = []
+        for i, n in enumerate(self.cells):
+            at = (places[:, i] - self.origin[i]) / self.lengths[i] * n - 0.5
+            first = np.floor(np.clip(at, 0, n - 1)).astype(int)
+            share = np.clip(at, 0, n - 1) - first
+            index = np.clip(first[:, None] + np.arange(-1, 3), 0, n - 1)
+            axes.append((index, _cubic(share[:, None] - np.arange(-1, 3))))
+        return axes
+
     def to_points(
         self, grid: Float[np.ndarray, "t x y k"], places: Float[np.ndarray, "n 2"]
     ) -> Float[np.ndarray, "t n k"]:
@@ -70,14 +81,7 @@ class Raster:
         Keys, "Cubic convolution interpolation for digital image processing" (IEEE Trans. ASSP
         1981).
         """
-        axes = []
-        for i, n in enumerate(self.cells):
-            at = (places[:, i] - self.origin[i]) / self.lengths[i] * n - 0.5
-            first = np.floor(np.clip(at, 0, n - 1)).astype(int)
-            share = np.clip(at, 0, n - 1) - first
-            index = np.clip(first[:, None] + np.arange(-1, 3), 0, n - 1)
-            axes.append((index, _cubic(share[:, None] - np.arange(-1, 3))))
-        (ix, wx), (iy, wy) = axes
+        (ix, wx), (iy, wy) = self.stencil(places)
         total = np.zeros((len(grid), len(places), grid.shape[-1]))
         for a in range(4):
             for b in range(4):

@@ -1,0 +1,188 @@
+"""Data assimilation: flows that a checkpoint holds possible and that sensors have read."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rectiflow.inverse import Gaussian, Matrix, Measurement, Method, Posterior
+from rectiflow.randomness import KeyedNoise
+from torch import Tensor
+
+from rectiflow_pde import sampling
+from rectiflow_pde.flow import guided_field
+from rectiflow_pde.incompressible import Incompressible
+from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.networks.patches import PatchCodec
+from rectiflow_pde.networks.simulator import FlowTransformer
+from rectiflow_pde.request import Request, make_request
+from rectiflow_pde.result import SimulationResult
+from rectiflow_pde.trajectory import FIELDS, Trajectory
+
+if TYPE_CHECKING:
+    from rectiflow_pde.pipeline import SimulationPipeline
+    from rectiflow_pde.readings import Readings
+
+CODEC_ERROR = 0.03
+"""Of decoded latents, in units of the inflow: what readings are off beside their own noise."""
+
+_POSTERIOR = Posterior()
+
+
+def measurement_of(
+    pipe: SimulationPipeline, request: Request, readings: Readings, noise: float
+) -> Measurement:
+    """Return readings as a linear measurement of latents, in units of the inflow.
+
+    The codec is linear: each reading is a weighted sum over the patches around it.
+    """
+    codec, raster = pipe.codec, pipe.settings.raster
+    if not isinstance(codec, PatchCodec) or raster is None:
+        raise ValueError(
+            f"assimilation needs latents that are linear in the flow, got {type(codec).__name__}; "
+            "expected a checkpoint with a PatchCodec."
+        )
+    c, count = codec.sizes, len(readings.values)
+    (ix, wx), (iy, wy) = raster.stencil(readings.places)
+    at = np.clip(readings.times / pipe.settings.frame_step, 0, pipe.settings.frames - 1)
+    it = np.clip(np.floor(at).astype(int), 0, max(pipe.settings.frames - 2, 0))
+    it = np.stack([it, np.minimum(it + 1, pipe.settings.frames - 1)], -1)
+    wt = np.stack([1 - (at - it[:, 0]), at - it[:, 0]], -1)
+    shape = (count, 4, 4, 2)
+    x, y, t, weight = (
+        np.broadcast_to(part, shape).reshape(count, -1).copy()
+        for part in (
+            ix[:, :, None, None],
+            iy[:, None, :, None],
+            it[:, None, None, :],
+            wx[:, :, None, None] * wy[:, None, :, None] * wt[:, None, None, :],
+        )
+    )
+    k = np.broadcast_to(readings.which[:, None], x.shape)
+    px, py, pt = c.patch
+    inside = ((k * px + x % px) * py + y % py) * pt + t % pt
+    patch = (x // px * c.grid[1] + y // py) * c.grid[2] + t // pt
+    mean, std = codec.mean.double().cpu(), codec.std.double().cpu()
+    offset = (torch.from_numpy(weight) * mean[k, x, y]).sum(1)
+    basis = (codec.basis * codec.spread).double().cpu()
+    values = torch.from_numpy(weight)[..., None] * std[k][..., None] * basis[inside]
+    cells = int(np.prod(c.grid))
+    columns = torch.from_numpy(patch)[..., None] + cells * torch.arange(c.latent)
+    rows = torch.arange(count)[:, None, None].expand_as(columns)
+    index = torch.stack([rows.flatten(), columns.flatten()])
+    size = (count, cells * c.latent)
+    matrix = torch.sparse_coo_tensor(index, values.flatten().float(), size).coalesce()
+    units = pipe.settings.scaling.units(request.numbers)[readings.which]
+    read = torch.from_numpy(readings.values / units) - offset
+    operator = Matrix(matrix.to(pipe.device), codec.latent_shape)
+    level = Gaussian(float(np.hypot(noise, CODEC_ERROR)))
+    return Measurement(operator, read.float()[None].to(pipe.device), level)
+
+
+def assimilate(
+    pipe: SimulationPipeline,
+    readings: Readings,
+    prompt: str | None = None,
+    *,
+    mesh: Mesh | None = None,
+    viscosity: float | None = None,
+    noise: float = 0.02,
+    evaluations: int = 50,
+    method: Method = _POSTERIOR,
+    hold: bool = True,
+    num: int = 1,
+    indices: Sequence[int] | None = None,
+    seed: int = 0,
+) -> SimulationResult:
+    """Sample flows that fit sparse, noisy, possibly moving sensors.
+
+    Parameters
+    ----------
+    pipe : SimulationPipeline
+        Of our small kind, whose codec is linear.
+    readings : Readings
+        In seconds from the first frame on.
+    prompt, mesh, viscosity
+        As for the pipeline: what is known of the flow beside the readings.
+    noise : float, default 0.02
+        Standard deviation of readings, as a share of the mean inflow (of its square for pressure).
+    evaluations : int, default 50
+        Of the network, for each sample; backward passes count.
+    method : Method
+        How readings guide; see :mod:`rectiflow.inverse`.
+    hold : bool, default True
+        Whether flows are projected: no weak divergence, the parabola at the inflow, rest at walls.
+    num, indices, seed
+        As for the pipeline.
+
+    Raises
+    ------
+    ValueError
+        If a sensor is outside of the mesh or of the time, or the checkpoint of another kind.
+    """
+    began = time.perf_counter()
+    request = make_request(prompt, mesh=mesh, viscosity=viscosity)
+    if not isinstance(pipe.network, FlowTransformer):
+        raise ValueError("assimilation needs a flow from noise; expected our own kind of weights.")
+    settings = pipe.settings
+    readings.checked(request.mesh, (settings.frames - 1) * settings.frame_step)
+    measured = measurement_of(pipe, request, readings, noise)
+    if not method.fits(measured):
+        raise ValueError(f"{method} does not fit readings with noise; expected another method.")
+    wanted = list(range(num)) if indices is None else list(indices)
+    z, misfit = _latents(pipe, request, measured, method, evaluations, wanted, seed)
+    made = sampling.fields(pipe, z, request.mesh, request)
+    if hold:
+        made = Incompressible(request.mesh, request.numbers["u_mean"])(made)
+    times = settings.frame_step * np.arange(settings.frames)
+    flows = [
+        Trajectory(
+            request.mesh,
+            times,
+            {name: each[..., i] for i, name in enumerate(FIELDS)},
+            request.numbers,
+            request.prompt,
+        )
+        for each in made
+    ]
+    told = {
+        "prompt": request.prompt,
+        "readings": len(readings.values),
+        "noise": noise,
+        "evaluations": evaluations,
+        "method": repr(method),
+        "hold": hold,
+        "seed": seed,
+        "misfit": [round(value, 5) for value in misfit],
+    }
+    return SimulationResult(
+        wanted,
+        flows,
+        pipe.warnings(request),
+        settings=pipe.describe() | told,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _latents(
+    pipe: SimulationPipeline,
+    request: Request,
+    measured: Measurement,
+    method: Method,
+    evaluations: int,
+    indices: list[int],
+    seed: int,
+) -> tuple[Tensor, list[float]]:
+    cond = sampling.condition(pipe, request)
+    rows = {
+        name: value.to(pipe.device).expand(len(indices), *value.shape[1:])
+        for name, value in cond.items()
+    }
+    field = guided_field(pipe.network, rows, 1.0)
+    noise = sampling.noise_of(pipe, indices, seed)
+    with torch.no_grad():
+        z = method(field, measured, noise, evaluations, KeyedNoise(seed, indices))
+        return z, measured.misfit(z).tolist()
