@@ -71,7 +71,7 @@ def guided_field(
         Weight of classifier-free guidance; 1 is none.
     """
 
-    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        return unet(x, t, cond).float()
+    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor], **until: Tensor) -> Tensor:
+        return unet(x, t, cond, **until).float()
 
     return batched_cfg(velocity, unet.with_text_keys(cond), unet.with_text_keys(null), guidance)

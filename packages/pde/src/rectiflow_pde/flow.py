@@ -125,4 +125,6 @@ def guided_field(
     null = {name: value for name, value in cond.items()}
     if guidance != 1.0:
         null["numbers"] = torch.full_like(cond["numbers"], torch.nan)
-    return batched_cfg(lambda x, t, c: network(x, t, c).float(), cond, null, guidance)
+    return batched_cfg(
+        lambda x, t, c, **until: network(x, t, c, **until).float(), cond, null, guidance
+    )

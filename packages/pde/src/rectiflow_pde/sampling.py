@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
-from rectiflow.rectify import sample_generator
+from rectiflow.rectify import sample_generator, solver_for
 from rectiflow.solvers import Euler, Solver
 from torch import Tensor
 
@@ -77,7 +77,8 @@ def latents(
     method = solver or Euler()
     if isinstance(pipe.network, FlowTransformer):
         field = guided_field(pipe.network, rows, guidance)
-        return integrate(field, noise, plan(uniform(steps), method))
+        moves = plan(uniform(steps), solver_for(pipe.network, method))
+        return integrate(field, noise, moves)
     diffusion = Diffusion()
     velocity = diffusion.velocity(lambda x, t, c: pipe.network(x, t, c["context"]))
     grid = diffusion.grid(steps)

@@ -82,6 +82,7 @@ class SimulationRecipe(Recipe):
             return
         parts: Any = (getattr(objective, k, None) for k in _PARTS)
         conditioner, guard, codec = parts
+        codec = build(cfg.codec) if codec is None else codec
         before = None
         if "weights" in cfg.network:  # pairs and further training: the teacher's other parts
             before = SimulationPipeline.from_pretrained(cfg.weights)

@@ -4,20 +4,45 @@
 """
 
 from rectiflow.rectify.distill import FlowGuidedDistillation, OneStepDistillation
+from rectiflow.rectify.flow_map import Jump, solver_for, to_map
 from rectiflow.rectify.generate import Verdict, generate_pairs, sample_generator
+from rectiflow.rectify.lora import Adapter, adapted
+from rectiflow.rectify.map_losses import (
+    Difference,
+    FlowMapObjective,
+    Forward,
+    Halvings,
+    Lagrangian,
+    MeanFlow,
+    Semigroup,
+    Spans,
+)
 from rectiflow.rectify.mixing import Mixed
 from rectiflow.rectify.pairs import Pair, PairDataset, PairStore
 from rectiflow.rectify.reflow import reflow
 
 __all__ = [
+    "Adapter",
+    "Difference",
     "FlowGuidedDistillation",
+    "FlowMapObjective",
+    "Forward",
+    "Halvings",
+    "Jump",
+    "Lagrangian",
+    "MeanFlow",
     "Mixed",
     "OneStepDistillation",
     "Pair",
     "PairDataset",
     "PairStore",
+    "Semigroup",
+    "Spans",
     "Verdict",
+    "adapted",
     "generate_pairs",
     "reflow",
     "sample_generator",
+    "solver_for",
+    "to_map",
 ]

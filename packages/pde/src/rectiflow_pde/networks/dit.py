@@ -233,6 +233,7 @@ class LatentTransformer(Pretrained, nn.Module):
         mask: Bool[Tensor, "b m"] | None = None,
         *,
         mask_attention: bool = True,
+        further: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b c *g"]:
         """Return the prediction.
 
@@ -247,11 +248,14 @@ class LatentTransformer(Pretrained, nn.Module):
             True where a token counts.
         mask_attention : bool
             Whether the mask holds for attention too, and not for the mean alone.
+        further : Tensor, shape (b, width), optional
+            What modulates the blocks besides time and tokens.
         """
         c = self.sizes
         mask = None if mask is None else mask.bool()
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         told = self.vector(t, context, mask)
+        told = told if further is None else told + further
         for block in self.blocks:
             h = block(h, told, context, mask if mask_attention else None)
         rows = self.final_layer(h, told).unflatten(-1, (*c.patch, c.channels))
