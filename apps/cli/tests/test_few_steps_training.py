@@ -1,4 +1,4 @@
-"""Methods of fewer steps, by the generic verbs of the domains: they train, and what they leave runs."""
+"""Methods of fewer steps, by the generic verbs: they train, and what they leave runs."""
 
 import json
 from pathlib import Path

@@ -386,6 +386,12 @@ class SeparationUNet(Pretrained, nn.Module):
         out = out[:, : self.sizes.latent_channels]
         return out * cond["mixture"] if self.sizes.is_relative else out
 
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width, in whole groups and heads."""
+        c = self.sizes
+        return {"channels": c.channels // 2, "groups": max(c.groups // 2, 1),
+                "head_channels": max(c.head_channels // 2, 1)}  # fmt: skip
+
     def start(
         self, noise: Float[Tensor, "b c h w"], cond: Mapping[str, Tensor]
     ) -> Float[Tensor, "b c h w"]:

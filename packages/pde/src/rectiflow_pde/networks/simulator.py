@@ -57,6 +57,10 @@ class FlowTransformer(Pretrained, nn.Module):
         """Make a network from the configuration in ``config.json``."""
         return cls(DitConfig(**config["sizes"]), config.get("is_map", False))
 
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width."""
+        return {"width": self.sizes.width // 2, "context": self.sizes.context // 2}
+
     def tokens(self, numbers: Float[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
         """Return a token for each number, -1 to 1 over the trained range, NaN where not told."""
         known = ~numbers.isnan()
