@@ -5,12 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from rectiflow.rectify import to_map
+from rectiflow.poisson import StudentT
+from rectiflow.rectify import sample_generator, to_map
 from rectiflow_audio import SeparationPipeline
 from rectiflow_audio.networks import SeparationUNet
 from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.main import main
 from rectiflow_cli.train import build
+from rectiflow_pde.pipeline import SimulationPipeline
+from rectiflow_pde.sampling import noise_of
 
 ONE = ["trainer.max_steps=1", "trainer.validate_every=null", "trainer.checkpoint_every=1"]
 
@@ -61,7 +64,6 @@ MAPS = [("audio", "tiny_pairs"), ("pde", "tiny_pairs"), ("protein", "tiny")]
 def test_maps_train_and_jump(domain, debug, work):
     folder = work / f"map_{domain}"
     assert run(domain, "reflow", "small_map", debug, folder) == 0
-    told = json.loads(next((folder / "export").rglob("config.json")).read_text())
     network = {"audio": "unet", "pde": "network", "protein": "."}[domain]
     told = json.loads((folder / "export" / network / "config.json").read_text())
     assert told["config"]["is_map"] is True
@@ -72,6 +74,62 @@ def test_chains_are_made_in_jumps(work):
     weights = ["--weights", str(work / "map_protein")]
     assert main(["protein", "sample", *words, *weights, "-o", str(work / "chains")]) == 0
     assert list((work / "chains").glob("*.pdb"))
+
+
+PAIRED = {
+    "audio": ("consistency", "consistency_adapter", "slim", "slim_distill", "instaflow", "rfpp"),
+    "pde": ("consistency", "consistency_adapter", "slim", "slim_distill", "distill"),
+}
+ALL = [(domain, f"small_{name}") for domain, names in PAIRED.items() for name in names]
+
+
+@pytest.fixture(scope="module")
+def batches(work):
+    """A batch of made-up pairs of each domain, by its debug config."""
+    made = {}
+
+    def of(domain, debug):
+        if (domain, debug) not in made:
+            told = compose(domain, "reflow", ["experiment=small_rectify", f"debug={debug}"]).data
+            if debug != "tiny_pairs":
+                told = compose(domain, "reflow", ["data=diffusion_pairs", f"debug={debug}"]).data
+            folder = build(told.stand_in)(work / f"{domain}_{debug}")
+            data = build(told.module, folder=str(folder))
+            made[domain, debug] = torch.utils.data.default_collate(
+                [data.dataset[i] for i in (0, 1)]
+            )
+        return made[domain, debug]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("domain", "experiment"), [*ALL, ("pde", "small_diffusion_rectify")], ids="-".join
+)
+def test_every_method_takes_a_step(domain, experiment, batches):
+    debug = "tiny_diffusion_pairs" if "diffusion" in experiment else "tiny_pairs"
+    words = [f"experiment={experiment}", f"debug={debug}"]
+    objective = build(compose(domain, "reflow", words).training).objective
+    batch = {**batches(domain, debug), "step": torch.tensor(0)}
+    loss = objective(batch, torch.Generator().manual_seed(0))["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    trained = [p for p in objective.network.parameters() if p.requires_grad]
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+    frozen = [p for n, p in objective.named_parameters() if not n.startswith("network.")]
+    assert all(p.grad is None for p in frozen if not p.requires_grad)
+
+
+def test_flows_from_heavy_tails_know_their_noise(work):
+    words = ("validation=none", "sampling.dimensions=3.0")
+    source = "training.objective.flow.source.dimensions=3.0"
+    assert run("pde", "train", "small_poisson", "tiny", work / "poisson", *words, source) == 0
+    pipe = SimulationPipeline.from_pretrained(work / "poisson")
+    assert pipe.settings.dimensions == 3.0
+    drawn = noise_of(pipe, [0, 1], seed=5)
+    told = torch.empty(1, *pipe.codec.latent_shape)
+    wanted = StudentT(3.0).sample_like(told, generator=sample_generator(5, 1))
+    assert torch.equal(drawn[1:], wanted)
 
 
 @pytest.mark.parametrize("domain", ["audio", "protein", "pde"])

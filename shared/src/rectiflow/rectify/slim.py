@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 
-def slim(network: nn.Module, **sizes: Any) -> nn.Module:
+def slim(network: nn.Module, start: str | None = None, **sizes: Any) -> nn.Module:
     """Return a network of the class of another, from scratch, of half its width or as told.
 
     Half the width of every layer is about a quarter of the parameters (SlimFlow). Which of a
@@ -18,6 +18,8 @@ def slim(network: nn.Module, **sizes: Any) -> nn.Module:
     ----------
     network : nn.Module
         With ``sizes``, a dataclass; it is left as it is.
+    start : str, optional
+        The folder of a slim network that was trained already, to go on from.
     **sizes
         Fields of its sizes to set instead.
 
@@ -26,6 +28,9 @@ def slim(network: nn.Module, **sizes: Any) -> nn.Module:
     ValueError
         When the network has no such size.
     """
+    if start is not None:
+        kind: Any = type(network)
+        return kind.from_pretrained(start).train()
     known: Any = getattr(network, "sizes", None)
     narrower: Any = getattr(network, "slim_sizes", None)
     if known is None or (narrower is None and not sizes):
