@@ -6,12 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from rectiflow.couplings import Independent, Paired
+from rectiflow.couplings import Annealed, Independent, LinearAnnealing, Paired
 from rectiflow.diagnostics import straightness
 from rectiflow.flow import Flow
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.rectify import (
+    FlowGuidedDistillation,
     OneStepDistillation,
     Pair,
     PairDataset,
@@ -167,6 +168,100 @@ def test_distilled_student_jumps(first, tmp_path):
     run(training, data, tmp_path, steps=120)
     after = objective(rows.columns, torch.Generator())["loss"].item()
     assert after < 0.25 * before
+
+
+def jump_error(network, teacher):
+    """How far one step of a network ends from where its teacher's flow ends."""
+    x0 = mixture(1000, 0.0, 99)
+    far = integrate(Flow().velocity(teacher), x0, plan(uniform(25), Heun()))
+    near = integrate(Flow().velocity(network), x0, plan(uniform(1), Euler()))
+    return (far - near).square().sum(1).mean().sqrt()
+
+
+def trained(objective, rows, folder, steps):
+    optimizer = partial(torch.optim.Adam, lr=1e-3)
+    data = FlowData(rows, partial(batches, len(rows)), collate_fn=as_it_is)
+    return run(FlowTraining(objective, optimizer, ema=[0.9]), data, folder, steps)
+
+
+def test_reflow_makes_distillation_easy(first, tmp_path):
+    """InstaFlow: of equal steps, those from the reflowed model end nearer to the teacher."""
+    teacher, pairs = first
+    rows = rows_of(pairs, PAIRS)
+    paired = FlowObjective(copy.deepcopy(teacher), Flow(coupling=Paired()))
+    reflowed = trained(paired, rows, tmp_path / "reflow", 150)
+    errors = [
+        jump_error(
+            trained(OneStepDistillation(copy.deepcopy(start)), rows, tmp_path / name, 30), teacher
+        )
+        for name, start in (("base", teacher), ("reflowed", reflowed))
+    ]
+    assert errors[1] < 0.8 * errors[0]
+    assert errors[0] < jump_error(teacher, teacher)
+
+
+def test_a_slim_student_learns_from_scratch(first, tmp_path):
+    """SlimFlow: half the width; annealed pairs, then distillation that the teacher guides."""
+    teacher, pairs = first
+    rows = rows_of(pairs, PAIRS)
+    torch.manual_seed(1)
+    training, data = reflow(
+        teacher,
+        Flow(),
+        rows,
+        student=Mlp(WIDTH // 2),
+        coupling=Annealed(LinearAnnealing(100)),
+        batch_size=BATCH,
+        optimizer=OPTIMIZER,
+        ema=[0.9],
+        collate_fn=as_it_is,
+    )
+    slim = run(training, data, tmp_path / "annealed", 250)
+    count = [sum(p.numel() for p in n.parameters()) for n in (slim, teacher)]
+    assert count[0] < 0.3 * count[1]
+    before = jump_error(slim, teacher)
+    assert before < 0.5 * jump_error(teacher, teacher)
+    guided = FlowGuidedDistillation(copy.deepcopy(slim), copy.deepcopy(teacher))
+    assert jump_error(trained(guided, rows, tmp_path / "guided", 60), teacher) < before
+
+
+@pytest.mark.slow
+def test_the_reference_run(tmp_path):
+    """Section 17 of the training specification whole: three rectifications and their thresholds."""
+    torch.manual_seed(0)
+    n, steps, count = 40_000, 2500, 8000
+    told = {"batch_size": 512, "optimizer": OPTIMIZER, "ema": [0.999], "collate_fn": as_it_is}
+    told["scheduler"] = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=steps)
+    rows = Rows(x0=mixture(n, 0.0, 1), x1=mixture(n, 60.0, 2))
+    x0, x1 = mixture(count, 0.0, 3), mixture(count, 60.0, 4)
+    angle = torch.pi * torch.arange(64) / 64
+    axes = torch.stack([angle.cos(), angle.sin()])
+
+    def distance(a, b):
+        return ((a @ axes).sort(0).values - (b @ axes).sort(0).values).square().mean().sqrt()
+
+    def carried(network, x, solver, count):
+        return integrate(Flow().velocity(network), x, plan(uniform(count), solver))
+
+    network, found = Mlp(128), []
+    for k in range(3):
+        if k:  # two independent draws at first, then the pairs of the flow before
+            rows = Rows(x0=rows.columns["x0"], x1=carried(network, rows.columns["x0"], Heun(), 100))
+        training, data = reflow(network, Flow(), rows, **told)
+        network = run(training, data, tmp_path / str(k), steps)
+        many, one = carried(network, x0, Heun(), 100), carried(network, x0, Euler(), 1)
+        bent = straightness(Flow().velocity(network), x0, grid=uniform(50)).total
+        moved = (many - x0).square().sum(1).mean()
+        found.append((bent, moved, distance(many, x1), distance(one, x1)))
+    independent = (mixture(count, 60.0, 5) - x0).square().sum(1).mean()
+    (s1, cost1, many1, one1), (s2, cost2, many2, one2), (s3, cost3, many3, _) = found
+    assert s1 > 3
+    assert max(s2, s3) < 0.05
+    assert cost1 < 0.4 * independent
+    assert cost2 < 1.05 * cost1
+    assert cost3 < 1.05 * cost2
+    assert one2 < 0.35 * one1
+    assert max(many1, many2, many3) < 0.45
 
 
 def test_reflow_sets_up_paired_training():

@@ -18,7 +18,9 @@ def bind(model: Callable[..., State], cond: Any = None) -> VelocityField:
     """Turn a network into a velocity field.
 
     The field broadcasts its time to the shape ``(b,)`` that networks take, in the dtype and on the
-    device of the state, and passes the condition on.
+    device of the state, and passes the condition on. That of a network of maps, from
+    :func:`rectiflow.rectify.to_map`, also takes where a move ends, ``field(x, t, until)``, and then
+    returns the mean velocity of the way.
 
     Parameters
     ----------
@@ -41,15 +43,19 @@ def bind(model: Callable[..., State], cond: Any = None) -> VelocityField:
     """
     extra = () if cond is None else (cond,)
 
-    def field(x: State, t: float | Tensor) -> State:
-        batch, device, dtype = batch_of(x)
-        if isinstance(t, Tensor):
-            times = t.to(device=device, dtype=dtype).expand(batch)
-        else:
-            times = torch.full((batch,), t, device=device, dtype=dtype)
-        return model(x, times, *extra)
+    def field(x: State, t: float | Tensor, until: float | Tensor | None = None) -> State:
+        end = {} if until is None else {"until": _times(until, x)}
+        return model(x, _times(t, x), *extra, **end)
 
     return field
+
+
+def _times(t: float | Tensor, x: State) -> Tensor:
+    """Return a time for each row of a state."""
+    batch, device, dtype = batch_of(x)
+    if isinstance(t, Tensor):
+        return t.to(device=device, dtype=dtype).expand(batch)
+    return torch.full((batch,), t, device=device, dtype=dtype)
 
 
 class Counted:
@@ -59,10 +65,10 @@ class Counted:
         self.field = field
         self.calls = 0
 
-    def __call__(self, x: State, t: float | Tensor) -> State:
+    def __call__(self, x: State, t: float | Tensor, *until: float | Tensor) -> State:
         """Evaluate the field and count one call."""
         self.calls += 1
-        return self.field(x, t)
+        return self.field(x, t, *until)
 
 
 def counted(field: VelocityField) -> Counted:

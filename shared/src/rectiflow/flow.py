@@ -218,7 +218,7 @@ class Flow:
         field = bind(model, cond)
         if self.prediction == Velocity():
             return field
-        return lambda x, t: self.prediction.velocity(field(x, t), x, t, self.path)
+        return lambda x, t, *until: self.prediction.velocity(field(x, t, *until), x, t, self.path)
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -118,11 +118,11 @@ def batched_cfg(
 
     stacked = bind(model, _stack(cond, null))
 
-    def velocity(x: State, t: float | Tensor) -> State:
+    def velocity(x: State, t: float | Tensor, *until: float | Tensor) -> State:
         if _is_inside(interval, t) is False:
-            return conditional(x, t)
+            return conditional(x, t, *until)
         batch, _, _ = batch_of(x)
-        both = stacked(map_state(lambda a: torch.cat((a, a)), x), t)
+        both = stacked(map_state(lambda a: torch.cat((a, a)), x), t, *until)
         v, v_null = map_state(lambda a: a[:batch], both), map_state(lambda a: a[batch:], both)
         return mix(t, v, v_null)
 

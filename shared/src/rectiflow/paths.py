@@ -256,6 +256,35 @@ class VariancePreserving(_UnitVariance):
 
 
 @dataclass(frozen=True)
+class SubVariancePreserving(VariancePreserving):
+    """The path of sub-VP diffusion: the signal of :class:`VariancePreserving`, its noise squared.
+
+    ``a = exp(-T/2)`` and ``b = 1 - exp(-T)``, which falls to 0 without a vertical tangent.
+
+    References
+    ----------
+    Song et al., "Score-Based Generative Modeling through SDEs" (ICLR 2021), section 3.4.
+    """
+
+    def _coeffs(self, t: Any, ops: ModuleType) -> Coefficients:
+        a, b, da, _ = super()._coeffs(t, ops)
+        return Coefficients(a, b * b, da, -2 * a * da)
+
+    def b_db(self, t: float | Tensor) -> Any:
+        """Return the product ``b b'``."""
+        return Path.b_db(self, t)
+
+    def _inverse(self, t: Any) -> Inverse:
+        return Path._inverse(self, t)
+
+    def _t_of_lam(self, lam: Any, ops: ModuleType) -> Any:
+        # a / (1 - a²) = r is a quadratic in a, solved without cancellation; the rest is VP's.
+        num, den = _ratio(lam, ops)
+        a = 2 * num / (den + ops.sqrt(den * den + 4 * num * num))
+        return VariancePreserving._t_of_lam(self, _log(divide(a, ops.sqrt((1 - a) * (1 + a)))), ops)
+
+
+@dataclass(frozen=True)
 class Affine(Path):
     """A path from two functions of time.
 

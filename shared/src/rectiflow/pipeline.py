@@ -73,6 +73,7 @@ class Pipeline(ABC):
         self.parts = {name: part.eval() for name, part in parts.items() if part is not None}
         self.settings, self.dtype, self.source = settings, dtype, ""
         self.is_compiled = False
+        self.adapters: list[tuple[str, float]] = []
 
     @classmethod
     @abstractmethod
@@ -254,6 +255,32 @@ class Pipeline(ABC):
         """Set what :attr:`dtype` tells; a domain whose network keeps it passes it on."""
         self.dtype = dtype
 
+    def adapt(self, path: Path | str, weight: float = 1.0) -> Self:
+        """Make an adapter part of the flow's network, over those that are part of it already.
+
+        Parameters
+        ----------
+        path : Path or str
+            As for :meth:`rectiflow.rectify.Adapter.load`.
+        weight : float, default 1.0
+            Of the adapter: 0 is none of it.
+
+        Raises
+        ------
+        CheckpointError
+            When it is no adapter, or one of another network.
+        """
+        from rectiflow.rectify.lora import Adapter
+
+        adapter = Adapter.load(path) * weight
+        try:
+            adapter.merge(self.network)
+        except ValueError as error:
+            raise CheckpointError(path, str(error).rstrip(".")) from error
+        self.adapters.append((str(path), weight))
+        self.weights_hash = _joined({name: weights_hash(part) for name, part in self.parts.items()})
+        return self
+
     def compile(self) -> Self:
         """Compile the flow's network, as CUDA graphs on a GPU; each shape compiles once."""
         mode = "reduce-overhead" if self.device.type == "cuda" else None
@@ -283,6 +310,7 @@ class Pipeline(ABC):
             "dtype": str(self.dtype).removeprefix("torch."),
             "device": str(self.device),
             "compile": self.is_compiled,
+            **({"adapters": self.adapters} if self.adapters else {}),
         }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
@@ -21,7 +21,9 @@ FRAMES_MULTIPLE = 32
 """Mel frames come in multiples of this: 4 in the autoencoder, 8 in the UNet."""
 
 
-def latent_flow(*, sigma_min: float = SIGMA_MIN, density: TimeDensity | None = None) -> Flow:
+def latent_flow(
+    *, sigma_min: float = SIGMA_MIN, density: TimeDensity | None = None, **parts: Any
+) -> Flow:
     """Return the flow of FlowSep: unit noise at t = 0, latents at t = 1, mean squared error.
 
     Parameters
@@ -30,12 +32,14 @@ def latent_flow(*, sigma_min: float = SIGMA_MIN, density: TimeDensity | None = N
         Of :class:`~rectiflow.paths.TargetCFM`.
     density : TimeDensity, optional
         Law of the time; uniform if absent, as published.
+    **parts
+        Further ones of :class:`~rectiflow.Flow`: ``coupling``, ``premetric``.
 
     References
     ----------
     Yuan et al., "FlowSep" (arXiv 2409.07614).
     """
-    return Flow(path=TargetCFM(sigma_min), density=density or Uniform())
+    return Flow(path=TargetCFM(sigma_min), density=density or Uniform(), **parts)
 
 
 def condition(mixture: Tensor, context: Tensor, context_mask: Tensor) -> dict[str, Tensor]:
@@ -71,7 +75,7 @@ def guided_field(
         Weight of classifier-free guidance; 1 is none.
     """
 
-    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        return unet(x, t, cond).float()
+    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor], **until: Tensor) -> Tensor:
+        return unet(x, t, cond, **until).float()
 
     return batched_cfg(velocity, unet.with_text_keys(cond), unet.with_text_keys(null), guidance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,11 @@ from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow, whole_
 from rectiflow_audio.frontend import LogMel
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
+
+
+def log_mel_decoder(vae: SpectrogramVae) -> Callable[[Tensor], Tensor]:
+    """Return what makes log-mels of latents, for losses on what is heard; it is not trained."""
+    return vae.eval().requires_grad_(False).from_latent
 
 
 class SeparationObjective(nn.Module):

@@ -11,6 +11,7 @@ import torch
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import counter_generator
+from rectiflow.rectify import solver_for
 from torch import Tensor
 
 from rectiflow_audio.flow import condition, guided_field, whole_frames
@@ -178,7 +179,7 @@ class Separator:
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Carry noise to latents, a bounded number of rows at a time."""
         request, unwanted = self.request, self.request.negative.to(x0.device)
-        moves = plan(uniform(request.steps), request.solver)
+        moves = plan(uniform(request.steps), solver_for(self.unet, request.solver))
         ends = []
         x0 = self.unet.start(x0, cond)
         for start in range(0, len(x0), self.rows):

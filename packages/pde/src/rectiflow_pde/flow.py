@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
 
-def latent_flow(*, density: TimeDensity | None = None) -> Flow:
-    """Return the rectified flow of latents: straight from unit noise at t = 0 to them at t = 1."""
-    return Flow(density=density or Uniform())
+def latent_flow(*, density: TimeDensity | None = None, **parts: Any) -> Flow:
+    """Return the rectified flow of latents: straight from unit noise at t = 0 to them at t = 1.
+
+    ``parts`` are further ones of :class:`~rectiflow.Flow`: ``source``, ``coupling``, ``premetric``.
+    """
+    return Flow(density=density or Uniform(), **parts)
 
 
 @dataclass(frozen=True)
@@ -98,13 +101,14 @@ class Diffusion:
         return field
 
     def noised(
-        self, z: Float[Tensor, b * g], generator: torch.Generator
+        self, z: Float[Tensor, b * g], generator: torch.Generator, noise: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw steps and noise; return the latents there, the steps and the noise."""
+        """Draw steps, and noise unless it is known; return the latents there, steps and noise."""
         step = torch.randint(self.steps, (len(z),), generator=generator, device=z.device)
         share = torch.from_numpy(self.alphas_cumprod).to(z)[step]
         share = share.reshape(-1, *(1,) * (z.ndim - 1))
-        noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
+        if noise is None:
+            noise = torch.randn(z.shape, generator=generator, device=z.device, dtype=z.dtype)
         return share.sqrt() * z + (1 - share).sqrt() * noise, step.to(z), noise
 
 
@@ -125,4 +129,6 @@ def guided_field(
     null = {name: value for name, value in cond.items()}
     if guidance != 1.0:
         null["numbers"] = torch.full_like(cond["numbers"], torch.nan)
-    return batched_cfg(lambda x, t, c: network(x, t, c).float(), cond, null, guidance)
+    return batched_cfg(
+        lambda x, t, c, **until: network(x, t, c, **until).float(), cond, null, guidance
+    )

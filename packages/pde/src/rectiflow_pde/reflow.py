@@ -15,7 +15,7 @@ from torch import Tensor
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.flow import guided_field
 from rectiflow_pde.networks.simulator import beside
-from rectiflow_pde.sampling import noise_of
+from rectiflow_pde.sampling import latents, noise_of
 
 if TYPE_CHECKING:
     from rectiflow_pde.pipeline import SimulationPipeline
@@ -81,6 +81,44 @@ def pair_sampler(
             Pair(index=i, x0=x0[row].cpu(), x1=x1[row].cpu(), cond=told[row])
             for row, i in enumerate(indices)
         ]
+
+    return sample
+
+
+def diffusion_pair_sampler(
+    pipe: SimulationPipeline, examples: Examples, *, steps: int, seed: int
+) -> Callable[[list[int]], list[Pair]]:
+    """Return what makes pairs of the noise and the scaled latents of the authors' diffusion.
+
+    Candidate i is told the first frame of flow ``i % n`` in its draw ``i // n``. The student keeps
+    the form of the teacher: see :class:`~rectiflow_pde.latent_objective.DiffusionObjective`.
+
+    Parameters
+    ----------
+    pipe : SimulationPipeline
+        The teacher, with its conditioner.
+    examples : FlowWindows
+    steps : int
+        Of DDIM.
+    seed : int
+        With the number of a candidate, fixes its noise.
+
+    References
+    ----------
+    Wang et al., "Rectified Diffusion" (ICLR 2025), algorithm 1.
+    """
+
+    @torch.no_grad()
+    def sample(indices: list[int]) -> list[Pair]:
+        x0, pairs = noise_of(pipe, indices, seed), []
+        for row, i in enumerate(indices):  # each flow has a mesh of its own
+            example = examples[i % len(examples), i // len(examples)]
+            cloud = pipe.conditioner.place(example["points"]).to(pipe.device)
+            context = pipe.conditioner(example["fields"][:, 0].to(pipe.device), cloud)
+            told = {"context": context}
+            x1 = latents(pipe, told, [i], steps=steps, seed=seed)[0] * pipe.codec.scale
+            pairs.append(Pair(i, x0[row].cpu(), x1.cpu(), {"context": context[0].cpu()}))
+        return pairs
 
     return sample
 

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
-from rectiflow.rectify import sample_generator
+from rectiflow.poisson import StudentT
+from rectiflow.rectify import sample_generator, solver_for
 from rectiflow.solvers import Euler, Solver
+from rectiflow.sources import NORMAL, Source
 from torch import Tensor
 
 from rectiflow_pde.data.rasters import still
@@ -77,7 +79,8 @@ def latents(
     method = solver or Euler()
     if isinstance(pipe.network, FlowTransformer):
         field = guided_field(pipe.network, rows, guidance)
-        return integrate(field, noise, plan(uniform(steps), method))
+        moves = plan(uniform(steps), solver_for(pipe.network, method))
+        return integrate(field, noise, moves)
     diffusion = Diffusion()
     velocity = diffusion.velocity(lambda x, t, c: pipe.network(x, t, c["context"]))
     grid = diffusion.grid(steps)
@@ -89,9 +92,10 @@ def latents(
 
 def noise_of(pipe: SimulationPipeline, indices: Sequence[int], seed: int) -> Tensor:
     """Return the noise of each index, the same whatever the batch."""
-    shape = pipe.codec.latent_shape
-    drawn = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-    return torch.stack(drawn).to(pipe.device)
+    dimensions, shape = pipe.settings.dimensions, (1, *pipe.codec.latent_shape)
+    source: Source = NORMAL if dimensions is None else StudentT(dimensions)
+    drawn = [source.sample(shape, generator=sample_generator(seed, i)) for i in indices]
+    return torch.cat(drawn).to(pipe.device)
 
 
 @torch.no_grad()

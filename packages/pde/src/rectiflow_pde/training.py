@@ -82,6 +82,7 @@ class SimulationRecipe(Recipe):
             return
         parts: Any = (getattr(objective, k, None) for k in _PARTS)
         conditioner, guard, codec = parts
+        codec = build(cfg.codec) if codec is None else codec
         before = None
         if "weights" in cfg.network:  # pairs and further training: the teacher's other parts
             before = SimulationPipeline.from_pretrained(cfg.weights)
@@ -129,7 +130,9 @@ def settings_of(cfg: Config, data: FlowData) -> SimulationSettings:
     module: Any = data
     told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
     if not hasattr(module, "scaling"):  # pairs without a teacher, in trials
-        return SimulationSettings(Scaling(), Raster(tuple(cfg.codec.sizes.cells)), **told)
+        cells = cfg.codec.sizes.cells
+        raster = None if isinstance(cells, int) else Raster(tuple(cells))
+        return SimulationSettings(Scaling(), raster, **told)
     told |= {"frames": module.frames, "frame_step": module.frame_step}
     return SimulationSettings(module.scaling, module.raster, **told)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -16,7 +17,7 @@ from rectiflow.couplings import Coupling
 from rectiflow.flow import Flow
 from rectiflow.geodesics import Geodesic
 from rectiflow.predictions import Data
-from rectiflow.premetrics import Mask
+from rectiflow.premetrics import Mask, MeanSquared, PartWeights
 from rectiflow.solvers import Context, Memory, Solver
 from rectiflow.sources import NORMAL, Source
 from rectiflow.spaces import quat_multiply
@@ -92,6 +93,28 @@ def backbone_flow(*, rotation_sigma: float = 1.5, density: TimeDensity | None = 
         coupling=FrameNoise(rotation_sigma),
         density=density or Uniform(START_TIME, 1 - START_TIME),
     )
+
+
+def backbone_map_flow(*, rotation_sigma: float = 1.5, late: float = 0.9) -> Flow:
+    """Return the flow of ReQFlow for networks of maps, whose loss is on velocities.
+
+    Lengths count in nanometres, as in :class:`~rectiflow_protein.losses.BackboneLoss`, and what is
+    said after ``late`` counts by its error in the chain.
+
+    Parameters
+    ----------
+    rotation_sigma : float
+        Of :class:`FrameNoise`.
+    late : float
+        Time in [0, 1).
+    """
+    cost = PartWeights({"trans": (0.06, MeanSquared()), "rot": (3.0, MeanSquared())})
+    flow = backbone_flow(rotation_sigma=rotation_sigma)
+    return replace(flow, premetric=cost, weight=partial(_late_weight, late=late))
+
+
+def _late_weight(t: Tensor, late: float) -> Tensor:
+    return ((1 - t) / (1 - t.clamp_max(late))).square()
 
 
 class RotationSchedule(Protocol):

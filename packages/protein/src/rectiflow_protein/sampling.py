@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
 from rectiflow.randomness import KeyedNoise, counter_generator
+from rectiflow.rectify import Jump
 from rectiflow.solvers import Solver
 from rectiflow.states import State
 from torch import Tensor
@@ -102,14 +103,16 @@ class SampleBatch:
         self.states: list[dict[str, Tensor]] = []
         self.predictions: list[dict[str, Tensor]] = []
 
-    def predict(self, x: dict[str, Tensor], t: float) -> dict[str, Tensor]:
-        """Call the network, conditioned on what it predicted last."""
-        # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
-        previous = None if self.prediction is None else self.prediction["trans"].clone()
+    def predict(self, x: dict[str, Tensor], t: float, *until: float) -> dict[str, Tensor]:
+        """Call the network, conditioned on what it predicted last; one of maps, on where to go."""
+        told: dict[str, Any] = {"res_idx": self.res_idx, "res_mask": self.mask}
+        if self.prediction is not None and not self.network.is_map:
+            # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
+            told["trans_sc"] = self.prediction["trans"].clone()
         times = torch.full((len(self.noise),), t, device=self.res_idx.device)
-        prediction = self.network(
-            x, times, res_idx=self.res_idx, res_mask=self.mask, trans_sc=previous
-        )
+        if until:
+            told["until"] = torch.full_like(times, *until)
+        prediction = self.network(x, times, **told)
         for correct in self.corrections:
             prediction = correct(prediction, t, self.mask)
         self.prediction = prediction
@@ -118,10 +121,11 @@ class SampleBatch:
             self.predictions.append({k: v.clone() for k, v in prediction.items()})
         return prediction
 
-    def velocity(self, x: State, t: float | Tensor) -> State:
+    def velocity(self, x: State, t: float | Tensor, *until: float | Tensor) -> State:
         """Head for the prediction; padding stays where it is."""
         assert isinstance(x, dict)
-        v: Any = FRAME_PATH.from_data(self.predict(x, float(t)), x, float(t))
+        found = self.predict(x, float(t), *map(float, until))
+        v: Any = FRAME_PATH.from_data(found, x, float(t))
         if self.mask is None:
             return v
         return {name: part * self.mask.unsqueeze(-1) for name, part in v.items()}
@@ -137,11 +141,13 @@ class SampleBatch:
         self, steps: int, solver: Solver, seed: int, indices: list[int]
     ) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
-        grid = np.linspace(START_TIME, 1.0, steps).tolist()
+        is_map = self.network.is_map  # whose last jump ends at the chain
+        solver = Jump() if is_map else solver
+        grid = np.linspace(START_TIME, 1.0, steps + is_map).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
-        if steps > 1:
+        if len(grid) > 1:
             noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
             x = integrate(
                 self.velocity,
@@ -152,7 +158,7 @@ class SampleBatch:
                 hook=self.record,
             )
         last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
-        final = {k: v.clone() for k, v in self.predict(x, last).items()}
+        final = {k: v.clone() for k, v in (x if is_map else self.predict(x, last)).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()
         for row, (index, begin) in enumerate(zip(indices, self.noise, strict=True)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 import textwrap
@@ -108,6 +109,14 @@ class Parser(argparse.ArgumentParser):
             default=default,
             help="A shipped name, a folder, a run, a file of the authors, or owner/name.",
         )
+        add(
+            "--adapter",
+            type=adapter_of,
+            action="append",
+            default=[],
+            metavar="FILE[:WEIGHT]",
+            help="A low-rank adapter of these weights, or a run that trained one; several add up.",
+        )
         self.add_device(add)
         add("--dtype", choices=DTYPES, default="float32", help="What the networks compute in.")
         add("--compile", action="store_true", help="Compile the network before it runs.")
@@ -152,6 +161,24 @@ def shard_of(text: str) -> tuple[int, int]:
     if not slash or not part.isdecimal() or not parts.isdecimal() or int(part) >= int(parts):
         raise argparse.ArgumentTypeError(f"expected i/n with 0 <= i < n, got {text!r}")
     return int(part), int(parts)
+
+
+def adapter_of(text: str) -> tuple[str, float]:
+    """Parse ``FILE`` or ``FILE:WEIGHT``.
+
+    Examples
+    --------
+    >>> adapter_of("rain.safetensors"), adapter_of("rain.safetensors:0.5")
+    (('rain.safetensors', 1.0), ('rain.safetensors', 0.5))
+    """
+    path, _, weight = text.rpartition(":")
+    try:
+        strength = float(weight) if path else 1.0
+    except ValueError:
+        return text, 1.0
+    if not math.isfinite(strength):
+        raise argparse.ArgumentTypeError(f"expected a finite weight, got {text!r}")
+    return path or text, strength
 
 
 def fractions_of(text: str) -> dict[str, float]:

@@ -63,4 +63,6 @@ class PipelineVerb(Verb):
         pipe = self.kind().from_pretrained(
             args.weights, device=pick_device(args.device), dtype=getattr(torch, args.dtype)
         )
+        for path, weight in args.adapter:
+            pipe.adapt(path, weight)
         return pipe.compile() if args.compile else pipe

@@ -34,13 +34,14 @@ def reflow(
     grad_clip: float | None = None,
     seed: int = 0,
     coupling: Coupling | None = None,
+    student: nn.Module | None = None,
     validation: Any = None,
     **loader: Any,
 ) -> tuple[FlowTraining, FlowData]:
     """Assemble the training of a rectified flow on stored pairs; run it with ``fit``.
 
-    The student is a copy of the teacher and starts from its weights; the teacher is left as it
-    is.
+    The student is a copy of the teacher and starts from its weights, or a network of another size
+    from scratch; the teacher is left as it is.
 
     Parameters
     ----------
@@ -54,7 +55,9 @@ def reflow(
     batch_size, optimizer, scheduler, ema, grad_clip, seed
         As for :class:`~rectiflow.training.flow_training.FlowTraining`.
     coupling : Coupling, default :class:`~rectiflow.couplings.Paired`
-        Or :class:`~rectiflow.couplings.Annealed`, for students of another size.
+        Or :class:`~rectiflow.couplings.Annealed`, for students from scratch (SlimFlow).
+    student : nn.Module, optional
+        What is trained instead of a copy of the teacher.
     validation : iterable of batches, optional
         Held-out pairs.
     **loader
@@ -83,7 +86,8 @@ def reflow(
             f"reflow needs a coupling that keeps stored pairs, got {type(used).__name__}; "
             "expected Paired or Annealed."
         )
-    student = copy.deepcopy(teacher).requires_grad_(True).train()
+    student = copy.deepcopy(teacher) if student is None else student
+    student = student.requires_grad_(True).train()
     objective = FlowObjective(student, replace(flow, coupling=used))
     training = FlowTraining(
         objective, optimizer, scheduler=scheduler, ema=ema, grad_clip=grad_clip, seed=seed

@@ -41,6 +41,13 @@ class Space(ABC):
     def move(self, x: State, v: State, h: float | Tensor) -> State:
         """Follow the geodesic from ``x`` with velocity ``v`` for time ``h`` (negative: back)."""
 
+    def dexp(self, w: State, v: State) -> State:
+        """Return the velocity, in the moving frame, of ``exp(x, w)`` while ``w`` changes by ``v``.
+
+        It is ``v`` itself on flat spaces.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no derivative of its exponential map")
+
     @abstractmethod
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Return the point at time ``t`` on the shortest path from ``x0`` to ``x1``.

@@ -40,6 +40,10 @@ class Euclidean(Space):
 
         return map_state(advance, x, v)
 
+    def dexp(self, w: State, v: State) -> State:
+        """Return ``v``."""
+        return v
+
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Return ``(1 - t) x0 + t x1``."""
 

@@ -61,6 +61,10 @@ class Product(Space):
         """Move part by part, all for the same time."""
         return self._each(lambda s, k: s.move(x[k], v[k], h), x, v)  # type: ignore[index]
 
+    def dexp(self, w: State, v: State) -> State:
+        """Take the derivative of the exponential part by part."""
+        return self._each(lambda s, k: s.dexp(w[k], v[k]), w, v)  # type: ignore[index]
+
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Interpolate part by part, all at the same time."""
         return self._each(lambda s, k: s.geodesic(x0[k], x1[k], t), x0, x1)  # type: ignore[index]

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 _SMALL = 1e-6  # sin(x)/x and x/atan(x) are 1 to float64 rounding below the square root of this
 
+_SERIES = (
+    1e-2  # below it three terms of the series of dexp are exact to 1e-10, without cancellation
+)
+
 
 def quat_multiply(p: Float[Tensor, "*b 4"], q: Float[Tensor, "*b 4"]) -> Float[Tensor, "*b 4"]:
     """Hamilton product ``p ⊗ q``, scalar first; ``R(p ⊗ q) = R(p) R(q)``."""
@@ -132,6 +136,22 @@ class Rotations(Space):
         """Return ``x ⊗ exp(h v / 2)``."""
         assert isinstance(v, Tensor)
         return self.exp(x, expand_time(h, v) * v)
+
+    def dexp(self, w: State, v: State) -> Tensor:
+        """Return ``v - (1 - cos θ)/θ² w × v + (θ - sin θ)/θ³ w × (w × v)`` with ``θ = |w|``."""
+        assert isinstance(w, Tensor) and isinstance(v, Tensor)
+        squared = (w * w).sum(-1, keepdim=True)
+        small = squared < _SERIES
+        s = torch.where(small, torch.ones_like(squared), squared)
+        angle = s.sqrt()
+        first = torch.where(
+            small, 1 / 2 - squared / 24 + squared**2 / 720, 2 * (angle / 2).sin().square() / s
+        )
+        second = torch.where(
+            small, 1 / 6 - squared / 120 + squared**2 / 5040, (angle - angle.sin()) / (s * angle)
+        )
+        across = torch.linalg.cross(w, v)
+        return v - first * across + second * torch.linalg.cross(w, across)
 
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> Tensor:
         """Return ``x0 ⊗ exp(t log(x0⁻¹ x1))``, the exponential form of SLERP."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from rectiflow.storage.records import state_of
 
 if TYPE_CHECKING:
-    from rectiflow.flow import Flow
+    from rectiflow.flow import Flow, LossOutput
+    from rectiflow.states import State
 
 
 class Objective(Protocol):
@@ -69,4 +70,8 @@ class FlowObjective(nn.Module):
             moving=batch.get("moving"),
             generator=generator,
         )
-        return {"loss": output.loss}
+        return {"loss": self.cost(output, x1)}
+
+    def cost(self, output: LossOutput, x1: State) -> Tensor:
+        """Return the loss that a batch of data comes to."""
+        return output.loss

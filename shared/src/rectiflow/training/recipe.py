@@ -122,6 +122,8 @@ def export_run(
         ``run``, ``export`` and ``export_best`` folders, ``step``, the last value of each metric,
         and ``next``.
     """
+    from rectiflow.rectify.lora import ADAPTER, Adapter, merged
+
     network = training.cpu().network
     metrics = last_metrics(run)
     result: dict[str, Any] = {"run": str(run.path)}
@@ -141,7 +143,11 @@ def export_run(
             "metrics": last_metrics(run, step),
             "version": read_json(run.version),
         }
-        recipe.export(cfg, training, data, run.path / name, card, build)
+        adapter = Adapter.of(network)
+        with merged(network):
+            recipe.export(cfg, training, data, run.path / name, card, build)
+        if adapter is not None:
+            adapter.save(run.path / name / ADAPTER)
         log.info("exported step %d to %s", step, run.path / name)
         result |= {name: str(run.path / name), "step": step}
     if any("loss" in name for name in metrics):

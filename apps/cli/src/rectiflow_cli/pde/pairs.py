@@ -30,15 +30,21 @@ class Pairs(commands.Pairs):
         """Return what makes the pairs."""
         from rectiflow_pde.data.datamodule import flows_of, require
         from rectiflow_pde.data.rasters import RasteredFlows
-        from rectiflow_pde.reflow import pair_sampler
+        from rectiflow_pde.data.windows import FlowWindows
+        from rectiflow_pde.reflow import diffusion_pair_sampler, pair_sampler
 
         settings = pipe.settings
-        if settings.raster is None:
-            raise UsageError(
-                "these weights are the authors' diffusion; expected a rectified flow of ours."
-            )
         flows = flows_of(args.shards, "train")
         require(flows, args.shards)
+        if settings.raster is None:
+            if args.real or args.guidance or args.solver != "euler" or pipe.conditioner is None:
+                raise UsageError(
+                    "pairs of the authors' diffusion are sampled by DDIM under a first frame; "
+                    "leave --real, --guidance and --solver out."
+                )
+            windows = FlowWindows(flows, settings.scaling, settings.frames, seed=args.seed)
+            made = diffusion_pair_sampler(pipe, windows, steps=args.steps, seed=args.seed)
+            return Candidates(made, args.num or None, told={"steps": args.steps, "solver": "ddim"})
         told = settings.raster, settings.scaling, settings.frames
         examples = RasteredFlows(flows, *told, seed=args.seed)
         guidance = settings.guidance if args.guidance is None else args.guidance

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from rectiflow.rectify.flow_map import Until, added
 from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -165,9 +166,11 @@ class TextUNet(nn.Module):
     Parameters
     ----------
     sizes : UNetConfig
+    is_map : bool
+        Whether it is told where a move ends.
     """
 
-    def __init__(self, sizes: UNetConfig) -> None:
+    def __init__(self, sizes: UNetConfig, is_map: bool = False) -> None:
         super().__init__()
         self.channels, self.blocks = sizes.channels, sizes.blocks
         widths = [sizes.channels * m for m in sizes.multipliers]
@@ -176,6 +179,7 @@ class TextUNet(nn.Module):
         if sizes.bands is not None:
             self.bands = nn.Parameter(torch.zeros(widths[0], 1, sizes.bands))
         self.time_embedding = TimeEmbedding(sizes.channels, 4 * sizes.channels)
+        self.until = Until(4 * sizes.channels) if is_map else None
         if sizes.has_sentence:
             self.sentence = nn.Linear(sizes.context_channels, 4 * sizes.channels)
             nn.init.zeros_(self.sentence.weight)
@@ -207,6 +211,7 @@ class TextUNet(nn.Module):
         text_keys: Float[Tensor, "b n k"],
         bias: Float[Tensor, "b 1 1 n"],
         sentence: Float[Tensor, "b d"] | None = None,
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b d h w"]:
         """Return all output channels.
 
@@ -222,9 +227,12 @@ class TextUNet(nn.Module):
             Added to the scores of the text's tokens.
         sentence : Tensor, optional
             The text as a whole, for networks that take it.
+        until : Tensor, optional
+            Where a move ends, for networks of maps.
         """
         texts = self._texts(text_keys)
         time = self.time_embedding(time_features(t, self.channels).to(x.dtype))
+        time = added(time, self.until, t, until)
         time = F.silu(time if sentence is None else time + self.sentence(sentence))
         h = self.conv_in(x)
         if hasattr(self, "bands"):
@@ -312,6 +320,8 @@ class SeparationUNet(Pretrained, nn.Module):
     ----------
     sizes : UNetConfig, optional
         The released sizes if absent.
+    is_map : bool
+        Whether it is a network of maps, from :func:`rectiflow.rectify.to_map`.
 
     References
     ----------
@@ -320,10 +330,10 @@ class SeparationUNet(Pretrained, nn.Module):
     ``AudioLDM2UNet2DConditionModel``.
     """
 
-    def __init__(self, sizes: UNetConfig | None = None) -> None:
+    def __init__(self, sizes: UNetConfig | None = None, is_map: bool = False) -> None:
         super().__init__()
-        self.sizes = c = sizes or UNetConfig()
-        self.unet = TextUNet(c)
+        self.sizes, self.is_map = sizes or UNetConfig(), is_map
+        self.unet = TextUNet(self.sizes, is_map)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
@@ -332,10 +342,14 @@ class SeparationUNet(Pretrained, nn.Module):
             name: tuple(value) if isinstance(value, list) else value
             for name, value in (config["sizes"] or {}).items()
         }
-        return cls(UNetConfig(**sizes))
+        return cls(UNetConfig(**sizes), config.get("is_map", False))
 
     def forward(
-        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], cond: Mapping[str, Tensor]
+        self,
+        x: Float[Tensor, "b c h w"],
+        t: Float[Tensor, " b"],
+        cond: Mapping[str, Tensor],
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c h w"]:
         """Return the velocity.
 
@@ -349,6 +363,8 @@ class SeparationUNet(Pretrained, nn.Module):
             ``mixture (b, c, h, w)``, the latents of the mixture; ``context (b, n, d)``, states of
             the query, and ``context_mask (b, n)``: where it is not 1 they are not attended to.
             :meth:`with_text_keys` saves work where the same condition is used again.
+        until : Tensor, optional
+            Where a move ends: then the mean velocity of the way, of a network of maps.
 
         Raises
         ------
@@ -366,9 +382,15 @@ class SeparationUNet(Pretrained, nn.Module):
         sentence = None
         if self.sizes.has_sentence:
             sentence = whole_text(cond["context"], cond["context_mask"]).to(x.dtype)
-        out = self.unet(torch.cat([x, cond["mixture"]], dim=1), t, keys, bias, sentence)
+        out = self.unet(torch.cat([x, cond["mixture"]], dim=1), t, keys, bias, sentence, until)
         out = out[:, : self.sizes.latent_channels]
         return out * cond["mixture"] if self.sizes.is_relative else out
+
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width, in whole groups and heads."""
+        c = self.sizes
+        return {"channels": c.channels // 2, "groups": max(c.groups // 2, 1),
+                "head_channels": max(c.head_channels // 2, 1)}  # fmt: skip
 
     def start(
         self, noise: Float[Tensor, "b c h w"], cond: Mapping[str, Tensor]

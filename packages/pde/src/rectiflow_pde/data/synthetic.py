@@ -99,6 +99,7 @@ def synthetic_pairs(
     *,
     num: int,
     shape: tuple[int, int, int, int] = (8, 4, 2, 2),
+    context: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Path:
     """Make a folder of pairs that mean nothing, for trials of the training.
@@ -111,6 +112,8 @@ def synthetic_pairs(
         How many.
     shape : tuple of int
         Of a latent.
+    context : (int, int), optional
+        Tokens and their width: what the authors' diffusion is told instead of numbers and a frame.
     seed : int
         With the number of a pair, fixes it.
     """
@@ -121,8 +124,11 @@ def synthetic_pairs(
         for i in indices:
             generator = counter_generator("synthetic pair", seed, i)
             x0, x1 = torch.randn(2, *shape, generator=generator)
-            told = torch.randn(channels + 1, *grid, generator=generator)
-            cond = {"numbers": torch.rand(5, generator=generator), "beside": told}
+            if context is None:
+                told = torch.randn(channels + 1, *grid, generator=generator)
+                cond = {"numbers": torch.rand(5, generator=generator), "beside": told}
+            else:
+                cond = {"context": torch.randn(*context, generator=generator)}
             pairs.append(Pair(index=i, x0=x0, x1=x1, cond=cond))
         return pairs
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rectiflow_pde.networks.conditioner import NumberEmbedding
 from rectiflow_pde.networks.convolution import convolution
+from rectiflow_pde.networks.mmdit import JointBlock, Stream
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -38,6 +39,9 @@ class DitConfig:
         Channels of the tokens that are attended to.
     mlp_ratio : float
         Hidden width over width.
+    joint : bool
+        Whether the tokens are a stream of their own, as in SD3, that latents attend to and that
+        attends to them; ours.
     """
 
     grid: tuple[int, ...] = (16, 16, 16)
@@ -49,6 +53,7 @@ class DitConfig:
     heads: int = 16
     context: int = 128
     mlp_ratio: float = 4.0
+    joint: bool = False
 
     def __post_init__(self) -> None:
         for name in ("grid", "patch"):  # JSON has lists
@@ -187,7 +192,11 @@ class LatentTransformer(Pretrained, nn.Module):
         self.y_embedder = nn.Sequential(
             nn.Linear(c.context, c.width), nn.SiLU(), nn.Linear(c.width, c.width // 2)
         )
-        self.blocks: Any = nn.ModuleList(Block(c) for _ in range(c.depth))
+        if c.joint:
+            self.context_embedder = nn.Linear(c.context, c.width)
+            made = [(c.width, c.heads, c.mlp_ratio)] * c.depth
+            blocks = [JointBlock(*b, is_last=i == c.depth - 1) for i, b in enumerate(made)]
+        self.blocks: Any = nn.ModuleList(blocks if c.joint else (Block(c) for _ in range(c.depth)))
         self.final_layer = FinalLayer(c)
         self._start()
 
@@ -209,7 +218,9 @@ class LatentTransformer(Pretrained, nn.Module):
         for layers in (self.t_embedder.mlp, self.y_embedder):
             for layer in (layers[0], layers[2]):
                 nn.init.normal_(layer.weight, std=0.02)
-        for part in [*(block.adaLN_modulation[-1] for block in self.blocks),
+        gates = (m for m in self.blocks.modules() if isinstance(m, Stream | Block))
+        for part in [*(m.modulation if isinstance(m, Stream) else m.adaLN_modulation[-1]
+                       for m in gates),
                      self.final_layer.adaLN_modulation[-1], self.final_layer.linear]:  # fmt: skip
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
@@ -233,6 +244,7 @@ class LatentTransformer(Pretrained, nn.Module):
         mask: Bool[Tensor, "b m"] | None = None,
         *,
         mask_attention: bool = True,
+        further: Float[Tensor, "b c"] | None = None,
     ) -> Float[Tensor, "b c *g"]:
         """Return the prediction.
 
@@ -247,13 +259,24 @@ class LatentTransformer(Pretrained, nn.Module):
             True where a token counts.
         mask_attention : bool
             Whether the mask holds for attention too, and not for the mean alone.
+        further : Tensor, shape (b, width), optional
+            What modulates the blocks besides time and tokens.
         """
         c = self.sizes
         mask = None if mask is None else mask.bool()
         h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2) + self.pos_embed
         told = self.vector(t, context, mask)
-        for block in self.blocks:
-            h = block(h, told, context, mask if mask_attention else None)
+        told = told if further is None else told + further
+        seen = mask if mask_attention else None
+        if c.joint:
+            tokens = self.context_embedder(context)
+            if seen is not None:  # all latents, and the tokens that count
+                seen = torch.cat([seen.new_ones(h.shape[:2]), seen], 1)[:, None]
+            for block in self.blocks:
+                h, tokens = block(h, tokens, told, seen)
+        else:
+            for block in self.blocks:
+                h = block(h, told, context, seen)
         rows = self.final_layer(h, told).unflatten(-1, (*c.patch, c.channels))
         rows = rows.unflatten(1, c.tokens)  # b, tokens along each axis, patch along each, channel
         axes = [axis for i in range(len(c.grid)) for axis in (1 + i, 1 + len(c.grid) + i)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from rectiflow.rectify.flow_map import Until, added
 from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
 
@@ -34,15 +35,18 @@ class FlowTransformer(Pretrained, nn.Module):
     ----------
     sizes : DitConfig
         With ``told`` one more than ``channels``.
+    is_map : bool
+        Whether it is a network of maps, from :func:`rectiflow.rectify.to_map`.
     """
 
-    def __init__(self, sizes: DitConfig) -> None:
+    def __init__(self, sizes: DitConfig, is_map: bool = False) -> None:
         super().__init__()
         if sizes.told != sizes.channels + 1:
             raise ValueError(
                 f"told must be one more than channels, got {sizes.told} and {sizes.channels}."
             )
-        self.sizes = sizes
+        self.sizes, self.is_map = sizes, is_map
+        self.until = Until(sizes.width) if is_map else None
         self.transformer = LatentTransformer(sizes)
         self.embed = PointMlp([1 + 2 * _WAVES, sizes.context, sizes.context])
         self.kinds = nn.Parameter(0.5 * torch.randn(len(NUMBERS), sizes.context))
@@ -51,7 +55,11 @@ class FlowTransformer(Pretrained, nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make a network from the configuration in ``config.json``."""
-        return cls(DitConfig(**config["sizes"]))
+        return cls(DitConfig(**config["sizes"]), config.get("is_map", False))
+
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width."""
+        return {"width": self.sizes.width // 2, "context": self.sizes.context // 2}
 
     def tokens(self, numbers: Float[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
         """Return a token for each number, -1 to 1 over the trained range, NaN where not told."""
@@ -62,14 +70,21 @@ class FlowTransformer(Pretrained, nn.Module):
         return torch.where(known[..., None], self.embed(waves) + self.kinds, self.absent)
 
     def forward(
-        self, x: Float[Tensor, "b c *g"], t: Float[Tensor, " b"], cond: Mapping[str, Tensor]
+        self,
+        x: Float[Tensor, "b c *g"],
+        t: Float[Tensor, " b"],
+        cond: Mapping[str, Tensor],
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b c *g"]:
         """Return the velocity at times 0 (noise) to 1 (data).
 
-        ``cond`` holds ``numbers (b, 5)`` and ``beside (b, c + 1, *g)``.
+        ``cond`` holds ``numbers (b, 5)`` and ``beside (b, c + 1, *g)``. Of a network of maps it is
+        the mean velocity up to ``until``.
         """
         told = torch.cat([x, cond["beside"].to(x)], 1)
-        return self.transformer(told, _CLOCK * t, self.tokens(cond["numbers"].to(x)))
+        further = added(x.new_zeros(len(x), self.sizes.width), self.until, t, until)
+        tokens = self.tokens(cond["numbers"].to(x))
+        return self.transformer(told, _CLOCK * t, tokens, further=further)
 
 
 def beside(latent: Float[Tensor, "b c *g"], given: Tensor | bool = True) -> Float[Tensor, "b d *g"]:

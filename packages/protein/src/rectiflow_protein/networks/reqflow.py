@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from rectiflow.rectify.flow_map import Until, added
 from rectiflow.spaces import quat_to_rotmat
 from rectiflow.storage.pretrained import Pretrained
 from torch import Tensor, nn
@@ -63,6 +64,8 @@ class ReQFlowNetwork(Pretrained, nn.Module):
     ----------
     sizes : ReQFlowConfig, optional
         The released sizes if absent.
+    is_map : bool
+        Whether it is a network of maps, from :func:`rectiflow.rectify.to_map`.
 
     Attributes
     ----------
@@ -76,9 +79,11 @@ class ReQFlowNetwork(Pretrained, nn.Module):
     Backbone Generation" (ICML 2025, arXiv 2502.14637); the trunk is FrameFlow's.
     """
 
-    def __init__(self, sizes: ReQFlowConfig | None = None) -> None:
+    def __init__(self, sizes: ReQFlowConfig | None = None, is_map: bool = False) -> None:
         super().__init__()
         self.sizes = c = sizes or ReQFlowConfig()
+        self.is_map = is_map
+        self.until = Until(c.c_s) if is_map else None
         self.edge_dtype = torch.float32
         self.node_feature_net = NodeEmbedder(c.c_s, c.c_pos_emb, c.c_timestep_emb)
         self.edge_feature_net = EdgeEmbedder(c.c_s, c.c_z, c.feat_dim, c.num_bins)
@@ -98,7 +103,7 @@ class ReQFlowNetwork(Pretrained, nn.Module):
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make a network from the configuration in ``config.json``."""
-        return cls(ReQFlowConfig(**(config["sizes"] or {})))
+        return cls(ReQFlowConfig(**(config["sizes"] or {})), config.get("is_map", False))
 
     def forward(
         self,
@@ -109,6 +114,7 @@ class ReQFlowNetwork(Pretrained, nn.Module):
         diffuse_mask: Float[Tensor, "b n"] | None = None,
         res_mask: Float[Tensor, "b n"] | None = None,
         trans_sc: Float[Tensor, "b n 3"] | None = None,
+        until: Float[Tensor, " b"] | None = None,
     ) -> dict[str, Tensor]:
         """Predict clean frames.
 
@@ -126,6 +132,9 @@ class ReQFlowNetwork(Pretrained, nn.Module):
             1 for residues, 0 for padding. Leave it out when nothing is padded: it is faster.
         trans_sc : Tensor, shape (b, n, 3), optional
             The previous prediction of ``trans``, for self-conditioning.
+        until : Tensor, shape (b,), optional
+            Where a move ends: then the chain that the mean velocity heads for, of a network of
+            maps.
 
         Returns
         -------
@@ -140,6 +149,7 @@ class ReQFlowNetwork(Pretrained, nn.Module):
             moving = moving * node_mask
 
         node = self.node_feature_net(t, res_idx, diffuse_mask, res_mask)
+        node = added(node, self.until, t, until)
         edge = self._embed_edges(node, x["trans"], trans_sc, diffuse_mask, res_mask)
         node = _masked(node, node_mask)
         key_bias = None if res_mask is None else (MASKED * (1 - res_mask))[:, None, None, :]
