@@ -11,6 +11,7 @@ from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify import Pair, sample_generator
 from rectiflow.solvers import Euler, Solver
+from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_audio.flow import condition, guided_field, whole_frames
@@ -35,6 +36,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    grid: Spacing = uniform,
     guidance: float | None = None,
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
@@ -55,6 +57,8 @@ def pair_sampler(
         With the number of a candidate, fixes its noise.
     solver : Solver, optional
         Euler's method if absent.
+    grid : Spacing, default uniform
+        Where its steps lie.
     guidance : float, optional
         Its weight; the checkpoint's own if absent.
 
@@ -62,7 +66,7 @@ def pair_sampler(
     ----------
     Liu et al., "Flow Straight and Fast" (ICLR 2023), with conditions as in InstaFlow (ICLR 2024).
     """
-    moves = plan(uniform(steps), Euler() if solver is None else solver)
+    moves = plan(grid(steps), Euler() if solver is None else solver)
     weight = pipe.settings.guidance if guidance is None else guidance
 
     @torch.no_grad()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
+from rectiflow.plans import Plan
 from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.solvers import Solver
+from rectiflow.spacing import Spacing, stretched
 from rectiflow.states import State
 from torch import Tensor
 
@@ -36,6 +38,15 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     rot = FRAME_SPACE.parts["rot"].prior((length,), generator=generator)
     assert isinstance(rot, Tensor)
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
+
+
+def sampling_plan(steps: int, solver: Solver, grid: Spacing | None) -> Plan | None:
+    """Return the moves of ``steps`` network calls, of which one is the last; None for one alone."""
+    if steps == 1:
+        return None
+    if grid is None:
+        return plan(np.linspace(START_TIME, 1.0, steps), solver)
+    return plan(stretched(grid(steps - 1), START_TIME, 1.0), solver)
 
 
 class Correction(Protocol):
@@ -133,25 +144,23 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(
-        self, steps: int, solver: Solver, seed: int, indices: list[int]
-    ) -> Iterator[BackboneSample]:
+    def run(self, moves: Plan | None, seed: int, indices: list[int]) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
-        grid = np.linspace(START_TIME, 1.0, steps).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
-        if steps > 1:
+        if moves is not None:
             noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
             x = integrate(
                 self.velocity,
                 x,
-                plan(grid, solver),
+                moves,
                 space=FRAME_SPACE,
                 noise=noise,
                 hook=self.record,
             )
-        last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
+        before = START_TIME if moves is None else moves.moves[-1].start
+        last = before if self.last_time is None else self.last_time
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()

@@ -8,6 +8,7 @@ from rectiflow.commands.answers import answer, table
 from rectiflow.commands.convert import Convert
 from rectiflow.commands.evaluate import Evaluate, Measured
 from rectiflow.commands.make import Job, Make
+from rectiflow.commands.methods import add_rule, add_sampler
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
     Parser,
@@ -32,6 +33,8 @@ __all__ = [
     "Parser",
     "Prepare",
     "Verb",
+    "add_rule",
+    "add_sampler",
     "answer",
     "counter",
     "fractions_of",

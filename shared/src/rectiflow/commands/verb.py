@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from rectiflow.commands.methods import of_checkpoint
 from rectiflow.commands.parser import Parser, pick_device
 
 if TYPE_CHECKING:
@@ -63,4 +64,5 @@ class PipelineVerb(Verb):
         pipe = self.kind().from_pretrained(
             args.weights, device=pick_device(args.device), dtype=getattr(torch, args.dtype)
         )
+        of_checkpoint(args, pipe.folder)
         return pipe.compile() if args.compile else pipe
