@@ -147,17 +147,17 @@ class Proteins(Domain):
         Measure("valid", "share of valid CA-CA bonds", True),
         Measure("diversity", "mean TM-score of pairs, lower is more diverse", False),
     )
-    what = "backbones of 60 to 100 residues"
+    what = "backbones of 60 to 100 residues, rotations by the clamped exponential schedule"
 
     def solver(self, pipe: Any, text: str) -> Any:
         from rectiflow.solvers import Euler
-        from rectiflow_protein.flow import ExponentialSchedule, FrameEuler
+        from rectiflow_protein.flow import ClampedExponentialSchedule, FrameEuler
         from rectiflow_protein.split import FrameSplit
 
-        solver = super().solver(pipe, text)
+        solver, schedule = super().solver(pipe, text), ClampedExponentialSchedule(10.0)
         if solver == Euler():
-            return FrameEuler(ExponentialSchedule(10.0))
-        return FrameSplit(solver, ExponentialSchedule(10.0)) if solver.flat_only else solver
+            return FrameEuler(schedule)
+        return FrameSplit(solver, schedule) if solver.flat_only else solver
 
     def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
         from rectiflow_protein.sampling import sampling_plan

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rectiflow.fields import VelocityField
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.randomness import counter_generator
@@ -72,14 +73,28 @@ def pair_sampler(
     @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
         with _autocast(pipe):
-            _, cond, null = _encoded(pipe, examples, indices, seed)
-            shape = cond["mixture"].shape[1:]
-            noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-            x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
-            x1 = integrate(guided_field(pipe.unet, cond, null, weight), x0, moves)
+            field, x0, cond = started(pipe, examples, indices, seed=seed, guidance=weight)
+            x1 = integrate(field, x0, moves)
         return _pairs(indices, x0, x1, cond)
 
     return sample
+
+
+@torch.no_grad()
+def started(
+    pipe: SeparationPipeline,
+    examples: Examples,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    guidance: float,
+) -> tuple[VelocityField, Tensor, dict[str, Tensor]]:
+    """Return field, noise and condition of some candidates; arguments as for the sampler."""
+    _, cond, null = _encoded(pipe, examples, indices, seed)
+    shape = cond["mixture"].shape[1:]
+    noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
+    x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
+    return guided_field(pipe.unet, cond, null, guidance), x0, cond
 
 
 def inverted_pair_sampler(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rectiflow.fields import VelocityField
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.rectify import Pair
@@ -87,6 +88,20 @@ def pair_sampler(
         ]
 
     return sample
+
+
+@torch.no_grad()
+def started(
+    pipe: SimulationPipeline,
+    examples: Examples,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    guidance: float,
+) -> tuple[VelocityField, Tensor]:
+    """Return field and noise of some candidates; arguments as for the sampler."""
+    _, cond = _encoded(pipe, examples, indices)
+    return guided_field(pipe.network, cond, guidance), noise_of(pipe, indices, seed)
 
 
 def _encoded(

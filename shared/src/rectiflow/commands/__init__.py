@@ -20,9 +20,11 @@ from rectiflow.commands.parser import (
 )
 from rectiflow.commands.prepare import Prepare
 from rectiflow.commands.progress import counter, progress
+from rectiflow.commands.tune import Batch, Tune
 from rectiflow.commands.verb import Verb
 
 __all__ = [
+    "Batch",
     "Candidates",
     "Convert",
     "Evaluate",
@@ -32,6 +34,7 @@ __all__ = [
     "Pairs",
     "Parser",
     "Prepare",
+    "Tune",
     "Verb",
     "add_rule",
     "add_sampler",
