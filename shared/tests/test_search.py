@@ -1,162 +1,145 @@
-"""Cycles and searches, against closed forms."""
+"""Searched grids on the golden mixture: the optima of all 1140 candidates."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from rectiflow import GaussianMixtureFlow, KeyedNoise, counted
-from rectiflow.grids import uniform
-from rectiflow.integrate import integrate, plan
-from rectiflow.paths import Linear, Trigonometric
-from rectiflow.solvers import Ancestral, Euler
-from rectiflow.steering import (
-    Beam,
-    BestOfN,
-    LookAhead,
-    Particles,
-    Renoise,
-    compare_search,
-    cycles,
-    one_way,
-    search,
+from rectiflow.analytic import GaussianMixtureFlow
+from rectiflow.search import (
+    Evolution,
+    SearchedGrids,
+    Skipping,
+    distance_to_fine,
+    search_grid,
+    search_skips,
 )
-from rectiflow.steering.cycles import renoising
+from rectiflow.solvers import Euler, Midpoint
+from torch import nn
 
-F64 = torch.float64
-WEIGHTS = torch.tensor([0.7, 0.3])
-MEANS = torch.tensor([[-1.0], [1.0]])
-MIXTURE = GaussianMixtureFlow(WEIGHTS, MEANS, 0.09 * torch.ones(2, 1, 1))
-
-
-def randn(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=F64)
+GOLDEN = np.load(Path(__file__).resolve().parents[2] / "tests/golden/core_solvers.npz")
+POOL = [i / 21 for i in range(1, 21)]
 
 
-@pytest.mark.parametrize("path", [Linear(), Trigonometric()])
-def test_renoising_composes(path):
-    t, u, s = 0.8, 0.5, 0.2
-    first, second, whole = (renoising(path, *pair) for pair in ((t, u), (u, s), (t, s)))
-    assert first[0] * second[0] == pytest.approx(whole[0], abs=1e-12)
-    variance = second[0] ** 2 * first[1] ** 2 + second[1] ** 2
-    assert variance == pytest.approx(whole[1] ** 2, abs=1e-12)
+@pytest.fixture(scope="module")
+def objectives():
+    flow = GaussianMixtureFlow(*(torch.from_numpy(GOLDEN[name]) for name in ("w", "m", "C")))
+    x0, exact = torch.from_numpy(GOLDEN["x0"]), torch.from_numpy(GOLDEN["exact"])
+    found = {s: distance_to_fine(flow.velocity, x0, s, steps=256) for s in (Euler(), Midpoint())}
+    return found, flow, x0, exact
 
 
-def test_renoising_keeps_the_law():
-    x1 = MIXTURE.sample(100_000, generator=torch.Generator().manual_seed(1))
-    x = 0.7 * x1 + 0.3 * randn(100_000, 1)
-    noise = KeyedNoise(0, [0])
-    found = integrate(MIXTURE, x.T, plan([0.7, 0.4], Renoise()), noise=noise).T
-    variance = 0.4**2 * x1.var() + 0.6**2
-    assert found.mean() == pytest.approx(0.4 * x1.mean().item(), abs=0.01)
-    assert found.var() == pytest.approx(variance.item(), rel=0.02)
+def test_the_best_grids_of_the_mixture_are_found(objectives):
+    found, *_ = objectives
+    tried = {}
+    for solver, best in ((Euler(), (4, 8, 12)), (Midpoint(), (5, 8, 11))):
+        seen = []
+
+        def counted(times, objective=found[solver], seen=seen):
+            seen.append(times)
+            return objective(times)
+
+        result = search_grid(counted, POOL, 3)
+        assert result.chosen == best
+        assert len(seen) == len(set(seen)) == result.tried < 1140
+        tried[solver] = result
+    assert tried[Euler()].score == pytest.approx(0.3176897, abs=2e-5)
+    spread = found[Euler()]((0.0, *(POOL[i] for i in (4, 9, 14)), 1.0))
+    assert spread == pytest.approx(0.3460950, abs=2e-5)
 
 
-def test_cycles_cost_their_ways_up():
-    field, up = counted(MIXTURE), uniform(4, t_min=0.3, t_max=0.5)
-    moves = cycles(up, Ancestral(), 5)
-    integrate(field, randn(2, 1), moves, noise=KeyedNoise(0, range(2)))
-    assert field.calls == moves.nfe == 20
-    assert (moves[0].start, moves[len(moves) - 1].stop) == (0.5, 0.5)
-    for bad in ((lambda: cycles(up, Ancestral(), 0)), (lambda: _go(plan([0.2, 0.4], Renoise())))):
-        with pytest.raises(ValueError, match=r"at least 1|towards the noise"):
-            bad()
-
-
-def _go(moves):
-    return integrate(MIXTURE, randn(2, 1), moves, noise=KeyedNoise(0, range(2)))
-
-
-def test_one_way_tells_the_surroundings_what_the_patch_is():
-    """Two coordinates that agree in the data: the free one takes the side of the held one."""
-    covs = 0.02 * torch.eye(2).expand(2, 2, 2)
-    twins = GaussianMixtureFlow(torch.ones(2), torch.tensor([[-1.0, -1], [1, 1]]), covs)
-    patch = torch.tensor([1.0, 1.0], dtype=F64).expand(40, 2)
-    background = torch.tensor([1.0, -1.0], dtype=F64).expand(40, 2)
-    field, keep = counted(twins), torch.tensor([True, False])
-    noise = KeyedNoise(0, range(40))
-    found = one_way(field, background, patch, keep, noise=noise, steps=20)
-    assert (found[:, 1] > 0).double().mean() > 0.8
-    assert (found[:, 0] - 1).abs().median() < 0.1
-    assert field.calls == (4 + 1 + 1) + 10 + 10 * 4 + (2 + 8)
-    again = one_way(twins, background, patch, keep, noise=noise, steps=20)
-    assert torch.equal(found, again)
-    with pytest.raises(ValueError, match="must grow"):
-        one_way(twins, background, patch, keep, noise=noise, turn=(0.5, 0.3))
-
-
-def tilt(x):
-    return 1.5 * x[:, 0]
-
-
-def tilted():
-    """``p(x) exp(1.5 x)`` is a mixture again: mean and weight of its right part."""
-    means = MEANS[:, 0].double() + 1.5 * 0.09
-    weights = WEIGHTS.double() * (1.5 * MEANS[:, 0].double()).exp()
-    weights = weights / weights.sum()
-    return (weights * means).sum().item(), weights[1].item()
-
-
-@pytest.mark.parametrize(
-    ("ahead", "steps", "near"), [(LookAhead(), 240, 0.05), (LookAhead(3), 50, 0.12)]
-)
-def test_particles_are_exact_on_a_tilted_mixture(ahead, steps, near):
-    """As far as the sampler itself is: its steps leave an error of first order."""
-    x0 = randn(3000, 1, seed=2)
-    found = search(MIXTURE, x0, uniform(steps), tilt, Particles(), ahead=ahead, seed=1)
-    mean, right = tilted()
-    assert found.samples.shape == x0.shape
-    assert found.samples.mean().item() == pytest.approx(mean, abs=near)
-    assert (found.samples > 0).double().mean().item() == pytest.approx(right, abs=near)
-    looks = steps * ahead.cost()
-    assert found.evaluations <= 3000 * (steps + looks)
-    free = integrate(MIXTURE, x0, plan(uniform(60), Ancestral()), noise=KeyedNoise(1, range(3000)))
-    assert abs(free.mean().item() - mean) > 0.5
-
-
-def test_best_of_n_is_the_best_of_all():
-    x0 = randn(50, 1, seed=3)
-    found = search(MIXTURE, x0, uniform(8), tilt, BestOfN(), solver=Euler())
-    ends = integrate(MIXTURE, x0, plan(uniform(8), Euler()))
-    assert torch.equal(found.samples, ends[tilt(ends).argmax()][None])
-    assert found.rewards.shape == (1,)
-    assert found.evaluations == 50 * 8
-
-
-def test_a_beam_concentrates():
-    x0 = randn(16, 1, seed=4)
-    beam = search(MIXTURE, x0, uniform(20), tilt, Beam(4, every=2), seed=0)
-    assert beam.samples.shape == (1, 1)
-    assert beam.samples.item() > 0.5
-    assert torch.equal(search(MIXTURE, x0, uniform(20), tilt, Beam(4, every=2)).samples, beam[0])
-
-
-def test_equal_compute_table():
-    """Rewards that few samples have: search beats drawing; nobody spends more than allowed."""
-    rows = compare_search(
-        MIXTURE,
-        lambda n: randn(n, 1, seed=5),
-        lambda x: -(x[:, 0] - 1.6).square(),
-        1600,
-        [(BestOfN(), LookAhead()), (Beam(4), LookAhead()), (Particles(0.05), LookAhead(3))],
-        steps=20,
+def test_a_search_is_seeded_and_never_worse_than_equal_steps(objectives):
+    found, *_ = objectives
+    little = Evolution(population=6, parents=3, epochs=2, mutations=3, crossovers=1)
+    first, again, other = (
+        search_grid(found[Euler()], POOL, 3, evolution=little, seed=seed) for seed in (0, 0, 1)
     )
-    assert [row.best for row in rows] == sorted((row.best for row in rows), reverse=True)
-    by = {type(row.strategy): row for row in rows}
-    assert (by[BestOfN].candidates, by[Beam].candidates, by[Particles].candidates) == (80, 80, 26)
-    assert all(row.evaluations <= 1600 for row in rows)
-    assert by[Beam].best >= by[BestOfN].best
-    assert by[Particles].mean > -0.2
+    assert first == again
+    assert first != other
+    spread = found[Euler()]((0.0, *(POOL[i] for i in (4, 9, 14)), 1.0))
+    assert max(first.score, other.score) <= spread
+    none = Evolution(population=1, parents=1, epochs=1, mutations=0, crossovers=0)
+    given = search_grid(found[Euler()], POOL, 3, evolution=none, init=[(4, 8, 12)])
+    assert given.chosen == (4, 8, 12)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "reward", "said"),
-    [
-        (Beam(9), tilt, "keep must lie"),
-        (Particles(0.0), tilt, "temperature"),
-        (BestOfN(), lambda x: x, "one number for each of 4"),
-        (Particles(), lambda x: x[:, 0] * float("nan"), "with NaN"),
-    ],
-)
-def test_bad_searches(strategy, reward, said):
-    with pytest.raises(ValueError, match=said):
-        search(MIXTURE, randn(4, 1), uniform(3), reward, strategy)
+def test_an_interrupted_search_ends_where_it_would_have(objectives, tmp_path):
+    found, *_ = objectives
+    how = Evolution(population=8, parents=3, epochs=4, mutations=4, crossovers=2)
+    whole = search_grid(found[Euler()], POOL, 3, evolution=how)
+    calls = []
+
+    def failing(times):
+        calls.append(times)
+        if len(calls) == 20:
+            raise KeyboardInterrupt
+        return found[Euler()](times)
+
+    with pytest.raises(KeyboardInterrupt):
+        search_grid(failing, POOL, 3, evolution=how, store=tmp_path / "s.json")
+    kept = len(calls)
+    resumed = search_grid(failing, POOL, 3, evolution=how, store=tmp_path / "s.json")
+    assert resumed == whole
+    assert len(calls) - kept < whole.tried  # what was saved is not evaluated again
+    with pytest.raises(ValueError, match="holds another search"):
+        search_grid(failing, POOL, 2, evolution=how, store=tmp_path / "s.json")
+
+
+def test_bad_pools_are_refused():
+    for pool, interior, message in (
+        ([0.5, 0.2], 1, "must increase strictly"),
+        ([0.0, 0.5], 1, "must increase strictly"),
+        ([0.5], 2, "expected 1 to 1 interior times, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            search_grid(lambda times: 0.0, pool, interior)
+    with pytest.raises(ValueError, match="cannot hold"):
+        Evolution(population=10)
+
+
+class Residual(nn.Module):
+    """Adds its own number."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return x + self.value
+
+
+def test_blocks_that_matter_least_are_left_out():
+    blocks = [Residual(value) for value in (1.0, 0.01, 0.5)]
+
+    def field(x, t):
+        for block in blocks:
+            x = block(x)
+        return x
+
+    times, x = [0.0, 0.5, 1.0], torch.zeros(1)
+
+    def objective(skipped):
+        short = Skipping(blocks, times, skipped).of(field)
+        return sum(abs(float(short(x, t) - field(x, t))) for t in (0.0, 0.5))
+
+    found = search_skips(objective, times, 3, share=(0.3, 0.4))
+    assert found.chosen == (1, 4)  # the middle block in both steps
+    short = Skipping(blocks, times, {(0, 1), (1, 0)}).of(field)
+    assert [float(short(x, t)) for t in (0.0, 0.49, 0.5, 1.0)] == pytest.approx(
+        [1.5, 1.5, 0.51, 0.51]
+    )
+    assert float(field(x, 0.0)) == pytest.approx(1.51)  # nothing stays
+
+
+def test_searched_grids_lie_beside_weights(tmp_path):
+    grids = SearchedGrids({2: (0.0, 0.3, 1.0)}, {2: {"solver": "Euler()"}})
+    grids.save(tmp_path)
+    again = SearchedGrids.load(tmp_path)
+    assert again(2) == [0.0, 0.3, 1.0]
+    assert repr(again) == "searched(2)"
+    with pytest.raises(ValueError, match=r"no grid of 3 steps was searched.*expected steps of 2"):
+        again(3)
+    with pytest.raises(FileNotFoundError, match="no searched grids lie beside these weights"):
+        SearchedGrids.load(tmp_path / "other")

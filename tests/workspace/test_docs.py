@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from rectiflow import solvers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -18,7 +19,10 @@ TABLE = [match.groupdict() for match in ROW.finditer((DOCS / "solvers.md").read_
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row["solver"])
 def test_solver_table_agrees_with_the_classes(row):
-    solver = eval(row["solver"], {**vars(solvers), "refiner": lambda x, t, v: v})
+    table = torch.zeros(2, 1)
+    statistics = solvers.EmpiricalStatistics(torch.tensor([-1.0, 1.0]), table, table, table)
+    given = {"refiner": lambda x, t, v: v, "statistics": statistics}
+    solver = eval(row["solver"], {**vars(solvers), **given})
     assert (solver.nfe, solver.order) == (int(row["nfe"]), int(row["order"]))
     assert solver.flat_only == (row["curved"] == "no")
 

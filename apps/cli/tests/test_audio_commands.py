@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -369,3 +371,107 @@ def test_the_demo_separates_its_own_mixture(trained, work):
     assert demo.main(["-o", "own", *mine, *words, "--device", "cpu"]) == 0
     [estimate] = json.loads(Path("own/result.json").read_text())["domains"]["audio"]["estimates"]
     assert set(estimate) == {"file", "query", "energy"}
+
+
+def test_a_checkpoint_is_tuned_and_used_by_name(trained, work, capsys):
+    tune = ["audio", "tune", str(trained / "data"), "--weights", str(trained / "export")]
+    tune += ["--device", "cpu", "--num", "2", "--steps", "2", "--pool", "5", "--epochs", "2"]
+    tune += ["--population", "4", "--statistics", "--points", "8", "-o", "tuned", "--json"]
+    assert main(tune) == 0
+    told = json.loads(capsys.readouterr().out)
+    [row] = told["grids"]
+    assert row["distance"] <= row["equal_steps"]
+    assert main(tune) == 0  # goes on, with nothing left to do
+    assert json.loads(capsys.readouterr().out) == told
+    given = ["--query", "rain", "--weights", "tuned", "--device", "cpu", "--steps", 2]
+    assert separate(RAIN, *given, "--grid", "searched", "-o", "searched.wav") == 0
+    assert separate(RAIN, *given, "--solver", "dpm-v3:2", "-o", "v3.wav") == 0
+    shaped = [json.loads(Path(f"{n}.json").read_text())["settings"] for n in ("searched", "v3")]
+    assert (shaped[0]["grid"], shaped[0]["nfe"]) == ("searched(2)", 2 * shaped[0]["guidance"] ** 0)
+    assert shaped[1]["solver"].startswith("DPMSolverV3(statistics=EmpiricalStatistics(9 points, ")
+    capsys.readouterr()
+    assert main(["rerun", "searched.json"]) == 0
+    assert "equal" in capsys.readouterr().out
+    assert separate(RAIN, *given, "--steps", 3, "--grid", "searched", "-o", "no.wav") == 2
+    assert "no grid of 3 steps was searched" in capsys.readouterr().err
+    other = ["--query", "rain", "--weights", trained / "export", "--solver", "flowturbo"]
+    assert separate(RAIN, *other, "-o", "no.wav") == 2
+    assert "no refiner lies beside these weights" in capsys.readouterr().err
+
+
+def test_a_refiner_is_trained_and_used(trained, weights, work, capsys):
+    made = ["audio", "pairs", str(trained / "data"), "--num", "4", "--batch", "2", *weights]
+    assert main([*made, "-o", "turbo_pairs"]) == 0
+    given = ["data.dir=turbo_pairs", f"weights={trained}", "trainer=cpu", *FAST]
+    given += ["data.module.hold_out_every=2", "data.module.batch_size=2"]
+    given += ["experiment=small_refiner", "network.channels=4", "validation=none"]
+    run = work / "refiner"
+    assert main(["audio", "reflow", *given, f"hydra.run.dir={run}"]) == 0
+    assert "--solver flowturbo:1:3" in capsys.readouterr().out
+    words = ["--weights", run / "export", "--device", "cpu", "--steps", 3]
+    words += ["--query", "rain", "--solver", "flowturbo:1:1", "--guidance", 1]
+    assert separate(RAIN, *words, "-o", "turbo.wav") == 0
+    told = json.loads(Path("turbo.json").read_text())["settings"]
+    assert told["nfe"] == 3  # Heun's two, one pseudo-corrector, and the refiner's for nothing
+
+
+def test_guidance_rules_and_noise_go_into_the_listing(weights):
+    words = ["--query", "rain", *weights, "--guidance", 2]
+    assert separate(RAIN, *words, "--guidance-rule", "rectified-cfg++", "-o", "plus.wav") == 0
+    assert separate(RAIN, *words, "--solver", "ancestral", "-o", "noise.wav") == 0
+    plus, noise = (json.loads(Path(f"{n}.json").read_text())["settings"] for n in ("plus", "noise"))
+    assert (plus["rule"], plus["nfe"]) == ("RectifiedCFG(gamma=0.0)", 3)
+    assert noise["solver"].startswith("Ancestral(")
+
+
+def pcm_of(path):
+    sound = read_audio(path)
+    return (sound.samples.T * 32767).round().astype("<i2").tobytes(), sound.samples
+
+
+def test_a_live_sound_is_separated(weights, capsys):
+    raw, samples = pcm_of(RAIN)
+    Path("live.pcm").write_bytes(raw[:-1])  # half a sample is not there yet
+    words = ["audio", "listen", "live.pcm", "--query", "rain", *weights, "--block", "0.25"]
+    assert main([*words, "-o", "live.wav", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    count = samples.shape[-1] - 1
+    assert told["blocks"] == -(-count // 4000)
+    assert told["seconds"] == pytest.approx(count / 16_000)
+    assert told["delay"] == pytest.approx(0.28)
+    assert 0 < told["latency"]["mean"] <= told["latency"]["longest"]
+    assert told["real_time_factor"] > 0
+    live = read_audio("live.wav").samples
+    assert live.shape[-1] == count
+    assert np.abs(live).max() > 1e-3
+    for wrong, message in (
+        (["--block", "9", "-o", "x.wav"], "a block must last 0.06 to"),
+        (["--query", "b", "-o", "x.wav"], "one file cannot hold 2 sounds"),
+        (["--query", "b", "-o", "-"], "stdout takes one sound"),
+        (["--waveform", "griffin-lim", "-o", "x.wav"], "blocks only fit together"),
+    ):
+        assert main([*words, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["audio", "listen", "absent.pcm", "--query", "a", "-o", "x.wav"]) == 2
+
+
+def test_a_file_that_grows_is_followed_to_its_end(weights, capsysbinary):
+    raw, _ = pcm_of(RAIN)
+    path = Path("growing.pcm")
+    path.write_bytes(raw[:5000])
+
+    def grow():
+        with path.open("ab") as file:
+            for start in range(5000, 40_000, 7000):
+                time.sleep(0.05)
+                file.write(raw[start : min(start + 7000, 40_000)])
+                file.flush()
+
+    writer = threading.Thread(target=grow)
+    writer.start()
+    words = ["audio", "listen", str(path), "--query", "rain", *weights, "--follow", "1.5"]
+    assert main([*words, "-o", "-"]) == 0
+    writer.join()
+    out, err = capsysbinary.readouterr()
+    assert len(out) == 40_000
+    assert b"real-time factor" in err

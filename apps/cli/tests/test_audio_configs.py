@@ -36,7 +36,7 @@ def teacher(tmp_path_factory):
 
 
 def composed(name: str, teacher, *more: str):
-    verb = "reflow" if name.endswith(("rectify", "distill")) else "train"
+    verb = "reflow" if name.endswith(("rectify", "distill", "refiner")) else "train"
     given = [f"experiment={name}", "data.dir=somewhere", f"weights={teacher}", *more]
     return compose("audio", verb, given)
 

@@ -5,7 +5,8 @@ import argparse
 import pytest
 import torch
 from omegaconf import OmegaConf
-from rectiflow.solvers import Midpoint
+from rectiflow.commands.methods import solver_of
+from rectiflow.solvers import BDIA, Adams, Midpoint
 from rectiflow_cli.errors import UsageError
 from rectiflow_cli.main import main
 from rectiflow_cli.protein import flags
@@ -13,6 +14,7 @@ from rectiflow_cli.protein.designer import CommandDesigner
 from rectiflow_cli.targets import check_config
 from rectiflow_protein import flow
 from rectiflow_protein.io import Backbone
+from rectiflow_protein.split import FrameSplit
 from rectiflow_protein.training import RECIPE
 
 
@@ -48,7 +50,9 @@ def test_bad_lengths_say_what_is_expected(text, message):
 def test_solvers_are_what_the_flags_say():
     def made(solver, rotation, rate):
         return flags.make_solver(
-            argparse.Namespace(solver=solver, rotation=rotation, rate=rate, temperature=0.0)
+            argparse.Namespace(
+                solver=solver_of(solver), rotation=rotation, rate=rate, temperature=0.0
+            )
         )
 
     assert made("euler", None, None) == flow.FrameEuler(flow.ExponentialSchedule(10.0))
@@ -56,14 +60,21 @@ def test_solvers_are_what_the_flags_say():
     assert made("euler", "exact", None) == flow.FrameEuler(flow.ExactExponentialSchedule(10.0))
     assert made("euler", "linear", None) == flow.FrameEuler(flow.LinearSchedule())
     assert isinstance(made("midpoint", None, None), Midpoint)
+    assert made("adams:3", "linear", None) == FrameSplit(Adams(3), flow.LinearSchedule())
+    assert made("bdia", None, None) == FrameSplit(BDIA(), flow.ExponentialSchedule(10.0))
     for wrong, message in (
         (("midpoint", "exact", None), "got --rotation exact; expected linear"),
-        (("midpoint", None, 3.0), "--solver midpoint turns rotations"),
+        (("midpoint", None, 3.0), r"Midpoint\(\) turns rotations"),
         (("euler", "linear", 3.0), "--rotation linear has no rate, got --rate 3"),
         (("euler", "exact", -1.0), "--rate must be positive, got -1"),
     ):
         with pytest.raises(UsageError, match=message):
             made(*wrong)
+    for name in ("heun", "rk4", "dpm-2", "pseudo-corrector", "dopri5"):
+        with pytest.raises(ValueError, match="evaluates between or beyond"):
+            made(name, None, None)
+    with pytest.raises(ValueError, match="draws noise of flat spaces"):
+        made("ancestral", None, None)
 
 
 def test_tools_come_in_pairs():
@@ -166,7 +177,7 @@ def test_domain_help_lists_the_verbs(capsys):
     [
         ("sample -o x", "one of the arguments --length --lengths is required"),
         ("sample --length 20", "the following arguments are required: -o/--out"),
-        ("sample --length 20 -o x --solver rk9", "invalid choice: 'rk9'"),
+        ("sample --length 20 -o x --solver rk9", "got 'rk9'; did you mean rk4"),
         ("sample --length 20 -o x --device tpu", "unknown device 'tpu'"),
         ("sample --length 20 -o x --weights nowhere", "no weights at 'nowhere'"),
         ("pairs -o x", "pairs needs SHARDS or --lengths, got neither"),

@@ -56,6 +56,8 @@ class Pipeline(ABC):
     ----------
     source : str
         What the weights were loaded from.
+    folder : Path or None
+        Where they lie, and beside them what goes with them: searched grids, statistics, a refiner.
     """
 
     shipped: ClassVar[Path]
@@ -72,6 +74,7 @@ class Pipeline(ABC):
     ) -> None:
         self.parts = {name: part.eval() for name, part in parts.items() if part is not None}
         self.settings, self.dtype, self.source = settings, dtype, ""
+        self.folder: Path | None = None
         self.is_compiled = False
         self.adapters: list[tuple[str, float]] = []
 
@@ -129,7 +132,7 @@ class Pipeline(ABC):
             made.set_dtype(dtype)
             for name, value in options.items():
                 setattr(made, name, value)
-        made.source = str(name_or_path)
+        made.source, made.folder = str(name_or_path), path if path.is_dir() else path.parent
         return made.to(device)
 
     @classmethod

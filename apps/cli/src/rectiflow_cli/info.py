@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rectiflow.commands import Parser, answer
+from rectiflow.commands import Parser, answer, table
+from rectiflow.commands.methods import listing
 from rectiflow.machine import describe_machine, version_of
 
 from rectiflow_cli.domains import DOMAINS, Domain
@@ -62,11 +63,26 @@ def _text(info: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _listed(rows: list[dict[str, Any]]) -> str:
+    """Lay out rows whose last column is a sentence."""
+    cells = [{name: value for name, value in row.items() if name != "what"} for row in rows]
+    head, *lines = table(cells).split("\n")
+    told = (f"{line}  {row['what']}" for line, row in zip(lines, rows, strict=True))
+    return "\n".join([head, *told])
+
+
 def main(argv: list[str]) -> int:
-    """Print versions, devices, installed domains and shipped checkpoints."""
+    """Print versions, devices, installed domains and shipped checkpoints, or the solvers."""
     parser = Parser("info", "", main.__doc__)
+    parser.add_argument(
+        "--solvers", action="store_true", help="List what --solver and --grid take instead."
+    )
     parser.add_json()
     args = parser.parse_args(argv)
+    if args.solvers:
+        known = listing()
+        answer(known, "\n\n".join(map(_listed, known.values())), as_json=args.json)
+        return 0
     info = collect()
     answer(info, _text(info), as_json=args.json)
     return 0

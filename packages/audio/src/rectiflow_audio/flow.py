@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
-from rectiflow.guidance import batched_cfg
+from rectiflow.guidance import RectifiedCFG, batched_cfg
 from rectiflow.paths import TargetCFM
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from rectiflow.plans import Plan
+
     from rectiflow_audio.networks.unet import SeparationUNet
 
 SIGMA_MIN = 1e-4
@@ -61,7 +63,13 @@ def whole_frames(mels: Tensor) -> Tensor:
 
 
 def guided_field(
-    unet: SeparationUNet, cond: dict[str, Tensor], null: dict[str, Tensor], guidance: float
+    unet: SeparationUNet,
+    cond: dict[str, Tensor],
+    null: dict[str, Tensor],
+    guidance: float,
+    *,
+    rule: RectifiedCFG | None = None,
+    moves: Plan | None = None,
 ) -> VelocityField:
     """Return the velocity in float32 under a condition, away from another.
 
@@ -73,9 +81,14 @@ def guided_field(
         From :func:`condition`, of the wanted and of the unwanted query.
     guidance : float
         Weight of classifier-free guidance; 1 is none.
+    rule : RectifiedCFG, optional
+        How it acts along ``moves``, if not as plain classifier-free guidance.
     """
 
     def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor], **until: Tensor) -> Tensor:
         return unet(x, t, cond, **until).float()
 
-    return batched_cfg(velocity, unet.with_text_keys(cond), unet.with_text_keys(null), guidance)
+    told = unet.with_text_keys(cond), unet.with_text_keys(null)
+    if rule is not None and moves is not None:
+        return rule.field(velocity, *told, guidance, moves)
+    return batched_cfg(velocity, *told, guidance)

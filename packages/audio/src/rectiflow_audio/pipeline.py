@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +15,7 @@ import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
 from rectiflow.costs import Load
 from rectiflow.pipeline import Kinds, Pipeline
+from rectiflow.rectify import solver_for
 from torch import Tensor, nn
 
 from rectiflow_audio.frontend import SAMPLE_RATE
@@ -307,7 +309,7 @@ class SeparationPipeline(Pipeline):
         negative, **options
             As for a call.
         """
-        return Options(**options).resolved(
+        request = Options(**options).resolved(
             self.settings,
             queries,
             context,
@@ -315,6 +317,7 @@ class SeparationPipeline(Pipeline):
             has_vocoder=self.vocoder is not None,
             unwanted=negative,
         )
+        return replace(request, solver=solver_for(self.unet, request.solver))
 
     def separator(self, request: Request, sample_rate: int = SAMPLE_RATE) -> Separator:
         """Return what carries out a request on windows of a sample rate."""

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rectiflow.fields import VelocityField
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify import Pair, sample_generator
 from rectiflow.solvers import Euler, Solver
+from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_audio.flow import condition, guided_field, whole_frames
@@ -35,6 +37,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    grid: Spacing = uniform,
     guidance: float | None = None,
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
@@ -55,6 +58,8 @@ def pair_sampler(
         With the number of a candidate, fixes its noise.
     solver : Solver, optional
         Euler's method if absent.
+    grid : Spacing, default uniform
+        Where its steps lie.
     guidance : float, optional
         Its weight; the checkpoint's own if absent.
 
@@ -62,20 +67,34 @@ def pair_sampler(
     ----------
     Liu et al., "Flow Straight and Fast" (ICLR 2023), with conditions as in InstaFlow (ICLR 2024).
     """
-    moves = plan(uniform(steps), Euler() if solver is None else solver)
+    moves = plan(grid(steps), Euler() if solver is None else solver)
     weight = pipe.settings.guidance if guidance is None else guidance
 
     @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
         with _autocast(pipe):
-            _, cond, null = _encoded(pipe, examples, indices, seed)
-            shape = cond["mixture"].shape[1:]
-            noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
-            x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
-            x1 = integrate(guided_field(pipe.unet, cond, null, weight), x0, moves)
+            field, x0, cond = started(pipe, examples, indices, seed=seed, guidance=weight)
+            x1 = integrate(field, x0, moves)
         return _pairs(indices, x0, x1, cond)
 
     return sample
+
+
+@torch.no_grad()
+def started(
+    pipe: SeparationPipeline,
+    examples: Examples,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    guidance: float,
+) -> tuple[VelocityField, Tensor, dict[str, Tensor]]:
+    """Return field, noise and condition of some candidates; arguments as for the sampler."""
+    _, cond, null = _encoded(pipe, examples, indices, seed)
+    shape = cond["mixture"].shape[1:]
+    noise = [torch.randn(shape, generator=sample_generator(seed, i)) for i in indices]
+    x0 = pipe.unet.start(torch.stack(noise).to(pipe.device), cond)
+    return guided_field(pipe.unet, cond, null, guidance), x0, cond
 
 
 def inverted_pair_sampler(

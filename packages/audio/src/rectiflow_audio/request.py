@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
+from rectiflow.grids import uniform
+from rectiflow.integrate import plan
 from rectiflow.solvers import Euler
 from torch import Tensor
 
@@ -19,7 +22,10 @@ from rectiflow_audio.waveform import Masking, Vocoding, Waveform
 
 if TYPE_CHECKING:
     from rectiflow.conditioning import TextEmbedding
+    from rectiflow.guidance import RectifiedCFG
+    from rectiflow.plans import Plan
     from rectiflow.solvers import Solver
+    from rectiflow.spacing import Spacing
 
     from rectiflow_audio.candidates import Pick
 
@@ -49,9 +55,13 @@ class Options:
         Steps of the solver; the checkpoint's own if absent.
     solver : Solver, optional
         Euler's method, as published, if absent. Any core solver will do.
+    grid : Spacing, optional
+        Where the steps lie; equal ones if absent.
     guidance : float, optional
         Weight of classifier-free guidance; 1 is none, as published. The checkpoint's own if
         absent.
+    rule : RectifiedCFG, optional
+        How it acts, if not as plain classifier-free guidance.
     n_candidates : int
         Estimates drawn for each query, of which ``pick`` makes one.
     pick : Pick, optional
@@ -75,7 +85,9 @@ class Options:
     residual: bool = False
     steps: int | None = None
     solver: Solver | None = None
+    grid: Spacing | None = None
     guidance: float | None = None
+    rule: RectifiedCFG | None = None
     n_candidates: int = 1
     pick: Pick | None = None
     seed: int = 0
@@ -120,7 +132,9 @@ class Options:
             negative,
             settings.steps if self.steps is None else self.steps,
             Euler() if self.solver is None else self.solver,
+            uniform if self.grid is None else self.grid,
             settings.guidance if self.guidance is None else self.guidance,
+            self.rule,
             self.n_candidates,
             Medoid() if self.pick is None else self.pick,
             self.seed,
@@ -156,7 +170,9 @@ class Request:
     negative: TextEmbedding
     steps: int
     solver: Solver
+    grid: Spacing
     guidance: float
+    rule: RectifiedCFG | None
     candidates: int
     pick: Pick
     seed: int
@@ -167,16 +183,24 @@ class Request:
     channels: Channels
     unwanted: str | None = None
 
+    @cached_property
+    def moves(self) -> Plan:
+        """Return the steps from noise to sound."""
+        return plan(self.grid(self.steps), self.solver)
+
     def describe(self) -> dict[str, Any]:
         """Return all that shapes a separation, as plain data."""
+        calls = 1 if self.guidance == 1 else 2 if self.rule is None else 3
         return {
             "queries": self.queries,
             "negative": self.unwanted,
             "seed": self.seed,
             "steps": self.steps,
-            "nfe": self.steps * self.solver.nfe * (2 if self.guidance != 1 else 1),
+            "nfe": self.moves.nfe * calls,
             "solver": repr(self.solver),
+            "grid": "uniform" if self.grid is uniform else repr(self.grid),
             "guidance": self.guidance,
+            "rule": self.rule and repr(self.rule),
             "candidates": self.candidates,
             "pick": type(self.pick).__name__.lower(),
             "posterior_sample": self.posterior_sample,

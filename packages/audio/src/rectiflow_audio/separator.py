@@ -8,10 +8,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
-from rectiflow.grids import uniform
-from rectiflow.integrate import integrate, plan
-from rectiflow.randomness import counter_generator
-from rectiflow.rectify import solver_for
+from rectiflow.integrate import integrate
+from rectiflow.randomness import KeyedNoise, counter_generator
 from torch import Tensor
 
 from rectiflow_audio.flow import condition, guided_field, whole_frames
@@ -179,7 +177,6 @@ class Separator:
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Carry noise to latents, a bounded number of rows at a time."""
         request, unwanted = self.request, self.request.negative.to(x0.device)
-        moves = plan(uniform(request.steps), solver_for(self.unet, request.solver))
         ends = []
         x0 = self.unet.start(x0, cond)
         for start in range(0, len(x0), self.rows):
@@ -190,8 +187,13 @@ class Separator:
                 unwanted.states.expand(size, -1, -1),
                 unwanted.mask.expand(size, -1),
             )
-            field = guided_field(self.unet, told, null, request.guidance)
-            ends.append(integrate(field, x0[start : start + self.rows], moves))
+            field = guided_field(
+                self.unet, told, null, request.guidance, rule=request.rule, moves=request.moves
+            )
+            rows = range(start, start + size)
+            # Fresh noise, like the first, is by candidate: the same in every window and channel.
+            noise = KeyedNoise(request.seed, [row % request.candidates for row in rows])
+            ends.append(integrate(field, x0[start : start + size], request.moves, noise=noise))
         return torch.cat(ends)
 
     def _noise(self, like: Tensor, purpose: str, index: int) -> Tensor:

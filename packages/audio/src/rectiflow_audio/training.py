@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from rectiflow.rectify.pair_data import PairData
+from rectiflow.refiner import Refiner
 from rectiflow.training.held_out import HeldOut
 from rectiflow.training.recipe import Recipe
 
@@ -35,6 +36,8 @@ _SCALE_FROM = 64  # training examples that tell the spread of an autoencoder's l
 _AFTER = {
     "SpectrogramVae": "train data.dir={data} vae.weights={folder} experiment=small",
     "BigVgan": "train data.dir={data} vocoder.weights={folder} vae.weights=CODEC",
+    "Refiner": 'separate MIX.wav --query "a dog barks" --weights {folder} --solver flowturbo:1:3 '
+    "--steps 6 -o dog.wav",
     "SeparationUNet": 'separate MIX.wav --query "a dog barks" --weights {folder} -o dog.wav',
 }
 """What can be done with each kind of network."""
@@ -100,6 +103,10 @@ class SeparationRecipe(Recipe):
         network: Any = training.network
         if isinstance(network, BigVgan):
             network = without_weight_norm(network)
+        if isinstance(network, Refiner):  # it lies beside the weights that it refines
+            SeparationPipeline.from_pretrained(cfg.weights).save_pretrained(folder, **card)
+            network.save_pretrained(folder / "refiner", **card)
+            return
         if not isinstance(network, SeparationUNet):
             network.save_pretrained(folder, **card)
             return

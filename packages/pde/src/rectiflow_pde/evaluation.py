@@ -43,8 +43,10 @@ def time_mean(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
     return np.repeat(flow.stacked.mean(0, keepdims=True), len(flow.times), 0)
 
 
-def by_pipeline(pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: int = 0) -> Guess:
-    """Return the guess of a checkpoint, given first frame and caption."""
+def by_pipeline(
+    pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: int = 0, **options: Any
+) -> Guess:
+    """Return the guess of a checkpoint, given first frame and caption; options are of a call."""
 
     def simulate(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
         made = pipe(
@@ -54,6 +56,7 @@ def by_pipeline(pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: i
             steps=steps,
             seed=seed,
             indices=[index],
+            **options,
         )
         return made.flows[0].stacked
 

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.costs import Load
+from rectiflow.guidance import RectifiedCFG
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.solvers import Euler, Solver
+from rectiflow.spacing import Spacing
 from torch import nn
 
 from rectiflow_pde import sampling
@@ -111,7 +113,7 @@ class SimulationPipeline(Pipeline):
         frame[:, 0] = 1.0
         request = make_request(None, mesh=channel, first_frame=frame)
         cond = sampling.condition(self, request)
-        self._latents(cond, list(range(load.rows)), load.calls, 0, None, 1.0)
+        self._latents(cond, list(range(load.rows)), load.calls, 0)
 
     def __call__(
         self,
@@ -125,7 +127,9 @@ class SimulationPipeline(Pipeline):
         indices: Sequence[int] | None = None,
         steps: int | None = None,
         solver: Solver | None = None,
+        grid: Spacing | None = None,
         guidance: float | None = None,
+        rule: RectifiedCFG | None = None,
         seed: int = 0,
         start: float = 0.0,
     ) -> SimulationResult:
@@ -151,8 +155,12 @@ class SimulationPipeline(Pipeline):
             Network calls with Euler's method; the checkpoint's own if absent.
         solver : Solver, optional
             Euler's method if absent.
+        grid : Spacing, optional
+            Where its steps lie; equal ones if absent.
         guidance : float, optional
             Weight of guidance by the prompt; the checkpoint's own if absent.
+        rule : RectifiedCFG, optional
+            How it acts, if not as plain classifier-free guidance.
         seed : int
         start : float
             Time of the first frame in s.
@@ -171,7 +179,8 @@ class SimulationPipeline(Pipeline):
         if steps < 1 or not wanted:
             raise ValueError(f"steps and num must be at least 1, got {steps} and {len(wanted)}.")
         cond = sampling.condition(self, request)
-        z = self._latents(cond, wanted, steps, seed, solver, guidance)
+        how: dict[str, Any] = {"solver": solver, "grid": grid, "guidance": guidance, "rule": rule}
+        z = self._latents(cond, wanted, steps, seed, **how)
         made = sampling.fields(self, z, onto or request.mesh, request)
         if request.first_frame is not None and onto is None:
             made[:, 0] = request.first_frame
@@ -191,7 +200,9 @@ class SimulationPipeline(Pipeline):
             "first_frame": request.first_frame is not None,
             "steps": steps,
             "solver": repr(solver or Euler()),
+            "grid": grid and repr(grid),
             "guidance": guidance,
+            "rule": rule and repr(rule),
             "seed": seed,
         }
         return SimulationResult(
@@ -218,11 +229,8 @@ class SimulationPipeline(Pipeline):
         indices: list[int],
         steps: int,
         seed: int,
-        solver: Solver | None,
-        guidance: float,
+        **how: Any,
     ) -> torch.Tensor:
         enabled = self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype if enabled else None, enabled=enabled):
-            return sampling.latents(
-                self, cond, indices, steps=steps, seed=seed, solver=solver, guidance=guidance
-            ).float()
+            return sampling.latents(self, cond, indices, steps=steps, seed=seed, **how).float()

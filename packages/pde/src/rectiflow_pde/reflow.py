@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from rectiflow.fields import VelocityField
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.rectify import Pair
 from rectiflow.solvers import Euler, Solver
+from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_pde.data.rasters import still
@@ -36,6 +38,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    grid: Spacing | None = None,
     guidance: float = 1.0,
     real: bool = False,
 ) -> Callable[[list[int]], list[Pair]]:
@@ -55,6 +58,8 @@ def pair_sampler(
         With the number of a candidate, fixes its noise.
     solver : Solver, optional
         Euler's method if absent.
+    grid : Spacing, optional
+        Where its steps lie; equal ones if absent.
     guidance : float
         Goes into the pair: the student needs none.
     real : bool
@@ -65,7 +70,7 @@ def pair_sampler(
     Liu et al., "Flow Straight and Fast" (ICLR 2023); Lee et al., "Improving the Training of
     Rectified Flows" (NeurIPS 2024), section 4.3, for true latents.
     """
-    moves = plan(uniform(steps), solver or Euler())
+    moves = plan((grid or uniform)(steps), solver or Euler())
 
     @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
@@ -121,6 +126,20 @@ def diffusion_pair_sampler(
         return pairs
 
     return sample
+
+
+@torch.no_grad()
+def started(
+    pipe: SimulationPipeline,
+    examples: Examples,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    guidance: float,
+) -> tuple[VelocityField, Tensor]:
+    """Return field and noise of some candidates; arguments as for the sampler."""
+    _, cond = _encoded(pipe, examples, indices)
+    return guided_field(pipe.network, cond, guidance), noise_of(pipe, indices, seed)
 
 
 def _encoded(

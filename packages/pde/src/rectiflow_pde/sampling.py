@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from rectiflow.grids import uniform
+from rectiflow.guidance import RectifiedCFG
 from rectiflow.integrate import integrate, plan
 from rectiflow.poisson import StudentT
+from rectiflow.randomness import KeyedNoise
 from rectiflow.rectify import sample_generator, solver_for
 from rectiflow.solvers import Euler, Solver
 from rectiflow.sources import NORMAL, Source
+from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_pde.data.rasters import still
@@ -68,7 +71,9 @@ def latents(
     steps: int,
     seed: int,
     solver: Solver | None = None,
+    grid: Spacing | None = None,
     guidance: float = 1.0,
+    rule: RectifiedCFG | None = None,
 ) -> Float[Tensor, "b c *g"]:
     """Flow from the noise of each index to latents, a row of the condition each or one for all."""
     noise = noise_of(pipe, indices, seed)
@@ -78,16 +83,23 @@ def latents(
     }
     method = solver or Euler()
     if isinstance(pipe.network, FlowTransformer):
-        field = guided_field(pipe.network, rows, guidance)
-        moves = plan(uniform(steps), solver_for(pipe.network, method))
-        return integrate(field, noise, moves)
+        moves = plan((grid or uniform)(steps), solver_for(pipe.network, method))
+        field = guided_field(pipe.network, rows, guidance, rule=rule, moves=moves)
+        return integrate(field, noise, moves, noise=KeyedNoise(seed, indices))
+    if grid is not None:
+        raise ValueError(
+            f"these weights are a diffusion in discrete steps, got the grid {grid}; expected none."
+        )
     diffusion = Diffusion()
     velocity = diffusion.velocity(lambda x, t, c: pipe.network(x, t, c["context"]))
-    grid = diffusion.grid(steps)
+    times = diffusion.grid(steps)
     state = integrate(
-        guided_field(velocity, rows, 1.0), diffusion.start(noise, steps), plan(grid, method)
+        guided_field(velocity, rows, 1.0),
+        diffusion.start(noise, steps),
+        plan(times, method),
+        noise=KeyedNoise(seed, indices),
     )
-    return state / (grid[-1] ** 2 + (1 - grid[-1]) ** 2) ** 0.5 / pipe.codec.scale
+    return state / (times[-1] ** 2 + (1 - times[-1]) ** 2) ** 0.5 / pipe.codec.scale
 
 
 def noise_of(pipe: SimulationPipeline, indices: Sequence[int], seed: int) -> Tensor:

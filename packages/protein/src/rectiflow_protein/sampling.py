@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
+from rectiflow.plans import Plan
 from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.rectify import Jump
 from rectiflow.solvers import Solver
+from rectiflow.spacing import Spacing, stretched
 from rectiflow.states import State
 from torch import Tensor
 
@@ -37,6 +39,22 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     rot = FRAME_SPACE.parts["rot"].prior((length,), generator=generator)
     assert isinstance(rot, Tensor)
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
+
+
+def sampling_plan(
+    steps: int, solver: Solver, grid: Spacing | None, *, is_map: bool = False
+) -> Plan | None:
+    """Return the moves of ``steps`` network calls, of which one is the last; None for one alone.
+
+    A network of maps jumps, and makes no call after its last move.
+    """
+    count = steps if is_map else steps - 1
+    if not count:
+        return None
+    solver = Jump() if is_map else solver
+    if grid is None:
+        return plan(np.linspace(START_TIME, 1.0, count + 1), solver)
+    return plan(stretched(grid(count), START_TIME, 1.0), solver)
 
 
 class Correction(Protocol):
@@ -137,28 +155,26 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(
-        self, steps: int, solver: Solver, seed: int, indices: list[int]
-    ) -> Iterator[BackboneSample]:
+    def run(self, moves: Plan | None, seed: int, indices: list[int]) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
-        is_map = self.network.is_map  # whose last jump ends at the chain
-        solver = Jump() if is_map else solver
-        grid = np.linspace(START_TIME, 1.0, steps + is_map).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
-        if len(grid) > 1:
+        if moves is not None:
             noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
             x = integrate(
                 self.velocity,
                 x,
-                plan(grid, solver),
+                moves,
                 space=FRAME_SPACE,
                 noise=noise,
                 hook=self.record,
             )
-        last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
-        final = {k: v.clone() for k, v in (x if is_map else self.predict(x, last)).items()}
+        before = START_TIME if moves is None else moves.moves[-1].start
+        last = before if self.last_time is None else self.last_time
+        # The last jump of a network of maps ends at the chain.
+        ended = x if self.network.is_map else self.predict(x, last)
+        final = {k: v.clone() for k, v in ended.items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()
         for row, (index, begin) in enumerate(zip(indices, self.noise, strict=True)):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
-from rectiflow.guidance import batched_cfg
+from rectiflow.guidance import RectifiedCFG, batched_cfg
+from rectiflow.plans import Plan
 from rectiflow.premetrics import DifferencePremetric, MeanSquared, Premetric
 from rectiflow.time_density import LogitNormal, Shifted, TimeDensity, Uniform
 from torch import Tensor
@@ -101,6 +102,8 @@ def guided_field(
     guidance: float,
     *,
     interval: tuple[float, float] | None = None,
+    rule: RectifiedCFG | None = None,
+    moves: Plan | None = None,
 ) -> VelocityField:
     """Return the velocity in float32 under a condition, away from none.
 
@@ -113,10 +116,14 @@ def guided_field(
         The w of ``v_0 + w (v_c - v_0)``; 1 is none.
     interval : (float, float), optional
         Times within which guidance acts; outside, only half of the work is done.
+    rule : RectifiedCFG, optional
+        How it acts along ``moves``, if not as plain classifier-free guidance.
     """
 
     def velocity(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         return network(x, t, cond).float()
 
     null = null_of(cond, getattr(network, "classes", 0))
+    if rule is not None and moves is not None:
+        return rule.field(velocity, cond, null, guidance, moves)
     return batched_cfg(velocity, cond, null, guidance, interval=interval)

@@ -42,7 +42,7 @@ def pair_sampler(
     def sample(indices: list[int]) -> list[Pair]:
         cond = sampler.condition([asked[i % len(asked)] for i in indices])
         x0 = sampler.noise(indices)
-        x1 = sampler.flow(x0, cond)
+        x1 = sampler.flow(x0, cond, indices=indices)
         told = [{name: value[row].cpu() for name, value in cond.items()} for row in range(len(x0))]
         rows = zip(indices, x0.cpu(), x1.cpu(), told, strict=True)
         return [Pair(index=i, x0=a, x1=b, cond=c) for i, a, b, c in rows]

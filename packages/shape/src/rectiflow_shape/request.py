@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rectiflow.grids import shifted
+from rectiflow.guidance import RectifiedCFG
+from rectiflow.integrate import plan
+from rectiflow.plans import Plan
 from rectiflow.solvers import Euler, Midpoint, Solver
+from rectiflow.spacing import Spaced, Spacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +52,12 @@ class Options:
         Of the solver.
     solver : Solver, optional
         Midpoint for mosaics, Euler for latents if absent: as published.
+    grid : Spacing, optional
+        Where its steps lie; with the checkpoint's shift if absent.
     guidance : float, optional
         Its weight; 1 is none.
+    rule : RectifiedCFG, optional
+        How it acts, if not as plain classifier-free guidance.
     interval : (float, float), optional
         Times within which guidance acts.
     tokens : int, optional
@@ -69,7 +78,9 @@ class Options:
 
     steps: int | None = None
     solver: Solver | None = None
+    grid: Spacing | None = None
     guidance: float | None = None
+    rule: RectifiedCFG | None = None
     interval: tuple[float, float] | None = None
     tokens: int | None = None
     depth: int | None = None
@@ -99,11 +110,23 @@ class Options:
         if self.faces is not None and self.faces < 4:
             raise ValueError(f"a closed mesh has at least 4 faces, got faces={self.faces}.")
         solver = self.solver or (Midpoint() if is_mosaic else Euler())
-        return Options(**{**self.__dict__, **made, "solver": solver})
+        if self.rule is not None and self.interval is not None:
+            raise ValueError(
+                f"{self.rule} guides at all times, got interval={self.interval}; expected one of "
+                "the two."
+            )
+        grid = self.grid or Spaced(shifted, (settings.shift,))
+        return Options(**{**self.__dict__, **made, "solver": solver, "grid": grid})
+
+    @property
+    def moves(self) -> Plan:
+        """Return the steps from noise to a shape, of options as resolved."""
+        grid, solver = self.grid or Spaced(), self.solver or Euler()
+        return plan(grid(self.steps or 1), solver)
 
     def described(self) -> dict[str, Any]:
         """Return what shapes the results, as plain data."""
         told = {k: v for k, v in self.__dict__.items() if k not in ("rows", "low_memory")}
-        solver = self.solver or Euler()
-        calls = solver.nfe * (self.steps or 1) * (1 if self.guidance == 1 else 2)
-        return told | {"solver": repr(solver), "nfe": calls}
+        each = 1 if self.guidance == 1 else 2 if self.rule is None else 3
+        named = {name: told[name] and repr(told[name]) for name in ("solver", "grid", "rule")}
+        return told | named | {"nfe": self.moves.nfe * each}

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from rectiflow.grids import shifted
-from rectiflow.integrate import Moved, integrate, plan
+from rectiflow.integrate import Moved, integrate
+from rectiflow.randomness import KeyedNoise
 from rectiflow.rectify import sample_generator
 from torch import Tensor
 
@@ -62,19 +62,25 @@ class Sampler:
                     tick(done + size * (at.index + 1) / at.count, len(asked))
 
             with self.only("network"):
-                yield from self.flow(noise, cond, moved)
+                yield from self.flow(noise, cond, moved, [each.index for each in group])
             done += len(group)
 
-    def flow(self, noise: Tensor, cond: Condition, hook: Any = None) -> Tensor:
-        """Carry noise (b, n, c) to tokens."""
-        options, dtype = self.options, self.pipe.dtype
+    def flow(
+        self, noise: Tensor, cond: Condition, hook: Any = None, indices: Sequence[int] = ()
+    ) -> Tensor:
+        """Carry noise (b, n, c) to tokens; indices number the rows where a solver draws more."""
+        options, dtype, moves = self.options, self.pipe.dtype, self.options.moves
         field = guided_field(
-            self.network, cond, float(options.guidance or 1), interval=options.interval
+            self.network,
+            cond,
+            float(options.guidance or 1),
+            interval=options.interval,
+            rule=options.rule,
+            moves=moves,
         )
-        solver: Any = options.solver
-        moves = plan(shifted(options.steps or 1, self.pipe.settings.shift), solver)
+        fresh = KeyedNoise(options.seed, indices or range(len(noise)))
         with torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32):
-            found: Tensor = integrate(field, noise, moves, hook=hook)
+            found: Tensor = integrate(field, noise, moves, hook=hook, noise=fresh)
         return found.float()
 
     def noise(self, indices: Sequence[int]) -> Tensor:

@@ -8,6 +8,7 @@ from rectiflow.commands.answers import answer, table
 from rectiflow.commands.convert import Convert
 from rectiflow.commands.evaluate import Evaluate, Measured
 from rectiflow.commands.make import Job, Make
+from rectiflow.commands.methods import add_rule, add_sampler
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
     Parser,
@@ -19,9 +20,11 @@ from rectiflow.commands.parser import (
 )
 from rectiflow.commands.prepare import Prepare
 from rectiflow.commands.progress import counter, progress
+from rectiflow.commands.tune import Batch, Tune
 from rectiflow.commands.verb import Verb
 
 __all__ = [
+    "Batch",
     "Candidates",
     "Convert",
     "Evaluate",
@@ -31,7 +34,10 @@ __all__ = [
     "Pairs",
     "Parser",
     "Prepare",
+    "Tune",
     "Verb",
+    "add_rule",
+    "add_sampler",
     "answer",
     "counter",
     "fractions_of",

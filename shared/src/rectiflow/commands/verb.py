@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from rectiflow.commands.methods import of_checkpoint
 from rectiflow.commands.parser import Parser, pick_device
 
 if TYPE_CHECKING:
@@ -65,4 +66,5 @@ class PipelineVerb(Verb):
         )
         for path, weight in args.adapter:
             pipe.adapt(path, weight)
+        of_checkpoint(args, pipe.folder)
         return pipe.compile() if args.compile else pipe

@@ -5,6 +5,7 @@ from rectiflow.solvers.base import Move, Solver, combine
 from rectiflow.solvers.bdia import BDIA
 from rectiflow.solvers.context import Context, Memory
 from rectiflow.solvers.dopri import Dopri5
+from rectiflow.solvers.empirical import DPMSolverV3, EmpiricalStatistics, estimate_statistics
 from rectiflow.solvers.exponential import (
     DDIM,
     DPMSolver2,
@@ -33,7 +34,9 @@ __all__ = [
     "DPMSolverPP2M",
     "DPMSolverPP2S",
     "DPMSolverPP3M",
+    "DPMSolverV3",
     "Dopri5",
+    "EmpiricalStatistics",
     "Euler",
     "FireFlow",
     "Heun",
@@ -46,5 +49,6 @@ __all__ = [
     "RungeKutta",
     "Solver",
     "combine",
+    "estimate_statistics",
     "fast_plan",
 ]

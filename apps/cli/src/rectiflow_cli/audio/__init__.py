@@ -8,4 +8,6 @@ VERBS = {
     "pairs": Verb(f"{__name__}.pairs", "Make pairs of noise and separated sound for reflow."),
     "eval": Verb(f"{__name__}.eval", "Measure sounds, or a model on mixtures."),
     "convert": Verb(f"{__name__}.convert", "Convert the authors' checkpoints to ours and back."),
+    "listen": Verb(f"{__name__}.listen", "Separate a live sound by text queries."),
+    "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),
 }

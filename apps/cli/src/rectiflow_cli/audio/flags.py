@@ -5,16 +5,14 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Parser, pick_device, positive
+from rectiflow.commands import Parser, add_rule, add_sampler, pick_device, positive
 
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rectiflow.solvers import Solver
     from rectiflow_audio.candidates import Pick
     from rectiflow_audio.waveform import Waveform
 
-SOLVERS = ("euler", "midpoint", "heun", "rk4")
 WAVEFORMS = ("mask", "vocoder", "griffin-lim")
 PICKS = ("medoid", "mean", "clap")
 NEGATIVE_GUIDANCE = 2.0
@@ -25,8 +23,9 @@ def add_separation(parser: Parser) -> None:
     """Add the flags that say how sounds are separated."""
     add = parser.group("separation")
     add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
-    add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+    add_sampler(add, "euler")
     add("--guidance", type=float, help="Its weight, 1 is none; the checkpoint's own if absent.")
+    add_rule(add)
     add(
         "--posterior",
         choices=("mean", "sample"),
@@ -53,7 +52,9 @@ def separation(args: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline's arguments that the flags stand for."""
     return {
         "steps": args.steps,
-        "solver": make_solver(args.solver),
+        "solver": args.solver,
+        "grid": args.grid,
+        "rule": args.guidance_rule,
         "guidance": args.guidance,
         "n_candidates": args.candidates,
         "pick": make_pick(args),
@@ -61,19 +62,6 @@ def separation(args: argparse.Namespace) -> dict[str, Any]:
         "posterior_sample": None if args.posterior is None else args.posterior == "sample",
         "waveform": make_waveform(args.waveform),
     }
-
-
-def make_solver(name: str) -> Solver:
-    """Return the integrator of that name."""
-    from rectiflow import solvers
-
-    made = {
-        "euler": solvers.Euler,
-        "midpoint": solvers.Midpoint,
-        "heun": solvers.Heun,
-        "rk4": solvers.RK4,
-    }
-    return made[name]()
 
 
 def make_waveform(name: str | None) -> Waveform | None:

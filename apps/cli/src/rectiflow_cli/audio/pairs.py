@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Candidates, Parser, positive
+from rectiflow.commands import Candidates, Parser, add_sampler, positive
 
-from rectiflow_cli.audio.flags import SOLVERS, make_solver
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,16 +42,21 @@ class Pairs(commands.Pairs):
         add("--wordings", metavar="FILE", help="Other captions to draw, as for prepare.")
         add = parser.group("solver")
         add("--steps", type=positive, default=20, help="Of the solver.")
-        add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+        add_sampler(add, "euler")
         add("--guidance", type=float, help="Its weight, 1 is none; the checkpoint's own if absent.")
 
     def candidates(self, args: Any, pipe: SeparationPipeline) -> Candidates:
         """Return the sampler, or the inversion of true targets."""
+        from rectiflow.grids import uniform
+        from rectiflow.solvers import Euler
         from rectiflow_audio.data import MixtureDataset, MixtureRules, PreparedSounds, Wordings
         from rectiflow_audio.reflow import inverted_pair_sampler, pair_sampler
 
-        if args.real and args.solver != "euler":
-            raise UsageError(f"--real inverts by Euler's method, got --solver {args.solver}.")
+        if args.real and (args.solver != Euler() or args.grid is not None):
+            raise UsageError(
+                f"--real inverts by Euler's method on equal steps, got {args.solver}"
+                f"{'' if args.grid is None else f' on {args.grid}'}; expected neither flag."
+            )
         prepared = PreparedSounds(args.shards)
         seconds = pipe.settings.window_seconds if args.seconds is None else args.seconds
         mixtures = MixtureDataset(
@@ -64,17 +68,24 @@ class Pairs(commands.Pairs):
             balanced=True,
             seed=args.seed,
         )
-        solver = make_solver(args.solver)
         guidance = pipe.settings.guidance if args.guidance is None else args.guidance
         common = {"steps": args.steps, "seed": args.seed}
         sample = (
             inverted_pair_sampler(pipe, mixtures, **common)
             if args.real
-            else pair_sampler(pipe, mixtures, solver=solver, guidance=guidance, **common)
+            else pair_sampler(
+                pipe,
+                mixtures,
+                solver=args.solver,
+                grid=args.grid or uniform,
+                guidance=guidance,
+                **common,
+            )
         )
         told = {
             "steps": args.steps,
-            "solver": repr(solver),
+            "solver": repr(args.solver),
+            "grid": args.grid and repr(args.grid),
             "guidance": 1.0 if args.real else guidance,
             "seconds": seconds,
             "snr_db": list(args.snr),

@@ -9,4 +9,5 @@ VERBS = {
     "eval": Verb(f"{__name__}.eval", "Measure simulations against solved flows."),
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and latents, for reflow."),
     "convert": Verb(f"{__name__}.convert", "Convert the authors' checkpoints."),
+    "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Measured, Parser, positive, table
+from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
 from rectiflow_cli.errors import UsageError
 
@@ -35,7 +35,8 @@ class Eval(commands.Evaluate):
         add("--num", type=positive, help="At most so many of them.")
         add("--frames", type=positive, default=24, help="Of each, the given first one included.")
         add = parser.group("sampling")
-        add("--steps", type=positive, nargs="+", help="Network calls; several are compared.")
+        add("--steps", type=positive, nargs="+", help="Of the solver; several are compared.")
+        add_sampler(add, "euler")
 
     def measure(self, args: Any, progress: Callable[[float, float], None]) -> Measured:
         """Simulate, measure, and draw the errors over time."""
@@ -50,7 +51,11 @@ class Eval(commands.Evaluate):
             pipe = self.load(args)
             args.frames = min(args.frames, pipe.settings.frames)
             for steps in args.steps or [pipe.settings.steps]:
-                guesses.append(by_pipeline(pipe, steps=steps, seed=args.seed))
+                guesses.append(
+                    by_pipeline(
+                        pipe, steps=steps, seed=args.seed, solver=args.solver, grid=args.grid
+                    )
+                )
         named = {f"{args.split}_{i:04d}": flow for i, flow in enumerate(flows)}
         found = evaluate(named, guesses, frames=args.frames, progress=progress)
         return Measured(found, {"frames": args.frames, "split": args.split})

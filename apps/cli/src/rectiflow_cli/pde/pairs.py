@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from rectiflow import commands
-from rectiflow.commands import Candidates, Parser, positive
+from rectiflow.commands import Candidates, Parser, add_sampler, positive
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.pde.simulate import SOLVERS, make_solver
 
 
 class Pairs(commands.Pairs):
@@ -23,7 +22,7 @@ class Pairs(commands.Pairs):
         """Add how the pairs are sampled."""
         add = parser.group("sampling")
         add("--steps", type=positive, default=50, help="Of the solver.")
-        add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+        add_sampler(add, "euler")
         add("--guidance", type=float, help="Goes into the pairs; the checkpoint's own if absent.")
 
     def candidates(self, args: Any, pipe: Any) -> Candidates:
@@ -53,11 +52,18 @@ class Pairs(commands.Pairs):
             examples,
             steps=args.steps,
             seed=args.seed,
-            solver=make_solver(args.solver),
+            solver=args.solver,
+            grid=args.grid,
             guidance=guidance,
             real=args.real,
         )
-        described = {"steps": args.steps, "solver": args.solver, "guidance": guidance}
+        grid = args.grid and repr(args.grid)
+        described = {
+            "steps": args.steps,
+            "solver": repr(args.solver),
+            "grid": grid,
+            "guidance": guidance,
+        }
         num = args.num or (len(examples) if args.real else None)
         return Candidates(sample, num, told=described)
 

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive, table, words
+from rectiflow.commands import Job, Parser, add_rule, add_sampler, positive, table, words
 from rectiflow.costs import Load
 
 from rectiflow_cli.errors import UsageError
 from rectiflow_cli.pde.flags import add_boundaries, boundaries, number
 
-if TYPE_CHECKING:
-    from rectiflow.solvers import Solver
-
-SOLVERS = ("euler", "midpoint", "heun", "rk4")
 SUFFIXES = {"npz": ".npz", "vtu": ".pvd", "xdmf": ".xdmf"}
 STRETCH = 4
 """Frames that ``--verify`` solves again."""
@@ -47,8 +43,9 @@ class Simulate(commands.Make):
         add = parser.group("sampling")
         add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
         add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
-        add("--solver", choices=SOLVERS, default="euler", help="The integrator.")
+        add_sampler(add, "euler")
         add("--guidance", type=float, help="By the prompt, 1 is none; the checkpoint's if absent.")
+        add_rule(add)
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=SUFFIXES, default="npz", help="For ParaView: vtu and xdmf.")
@@ -76,7 +73,9 @@ class Simulate(commands.Make):
         own = pipe.settings
         return {
             "steps": own.steps if args.steps is None else args.steps,
-            "solver": args.solver,
+            "solver": repr(args.solver),
+            "grid": args.grid and repr(args.grid),
+            "rule": args.guidance_rule and repr(args.guidance_rule),
             "guidance": own.guidance if args.guidance is None else args.guidance,
             "seed": args.seed,
         }
@@ -106,7 +105,9 @@ class Simulate(commands.Make):
             args.prompt,
             **inputs,
             indices=[job.asked for job in jobs],
-            solver=make_solver(args.solver),
+            solver=args.solver,
+            grid=args.grid,
+            rule=args.guidance_rule,
             seed=args.seed,
             **told,
         )
@@ -156,19 +157,6 @@ def _inputs(args: Any) -> tuple[dict[str, Any], list[str]]:
         found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
         notes += said
     return found, notes
-
-
-def make_solver(name: str) -> Solver:
-    """Return the integrator of that name."""
-    from rectiflow import solvers
-
-    made = {
-        "euler": solvers.Euler,
-        "midpoint": solvers.Midpoint,
-        "heun": solvers.Heun,
-        "rk4": solvers.RK4,
-    }
-    return made[name]()
 
 
 main = Simulate()

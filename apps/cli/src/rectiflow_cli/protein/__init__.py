@@ -8,4 +8,5 @@ VERBS = {
     "sample": Verb(f"{__name__}.sample", "Generate backbones."),
     "eval": Verb(f"{__name__}.eval", "Measure structures, or what a model makes."),
     "convert": Verb(f"{__name__}.convert", "Convert the authors' checkpoints to ours and back."),
+    "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),
 }

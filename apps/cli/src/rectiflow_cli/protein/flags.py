@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Parser, pick_device, positive
+from rectiflow.commands import Parser, add_sampler, pick_device, positive
 
 from rectiflow_cli.errors import UsageError
 
@@ -24,12 +24,12 @@ def add_solver(parser: Parser, *, steps: int) -> None:
     """Add the flags that say how the flow is solved."""
     add = parser.group("solver")
     add("--steps", type=positive, default=steps, help="Network calls per sample.")
-    add("--solver", choices=("euler", "midpoint"), default="euler", help="The integrator.")
+    add_sampler(add, "euler")
     add(
         "--rotation",
         choices=ROTATIONS,
-        help="Schedule of rotations; exponential, as published, if absent, and linear for other "
-        "solvers than euler.",
+        help="Schedule of rotations; exponential, as published, if absent, and linear for solvers "
+        "that turn rotations themselves, such as midpoint.",
     )
     add("--rate", type=float, help=f"Of the exponential schedules; {DEFAULT_RATE:g} if absent.")
     add(
@@ -121,25 +121,25 @@ def make_solver(args: argparse.Namespace) -> Solver:
     """Return the integrator that the flags describe."""
     solver, rotation, rate = args.solver, args.rotation, args.rate
     temperature = args.temperature
-    from rectiflow.solvers import Midpoint
+    from rectiflow.solvers import Euler
     from rectiflow_protein import flow
 
-    if temperature and solver != "euler":
+    if temperature and solver != Euler():
         raise UsageError(
             f"--temperature needs --solver euler, got {solver}; leave one of them out."
         )
-    if solver != "euler":
+    if solver != Euler() and not solver.flat_only:
         if rotation not in (None, "linear") or rate is not None:
             raise UsageError(
-                f"--solver {solver} turns rotations at the pace of translations, got "
+                f"{solver} turns rotations at the pace of translations, got "
                 f"--rotation {rotation or 'exponential'}; expected linear. Use --solver euler for "
                 "other schedules."
             )
-        return Midpoint()
+        return solver
     if rotation == "linear":
         if rate is not None:
             raise UsageError(f"--rotation linear has no rate, got --rate {rate:g}; leave it out.")
-        return _frame_solver(flow.LinearSchedule(), temperature)
+        return _frame_solver(solver, flow.LinearSchedule(), temperature)
     schedules: dict[str, Callable[[float], RotationSchedule]] = {
         "exponential": flow.ExponentialSchedule,
         "clamped": flow.ClampedExponentialSchedule,
@@ -148,12 +148,16 @@ def make_solver(args: argparse.Namespace) -> Solver:
     rate = DEFAULT_RATE if rate is None else rate
     if not rate > 0:
         raise UsageError(f"--rate must be positive, got {rate:g}; 10 is published.")
-    return _frame_solver(schedules[rotation or "exponential"](rate), temperature)
+    return _frame_solver(solver, schedules[rotation or "exponential"](rate), temperature)
 
 
-def _frame_solver(schedule: RotationSchedule, temperature: float) -> Solver:
+def _frame_solver(solver: Solver, schedule: RotationSchedule, temperature: float) -> Solver:
     from rectiflow_protein.flow import FrameAncestral, FrameEuler
 
+    if solver.flat_only:
+        from rectiflow_protein.split import FrameSplit
+
+        return FrameSplit(solver, schedule)
     return FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
 
 

@@ -63,11 +63,14 @@ class Pairs(commands.Pairs):
         told: dict[str, Any] = {"steps": args.steps, "seed": args.seed}
         if args.real:
             assert chains is not None
-            changed = args.solver != "euler" or args.rotation not in (None, "linear") or args.rate
-            if changed or args.temperature or args.repulsion:
+            from rectiflow.solvers import Euler
+
+            changed = args.solver != Euler() or args.rotation not in (None, "linear") or args.rate
+            if args.grid or changed or args.temperature or args.repulsion:
                 raise UsageError(
                     "--real inverts by Euler's method with the linear schedule, got another "
-                    "--solver, --rotation, --rate, --temperature or --repulsion; leave them out."
+                    "--solver, --grid, --rotation, --rate, --temperature or --repulsion; leave "
+                    "them out."
                 )
             num = min(args.num or len(chains), len(chains))
             told |= {"chains": len(chains), "shards": args.shards}
@@ -81,11 +84,13 @@ class Pairs(commands.Pairs):
             steps=args.steps,
             seed=args.seed,
             solver=solver,
+            grid=args.grid,
             corrections=corrections,
         )
         told |= {
             "lengths": lengths,
             "solver": repr(solver),
+            "grid": args.grid and repr(args.grid),
             "corrections": [repr(change) for change in corrections],
             "filter": condition,
         }

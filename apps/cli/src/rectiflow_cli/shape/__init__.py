@@ -15,4 +15,5 @@ VERBS = {
     "prepare": Verb(f"{__name__}.prepare", "Turn meshes into shards of samples."),
     "repair": Verb(f"{__name__}.repair", "Write a watertight copy of a mesh."),
     "check": Verb(f"{__name__}.check", "Say what is wrong with meshes, and certify them."),
+    "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),
 }

@@ -6,17 +6,15 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Parser, positive
+from rectiflow.commands import Parser, add_rule, add_sampler, positive
 from rectiflow.storage.folders import claim_file
 
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rectiflow.solvers import Solver
     from rectiflow_shape.geometry import Certificate, Mesh
     from rectiflow_shape.mosaic import FitSettings
 
-SOLVERS = ("euler", "midpoint", "heun", "rk4")
 FORMATS = ("glb", "obj", "ply", "stl", "off")
 
 
@@ -24,8 +22,9 @@ def add_flow(parser: Parser) -> None:
     """Add how the flow is solved."""
     add = parser.group("flow")
     add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
-    add("--solver", choices=SOLVERS, help="Midpoint for mosaics, Euler for latents if absent.")
+    add_sampler(add, None, "; midpoint for mosaics, Euler for latents if absent")
     add("--guidance", type=float, help="Its weight, 1 is none; the checkpoint's own if absent.")
+    add_rule(add)
     add(
         "--interval",
         type=float,
@@ -65,7 +64,9 @@ def made_by(args: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline's arguments that the flags stand for."""
     return {
         "steps": args.steps,
-        "solver": make_solver(args.solver),
+        "solver": args.solver,
+        "grid": args.grid,
+        "rule": args.guidance_rule,
         "guidance": args.guidance,
         "interval": None if args.interval is None else tuple(args.interval),
         "tokens": args.tokens,
@@ -76,19 +77,6 @@ def made_by(args: argparse.Namespace) -> dict[str, Any]:
 def surface_by(args: argparse.Namespace) -> dict[str, Any]:
     """Return the rest of them."""
     return {"depth": args.depth, "faces": args.faces, "largest": args.largest}
-
-
-def make_solver(name: str | None) -> Solver | None:
-    """Return the integrator of that name; None leaves it to the representation."""
-    from rectiflow import solvers
-
-    made = {
-        "euler": solvers.Euler,
-        "midpoint": solvers.Midpoint,
-        "heun": solvers.Heun,
-        "rk4": solvers.RK4,
-    }
-    return None if name is None else made[name]()
 
 
 def write_one(

@@ -1,0 +1,446 @@
+"""What a few evaluations of the network give: every sampler and every shipped checkpoint.
+
+    python benchmarks/few_steps.py --audio SHARDS --pde SHARDS --shape SHARDS
+    python benchmarks/few_steps.py --only audio --audio SHARDS     # the others stay as they were
+    python benchmarks/few_steps.py --page                          # text and pictures alone
+
+The folders are what ``rectiflow DOMAIN prepare`` makes; their test splits are measured on. Proteins
+need none. Results go to ``benchmarks/results/few_steps.json``, and from there to
+``docs/fewer-steps.md`` with a picture for each domain. A domain whose folder is not given is kept
+as it was measured last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from environment import environment
+from rectiflow.commands.methods import Stored, grid_of, solver_of
+from rectiflow.figures import labelled, save_figure
+from rectiflow.integrate import plan
+from rectiflow.storage.files import write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks/results/few_steps.json"
+PAGE = ROOT / "docs/fewer-steps.md"
+BUDGETS = (1, 2, 4, 8, 16)
+BASE_STEPS = 32
+
+SAMPLERS: tuple[tuple[str, str, str | None], ...] = (
+    ("Euler", "euler", None),
+    ("Euler, shifted by 3", "euler", "shifted:3"),
+    ("Euler, searched times", "euler", "searched"),
+    ("midpoint (RF-Solver)", "midpoint", None),
+    ("FireFlow", "fireflow", None),
+    ("Adams 2", "adams:2", None),
+    ("GHVB 1.8", "ghvb:2:0.8", None),
+    ("BDIA", "bdia", None),
+    ("DPM-Solver-2", "dpm-2", "log-snr"),
+    ("DPM-Solver++ 2M", "dpmpp-2m", None),
+    ("DPM-Solver-v3", "dpm-v3:2", None),
+    ("FlowTurbo", "flowturbo:1:2", None),
+)
+"""Name, ``--solver`` and ``--grid``, on the base checkpoint."""
+
+Numbers = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of the table."""
+
+    name: str
+    unit: str
+    larger: bool
+    digits: int = 3
+
+    def better(self, a: float, b: float) -> bool:
+        return a > b if self.larger else a < b
+
+
+class Domain(ABC):
+    """A domain: its checkpoints, what is sampled, and what is measured."""
+
+    name: str
+    pipeline: str
+    base: str
+    measures: tuple[Measure, ...]
+    what: str
+    default_solver = "euler"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.count = args, getattr(args, f"num_{self.name}")
+        module, _, name = self.pipeline.partition(":")
+        self.kind: Any = getattr(importlib.import_module(module), name)
+        self.pipes: dict[str, Any] = {}
+
+    def pipe(self, weights: str) -> Any:
+        if weights not in self.pipes:
+            self.pipes[weights] = self.kind.from_pretrained(weights)
+        return self.pipes[weights]
+
+    def checkpoints(self) -> list[str]:
+        """Names of the shipped flows beside the base, and of those given."""
+        shipped = sorted(path.parent.name for path in self.kind.shipped.glob("*/config.json"))
+        given = [word.partition("=")[2] for word in self.args.weights if word.startswith(self.name)]
+        return [name for name in [*shipped, *given] if name != self.base]
+
+    def solver(self, pipe: Any, text: str) -> Any:
+        return _read(solver_of(text), pipe)
+
+    def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
+        return plan(grid(steps), solver).nfe
+
+    @abstractmethod
+    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        """Yield the numbers of each sample, made by a checkpoint."""
+
+    def measured(self, weights: str, text: str, grid_text: str | None, budget: int) -> Any:
+        """Return the numbers at a budget of evaluations, or None where the method has none."""
+        pipe = self.pipe(weights)
+        try:
+            solver = self.solver(pipe, text)
+            grid = _read(grid_of(grid_text or "uniform"), pipe)
+            steps = next(
+                (n for n in range(budget, 0, -1) if self.fits(solver, grid, n, budget)), None
+            )
+        except (FileNotFoundError, ValueError):
+            return None  # nothing searched or measured lies beside these weights
+        if steps is None:
+            return None
+        began = time.process_time()
+        rows = list(self.sample(pipe, steps, solver, None if grid_text is None else grid))
+        seconds = (time.process_time() - began) / len(rows)
+        found = {name: fmean(row[name] for row in rows if name in row) for name in rows[0]}
+        seconds = found.pop("seconds", seconds)
+        return {"steps": steps, "seconds": round(seconds, 4)} | {
+            name: round(value, 5) for name, value in found.items()
+        }
+
+    def fits(self, solver: Any, grid: Any, steps: int, budget: int) -> bool:
+        try:
+            return self.evaluations(solver, grid, steps) <= budget
+        except ValueError:  # no times were searched for so many steps
+            return False
+
+
+def _read(found: Any, pipe: Any) -> Any:
+    return found.kind.load(pipe.folder, **found.given) if isinstance(found, Stored) else found
+
+
+class Proteins(Domain):
+    """Backbones of 60 to 100 residues."""
+
+    name, base = "protein", "small_base"
+    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
+    measures = (
+        Measure("valid", "share of valid CA-CA bonds", True),
+        Measure("diversity", "mean TM-score of pairs, lower is more diverse", False),
+    )
+    what = "backbones of 60 to 100 residues, rotations by the clamped exponential schedule"
+
+    def solver(self, pipe: Any, text: str) -> Any:
+        from rectiflow.solvers import Euler
+        from rectiflow_protein.flow import ClampedExponentialSchedule, FrameEuler
+        from rectiflow_protein.split import FrameSplit
+
+        solver, schedule = super().solver(pipe, text), ClampedExponentialSchedule(10.0)
+        if solver == Euler():
+            return FrameEuler(schedule)
+        return FrameSplit(solver, schedule) if solver.flat_only else solver
+
+    def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
+        from rectiflow_protein.sampling import sampling_plan
+
+        moves = sampling_plan(steps, solver, grid)
+        return 1 + (0 if moves is None else moves.nfe)
+
+    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow_protein.evaluation import evaluate
+
+        lengths = [60 + 40 * i // max(self.count - 1, 1) for i in range(self.count)]
+        began = time.process_time()
+        made = pipe(lengths, steps=steps, solver=solver, grid=grid)
+        seconds = (time.process_time() - began) / self.count
+        found = evaluate([sample.backbone() for sample in made.samples])
+        for row in found.rows:
+            told = {"valid": row["ca_ca_valid"], "diversity": found.summary["diversity_tm"]}
+            yield told | {"seconds": seconds}
+
+
+class Sounds(Domain):
+    """Sounds of the test split out of mixtures of two at 0 dB."""
+
+    name, base = "audio", "small"
+    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    measures = (
+        Measure("si_sdri", "SI-SDR improvement in dB", True, 2),
+        Measure("mel_lsd", "mel log-spectral distance", False, 2),
+    )
+    what = "sounds of the test split, each mixed with one of another class at 0 dB"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        from audio_quality import AMBIGUOUS, NoTexts
+        from rectiflow_audio.data import MixtureDataset, MixtureRules, PreparedSounds
+
+        clips = PreparedSounds(args.audio).clips("test")
+        rules = MixtureRules((0.0, 0.0), AMBIGUOUS)
+        mixed = MixtureDataset(clips, NoTexts(), 2.56, rules=rules, loop=0.0, seed=0)
+        rows = [i * len(mixed) // self.count for i in range(min(self.count, len(mixed)))]
+        self.items = [mixed[row] for row in rows]
+
+    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow_audio import LogMel
+        from rectiflow_audio.frontend import SAMPLE_RATE
+        from rectiflow_audio.metrics import si_sdr
+        from rectiflow_audio.metrics.distances import mel_log_spectral_distance
+
+        log_mel = LogMel()
+        for item in self.items:
+            mixture, target = item["mixture"], item["target"]
+            how = {"steps": steps, "solver": solver, "grid": grid}
+            made = pipe(mixture, SAMPLE_RATE, item["caption"], **how)
+            wave = torch.from_numpy(made.estimates[0].samples[0])
+            gain = float(si_sdr(wave, target)) - float(si_sdr(mixture, target))
+            distance = mel_log_spectral_distance(log_mel(wave), log_mel(target))
+            yield {"si_sdri": gain, "mel_lsd": float(distance), "seconds": made.seconds}
+
+
+class Shapes(Domain):
+    """Shapes of the classes that the checkpoint knows."""
+
+    name, base = "shape", "small"
+    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
+    measures = (
+        Measure("chamfer", "Chamfer distance (squared) to the nearest held-out shape", False, 4),
+        Measure("valid", "share of watertight manifold meshes of one part", True, 2),
+    )
+    what = "shapes of the classes in turn, extracted on a lattice of 32 cells a side"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        from rectiflow_shape.data import PreparedShapes
+        from rectiflow_shape.evaluation import POINTS, meshes_by_class
+        from rectiflow_shape.geometry.sampling import surface_points
+
+        held = meshes_by_class(PreparedShapes(args.shape), ("test", "valid"), 8)
+        generator = torch.Generator().manual_seed(0)
+        self.held = {
+            name: [surface_points(mesh, POINTS, generator)[0] for mesh in meshes]
+            for name, meshes in held.items()
+        }
+
+    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow_shape.evaluation import POINTS
+        from rectiflow_shape.geometry.sampling import surface_points
+        from rectiflow_shape.metrics.distances import chamfer
+        from rectiflow_shape.request import Asked
+
+        classes = [name for name in pipe.settings.classes if name in self.held]
+        asked = [Asked(i, classes[i % len(classes)]) for i in range(self.count)]
+        made = pipe(asked, steps=steps, solver=solver, grid=grid, depth=5)
+        generator = torch.Generator().manual_seed(1)
+        for one, sample in zip(asked, made.samples, strict=True):
+            judged = sample.told["certificate"]
+            points = surface_points(sample.mesh, POINTS, generator)[0]
+            near = min(float(chamfer(points, known)) for known in self.held[str(one.category)])
+            valid = float(judged["watertight"] and judged["components"] == 1)
+            yield {"chamfer": near, "valid": valid, "seconds": made.seconds / self.count}
+
+
+class Flows(Domain):
+    """Flows past a cylinder from their true first frames."""
+
+    name, base = "pde", "small"
+    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    measures = (Measure("relative_l2", "relative L2 error without the given frame", False),)
+    what = "flows past a cylinder from their true first frames, 24 frames each"
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        from rectiflow_pde.data.datamodule import flows_of
+
+        flows = flows_of(args.pde, "test")
+        self.flows = [flows[i * len(flows) // self.count] for i in range(self.count)]
+
+    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow_pde.evaluation import by_pipeline, cut
+        from rectiflow_pde.metrics.errors import relative_l2
+
+        guess = by_pipeline(pipe, steps=steps, solver=solver, grid=grid)
+        for whole in self.flows:
+            flow = cut(whole, pipe.settings.frames)
+            found = guess.simulate(flow)[: len(flow.times)]
+            error = relative_l2(found, flow.stacked, given_frames=1)
+            yield {"relative_l2": float(error.without_given)}
+
+
+DOMAINS: dict[str, type[Domain]] = {kind.name: kind for kind in (Proteins, Sounds, Shapes, Flows)}
+
+
+def rows_of(domain: Domain) -> Iterator[tuple[str, str, str, str | None]]:
+    """Yield name, weights, solver and grid of each row."""
+    for name, solver, grid in SAMPLERS:
+        yield name, domain.base, solver, grid
+    for weights in domain.checkpoints():
+        yield f"`{Path(weights).name}`, Euler", weights, domain.default_solver, None
+
+
+def measure(domain: Domain, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Measure all rows of a domain."""
+    began = time.process_time()
+    table: dict[str, Any] = {}
+    base = domain.measured(domain.base, domain.default_solver, None, BASE_STEPS)
+    for name, weights, solver, grid in rows_of(domain):
+        cells = {str(n): domain.measured(weights, solver, grid, n) for n in BUDGETS}
+        if any(cells.values()):
+            table[name] = {"weights": weights, "solver": solver, "grid": grid, "cells": cells}
+            best = {n: cell and cell[domain.measures[0].name] for n, cell in cells.items()}
+            tell(f"{domain.name}: {name}: {best}")
+    return {
+        "base": {"weights": domain.base, "steps": BASE_STEPS, **base},
+        "table": table,
+        "samples": domain.count,
+        "what": domain.what,
+        "core_minutes": round((time.process_time() - began) / 60, 2),
+        **environment(),
+    }
+
+
+def best_at(domain: type[Domain], found: dict[str, Any], budget: int) -> tuple[str, float]:
+    """Return the best row of a column and its number."""
+    first = domain.measures[0]
+    cells = {
+        name: row["cells"][str(budget)][first.name]
+        for name, row in found["table"].items()
+        if row["cells"].get(str(budget))
+    }
+    name = (max if first.larger else min)(cells, key=lambda each: cells[each])
+    return name, cells[name]
+
+
+def table_of(domain: type[Domain], found: dict[str, Any]) -> str:
+    """Return the table of a domain, the best of each column bold."""
+    first = domain.measures[0]
+    head = ["method", *map(str, BUDGETS), f"base, {found['base']['steps']}", "seconds at 4"]
+    lines = [head, ["---"] * len(head)]
+    base = _cell(found["base"], domain.measures)
+    best = {n: best_at(domain, found, n)[1] for n in BUDGETS}
+    for name, row in found["table"].items():
+        shown = []
+        for n in BUDGETS:
+            cell = row["cells"].get(str(n))
+            text = "–" if not cell else _cell(cell, domain.measures)
+            shown.append(f"**{text}**" if cell and cell[first.name] == best[n] else text)
+        at_four = row["cells"].get("4")
+        seconds = f"{at_four['seconds']:.2f}" if at_four else "–"
+        lines.append([name, *shown, base if name == "Euler" else "", seconds])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(cell: dict[str, Any], measures: tuple[Measure, ...]) -> str:
+    return " / ".join(f"{cell[m.name]:.{m.digits}f}" for m in measures)
+
+
+def advice(domain: type[Domain], found: dict[str, Any]) -> str:
+    """Return a paragraph on what to use, of the numbers alone."""
+    first, base = domain.measures[0], found["base"]
+    value = base[first.name]
+    told = []
+    for n in BUDGETS:
+        name, got = best_at(domain, found, n)
+        reached = got == value or first.better(got, value)
+        told.append((n, name, got, reached))
+    shown = "; ".join(f"{n}: {name} ({got:.{first.digits}f})" for n, name, got, _ in told)
+    enough = next((each for each in told if each[3]), None)
+    lead = (
+        f"The best row reaches the base of {base['steps']} evaluations "
+        f"({value:.{first.digits}f}) with {enough[0]}: use {enough[1]}."
+        if enough
+        else f"No row of at most {BUDGETS[-1]} evaluations reaches the base of {base['steps']} "
+        f"({value:.{first.digits}f})."
+    )
+    four = dict((n, reached) for n, _, _, reached in told)[4]
+    aim = f"The aim, the base's quality at 4 evaluations, is {'met' if four else 'missed'}."
+    return f"{lead} {aim} Best by evaluations: {shown}."
+
+
+def picture(domain: type[Domain], found: dict[str, Any], path: Path) -> None:
+    """Draw quality against evaluations."""
+    first = domain.measures[0]
+    figure, axes = labelled(domain.name, "evaluations of the network", first.unit)
+    figure.set_size_inches(7.2, 4.2)
+    for name, row in found["table"].items():
+        points = [(n, row["cells"][str(n)][first.name]) for n in BUDGETS if row["cells"][str(n)]]
+        style = "-o" if row["weights"] == found["base"]["weights"] else "--s"
+        axes.plot(*zip(*points, strict=True), style, label=name.replace("`", ""), markersize=3)
+    axes.axhline(found["base"][first.name], color="black", linewidth=0.8, linestyle=":")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(BUDGETS, [str(n) for n in BUDGETS])
+    axes.legend(fontsize=6, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    save_figure(figure, path)
+
+
+def page(found: dict[str, Any]) -> str:
+    """Return the page."""
+    parts = [
+        "# Fewer steps",
+        "",
+        "What each sampler, and each shipped checkpoint, makes of 1 to 16 evaluations of the "
+        "network, with the base at 32 as the last column. `benchmarks/few_steps.py` makes this "
+        "page, its numbers and its pictures; how the methods work is told in "
+        "[fast sampling](fast-sampling.md). Few samples are measured, so differences in the last "
+        "digits mean nothing. The best of each column is bold; a dash means that the method does "
+        "not fit the budget. Guidance calls the network on two rows at once, which counts as one "
+        "evaluation here. Seconds are of one sample, on the machine that `few_steps.json` names.",
+    ]
+    for name, kind in DOMAINS.items():
+        if name not in found:
+            continue
+        mine = found[name]
+        units = "; ".join(f"{m.unit}" for m in kind.measures)
+        asset = PAGE.parent / f"assets/fewer-steps-{name}.png"
+        picture(kind, mine, asset)
+        parts += [
+            *("", f"## {kind.__name__}", ""),
+            f"{mine['samples']} {mine['what']}; base: `{mine['base']['weights']}`. Numbers: "
+            f"{units}.",
+            *("", table_of(kind, mine), ""),
+            f"![quality against evaluations](assets/{asset.name})",
+            *("", advice(kind, mine)),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=DOMAINS, default=list(DOMAINS))
+    parser.add_argument("--page", action="store_true", help="measure nothing")
+    for name, number in (("protein", 6), ("audio", 8), ("shape", 7), ("pde", 4)):
+        parser.add_argument(f"--num-{name}", type=int, default=number, help="samples")
+        if name != "protein":
+            parser.add_argument(f"--{name}", type=Path, help="prepared data")
+    parser.add_argument("--weights", nargs="*", default=[], help="more rows: DOMAIN=WEIGHTS")
+    args = parser.parse_args()
+    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
+    for name in () if args.page else args.only:
+        if name != "protein" and getattr(args, name) is None:
+            continue
+        found[name] = measure(DOMAINS[name](args), lambda line: print(line, flush=True))
+        write_json(RESULTS, found)
+    write_text(PAGE, page(found))
+
+
+if __name__ == "__main__":
+    main()
