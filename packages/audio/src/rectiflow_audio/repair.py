@@ -38,7 +38,6 @@ QUERY = "a sound"
 _CELL = 4  # frames and bands of a latent
 _MOST_DB = 20.0  # that the flow may change a spectrum
 _FRAME_S = 0.032  # seconds of a frame of the transform
-_FLOOR = 1e-6  # of a spectrum's largest power
 _SILENT = 1e-20  # power, above none
 _METHOD = FlowChef()
 
@@ -48,6 +47,9 @@ class Damage(ABC):
 
     lively: float = 0.0
     """How much of a draw is added to the mean, which fades in long gaps."""
+
+    floor: float = 1e-4
+    """Of a spectrum's largest power: lower ones need a fill to begin with that is good already."""
 
     trust: float = 1.0
     """Share of the flow's change of the spectrum, in decibels, that is taken."""
@@ -76,6 +78,7 @@ class Clip(Damage):
 
     level: float | None = None
     rounds = 2
+    floor = 1e-6
     trust = 0.25
 
     def __post_init__(self) -> None:
@@ -243,7 +246,7 @@ class Repairer:
             if self.damage.lively:
                 power = torch.where(lost[:, None], _context(x, lost, transform), power)
             power = (_smooth(power) if self.damage.lively else power) * change
-            power = power.clamp_min(max(_FLOOR * power.max().item(), _SILENT))
+            power = power.clamp_min(max(self.damage.floor * power.max().item(), _SILENT))
             mean = smoothest(x, real, power, transform)
             if self.damage.lively:
                 drawn = smoothest(
