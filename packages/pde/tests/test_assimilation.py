@@ -10,7 +10,7 @@ import torch
 from rectiflow.inverse import Projected, check_adjoint
 from rectiflow_pde import sampling
 from rectiflow_pde.assimilation import assimilate, measurement_of
-from rectiflow_pde.incompressible import Incompressible
+from rectiflow_pde.incompressible import Incompressible, held
 from rectiflow_pde.kriging import Kernel, fitted_kernel, kriged
 from rectiflow_pde.mesh import NodeType
 from rectiflow_pde.metrics.mesh_fields import divergence
@@ -72,6 +72,24 @@ def test_the_nearest_flow_without_divergence(mesh, flow):
     moved[hold.held] = 0
     off = ((found - other)[0, :, :2] * moved * mesh.node_areas[:, None]).sum()
     assert abs(off) < 1e-3 * (moved**2 * mesh.node_areas[:, None]).sum()
+
+
+def test_predictions_are_held_on_the_way(pipe, made):
+    flow = made.flows[0]
+    hold = Incompressible(flow.mesh, flow.parameters["u_mean"])
+    correct = held(pipe.codec, pipe.settings.raster, hold, flow.parameters["u_mean"])
+    z = torch.randn(2, *pipe.codec.latent_shape, generator=torch.Generator().manual_seed(0))
+    v = torch.zeros_like(z)
+    assert correct(z, 0.2, v)[0] is z
+    moved, _ = correct(z, 1.0, v)  # at the data, the state is the prediction
+    request = make_request(WORDS)
+    rough, smooth = (sampling.fields(pipe, each, flow.mesh, request) for each in (z, moved))
+    div = [divergence(flow.mesh, f[..., 0], f[..., 1]).weak.std() for f in (rough, smooth)]
+    off = [np.linalg.norm(hold(f) - f) for f in (rough, smooth)]
+    assert div[1] < 0.9 * div[0]
+    assert off[1] < 0.7 * off[0]
+    alone = correct(z[1:], 1.0, v[1:])[0]
+    np.testing.assert_allclose(alone, moved[1:], atol=1e-4)
 
 
 def test_readings_are_linear_in_latents(pipe, made):

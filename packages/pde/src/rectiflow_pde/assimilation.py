@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +12,12 @@ import torch
 from rectiflow.fields import VelocityField
 from rectiflow.inverse import Gaussian, Matrix, Measurement, Method
 from rectiflow.randomness import KeyedNoise
+from rectiflow.steering import Steer
 from torch import Tensor
 
 from rectiflow_pde import sampling
 from rectiflow_pde.flow import guided_field
-from rectiflow_pde.incompressible import Incompressible
+from rectiflow_pde.incompressible import Incompressible, held
 from rectiflow_pde.kriging import fitted_kernel, kriged
 from rectiflow_pde.mesh import Mesh
 from rectiflow_pde.networks.patches import PatchCodec
@@ -149,6 +150,7 @@ def assimilate(
         to kriging.
     hold : bool, default True
         Whether flows are projected: no weak divergence, the parabola at the inflow, rest at walls.
+        Methods that take a solver hold their data predictions on the way as well.
     num, indices, seed
         As for the pipeline.
 
@@ -167,12 +169,19 @@ def assimilate(
     if not method.fits(measured):
         raise ValueError(f"{method} does not fit readings with noise; expected another method.")
     wanted = list(range(num)) if indices is None else list(indices)
+    speed = request.numbers["u_mean"]
+    told_method = repr(method)
+    obey = Incompressible(request.mesh, speed)
+    if hold and hasattr(method, "solver"):
+        assert settings.raster is not None
+        correct = held(pipe.codec, settings.raster, obey, speed)
+        method = replace(method, solver=Steer(method.solver, correct))  # type: ignore
     z, misfit = _latents(pipe, request, measured, method, evaluations, wanted, seed)
     made = sampling.fields(pipe, z, request.mesh, request)
     times = settings.frame_step * np.arange(settings.frames)
     made = np.stack([_kriged(each, request, readings, times, noise) for each in made])
     if hold:
-        made = Incompressible(request.mesh, request.numbers["u_mean"])(made)
+        made = obey(made)
     flows = [
         Trajectory(
             request.mesh,
@@ -188,7 +197,7 @@ def assimilate(
         "readings": len(readings.values),
         "noise": noise,
         "evaluations": evaluations,
-        "method": repr(method),
+        "method": told_method,
         "hold": hold,
         "seed": seed,
         "misfit": [round(value, 5) for value in misfit],
