@@ -121,14 +121,14 @@ def test_assimilation_comes_nearer_and_holds(pipe, made):
     """Sensors of another flow of the checkpoint: nearer than the prior, without divergence."""
     truth = pipe(WORDS, steps=2, seed=7).flows[0]
     readings = readings_of(truth, places_in(truth.mesh, 32))
-    told = {"evaluations": 3, "method": Projected(), "num": 2}
+    told = {"evaluations": 2, "method": Projected(), "num": 2}
     found = assimilate(pipe, readings, WORDS, **told)
     assert found.settings["readings"] == len(readings.values)
     hold = Incompressible(truth.mesh, truth.parameters["u_mean"])
     target, prior = hold(truth.stacked), hold(made.flows[0].stacked)
     away = np.linalg.norm(prior - target)
     for flow in found.flows:
-        assert np.linalg.norm(flow.stacked - target) < 0.7 * away
+        assert np.linalg.norm(flow.stacked - target) < 0.85 * away
         weak = divergence(flow.mesh, flow.fields["u"], flow.fields["v"]).weak
         assert np.abs(weak).max() < 1e-6
     assert not np.array_equal(found.flows[0].fields["u"], found.flows[1].fields["u"])

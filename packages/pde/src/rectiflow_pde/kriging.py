@@ -12,7 +12,7 @@ import numpy as np
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-_MOST = 300
+_MOST = 200
 """Readings that the likelihood of a kernel is judged by."""
 
 
@@ -75,6 +75,8 @@ def fitted_kernel(
         Standard deviation of readings.
     lengths, times, speeds : sequence of float
     """
+    from scipy.linalg import solve_triangular
+
     step = -(-len(values) // _MOST)
     at, read = points[::step], values[::step]
     variance = max(float(np.var(values)), 1e-12)
@@ -83,7 +85,7 @@ def fitted_kernel(
         kernel = Kernel(*told)
         cov = variance * kernel(at, at) + (noise**2 + 1e-8 * variance) * np.eye(len(at))
         root = np.linalg.cholesky(cov)
-        white = np.linalg.solve(root, read)
+        white = solve_triangular(root, read, lower=True, check_finite=False)
         likelihood = -0.5 * white @ white - np.log(np.diag(root)).sum()
         if likelihood > best:
             best, chosen = likelihood, kernel
