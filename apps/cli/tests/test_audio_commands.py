@@ -475,3 +475,40 @@ def test_a_file_that_grows_is_followed_to_its_end(weights, capsysbinary):
     out, err = capsysbinary.readouterr()
     assert len(out) == 40_000
     assert b"real-time factor" in err
+
+
+def test_repairs_spans_and_replacements(trained, work, capsys):
+    small = ["--weights", str(trained / "export"), "--device", "cpu"]
+    wave = read_audio(RAIN)
+    loud = wave.samples / np.abs(wave.samples).max()
+    write_audio("loud.wav", np.clip(loud, -0.5, 0.5), wave.sample_rate, subtype="FLOAT")
+    run = lambda *words: main(["audio", *map(str, words), *small])  # noqa: E731
+    told = ["--query", "rain", "--evaluations", 1]
+    assert run("repair", "loud.wav", "--declip", *told, "-o", "repaired.wav") == 0
+    made, heard = (read_audio(name).samples for name in ("repaired.wav", "loud.wav"))
+    known = np.abs(heard) < 0.4999
+    assert np.array_equal(made[known], heard[known])
+    assert not np.array_equal(made[~known], heard[~known])
+    assert run("repair", "loud.wav", "--inpaint", "0.5-0.6", *told, "-o", "filled") == 0
+    filled = read_audio("filled/loud.wav").samples
+    at = np.arange(heard.shape[1]) / wave.sample_rate
+    inside = (at >= 0.5) & (at < 0.6)
+    assert np.array_equal(filled[:, ~inside], heard[:, ~inside])
+    edit = ["--from", "rain", "--to", "sea waves", "--when", "0.5-0.9", "--steps", 1]
+    assert run("replace", "loud.wav", *edit, "--depth", "float", "-o", "edit.wav") == 0
+    outside = (at < 0.5) | (at >= 0.9)
+    assert np.array_equal(read_audio("edit.wav").samples[:, outside], heard[:, outside])
+    words = ["--query", "rain", "--when", "0.5-0.9", "--residual", "--steps", 1]
+    assert run("separate", "loud.wav", *words, "-o", "parts") == 0
+    rest = read_audio("parts/residual.wav").samples
+    assert np.array_equal(rest[:, outside], heard[:, outside])
+    capsys.readouterr()
+    for words, said in (
+        (("repair", "loud.wav", "-o", "x.wav"), "one thing is repaired at a time, got 0"),
+        (("repair", "loud.wav", "--inpaint", "9-9.1", "-o", "x.wav"), "outside of the recording"),
+        (("repair", "loud.wav", "--bandwidth", 9000, "-o", "x.wav"), "nothing is missing below"),
+        (("separate", "loud.wav", "--query", "rain", "--when", "80-90", "-o", "x.wav"), "inside"),
+        (("repair", "loud.wav", "--inpaint", "2-1", "-o", "x.wav"), "A below B"),
+    ):
+        assert run(*words) == 2
+        assert said in capsys.readouterr().err

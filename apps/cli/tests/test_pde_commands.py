@@ -124,3 +124,23 @@ def test_the_authors_stages_train(shards, tmp_path, capsys):
     assert rectiflow("convert", flow, "--to", "official", "-o", tmp_path / "official") == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert "other groups and radii" in line
+
+
+def test_assimilation_from_a_table(run, tmp_path, capsys):
+    table, out = tmp_path / "readings.csv", tmp_path / "out"
+    rows = [f"{x},{y},{t},1.0,0.0" for x in (0.6, 0.9) for y in (0.1, 0.3) for t in (0, 0.2)]
+    table.write_text("\n".join(["x,y,t,u,v", *rows]))
+    prompt = "flow past a cylinder of radius 0.05 m at Re 100"
+    words = ("--sensors", table, "--prompt", prompt, "--weights", run, "-o", out)
+    assert rectiflow("assimilate", *words, "--num", 2, "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in document["samples"]] == ["flow_0000", "flow_0001"]
+    flow = read_npz(out / "flow_0001.npz")
+    assert flow.parameters["reynolds"] == pytest.approx(100)
+    assert rectiflow("assimilate", *words, "--num", 2, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["kept"] == 2
+    table.write_text("x,y,t,u\n0.6,0.5,0,1\n")
+    words = ("--sensors", table, "--prompt", prompt, "--weights", run, "-o", tmp_path / "other")
+    assert rectiflow("assimilate", *words) == 2
+    assert "outside of the mesh" in capsys.readouterr().err
+    assert rectiflow("assimilate", *words[2:], "--sensors", tmp_path / "none.csv") == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -28,11 +29,12 @@ from rectiflow_audio.request import (
     check_channels,
     check_mixture,
     check_queries,
+    check_when,
 )
 from rectiflow_audio.result import Estimate, SeparationResult, Tally
 from rectiflow_audio.separator import Separator, rows_of
 from rectiflow_audio.settings import SeparationSettings
-from rectiflow_audio.windows import Windows, overlap_add, split
+from rectiflow_audio.windows import Windows, overlap_add, split, within
 
 if TYPE_CHECKING:
     from rectiflow_audio.networks.vocoder import BigVgan
@@ -191,6 +193,7 @@ class SeparationPipeline(Pipeline):
         check_mixture(wave, sample_rate)
         wave = wave.float()
         request = self.request(queries, negative=negative, **options)
+        check_when(request.when, wave.shape[-1] / sample_rate)
         if request.channels == "mid":
             check_channels([wave.numpy()])
         started, tally = time.perf_counter(), Tally()
@@ -244,6 +247,7 @@ class SeparationPipeline(Pipeline):
         from rectiflow_audio.io import AudioWriter, depth_like, sound_info, stream_blocks
 
         info = sound_info(path)
+        check_when(request.when, info.samples / info.sample_rate)
         if request.channels == "mid":  # told before hours of work
             check_channels(stream_blocks(path), path)
         wanted = len(request.queries) + request.residual
@@ -350,8 +354,13 @@ class SeparationPipeline(Pipeline):
             for.
         """
         windows = self.windows(sample_rate)
+        blocks, again = tee(blocks) if request.when is not None else (blocks, ())
         done = self.separator(request, sample_rate).separated(split(blocks, windows))
-        yield from overlap_add(done, windows, keep_level=not request.waveform.keeps_phase)
+        pieces = overlap_add(done, windows, keep_level=not request.waveform.keeps_phase)
+        if request.when is not None:
+            told = sample_rate, request.when
+            pieces = within(pieces, again, *told, residual=request.residual)
+        yield from pieces
 
     def _pieces(
         self,

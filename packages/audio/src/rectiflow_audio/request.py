@@ -80,6 +80,9 @@ class Options:
     channels : {"image", "each", "mid"}
         Separate every channel and give each sound one place between them for each window, or leave
         its level to each channel; or separate the mean, whose mask is then applied to each.
+    when : tuple of (float, float), optional
+        Seconds between which the sounds are. Elsewhere estimates are silent and the residual is the
+        mixture, bit for bit, and nothing is computed.
     """
 
     residual: bool = False
@@ -95,6 +98,7 @@ class Options:
     waveform: Waveform | None = None
     consistent: bool = False
     channels: Channels = "image"
+    when: tuple[float, float] | None = None
 
     def resolved(
         self,
@@ -144,6 +148,7 @@ class Options:
             self.consistent,
             self.channels,
             unwanted,
+            self.when,
         )
         check_numbers(request.steps, request.candidates, request.guidance, request.channels)
         if unwanted is not None and request.guidance <= 1:
@@ -182,6 +187,7 @@ class Request:
     consistent: bool
     channels: Channels
     unwanted: str | None = None
+    when: tuple[float, float] | None = None
 
     @cached_property
     def moves(self) -> Plan:
@@ -191,7 +197,8 @@ class Request:
     def describe(self) -> dict[str, Any]:
         """Return all that shapes a separation, as plain data."""
         calls = 1 if self.guidance == 1 else 2 if self.rule is None else 3
-        return {
+        told = {} if self.when is None else {"when": list(self.when)}
+        return told | {
             "queries": self.queries,
             "negative": self.unwanted,
             "seed": self.seed,
@@ -209,6 +216,15 @@ class Request:
             "consistent": self.consistent,
             "channels": self.channels,
         }
+
+
+def check_when(when: tuple[float, float] | None, seconds: float) -> None:
+    """Refuse a span of time that is not inside of a recording."""
+    if when is not None and not 0 <= when[0] < when[1] <= seconds + 1e-6:
+        raise ValueError(
+            f"a span must lie inside of the recording, got {when[0]:g} to {when[1]:g} s of "
+            f"{seconds:.6g} s; expected A-B with 0 <= A < B."
+        )
 
 
 def check_queries(queries: str | Sequence[str], negative: str | None) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -80,7 +80,22 @@ class Separator:
         return rows_of(self.device)
 
     def separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
-        """Separate windows, as many at once as the device takes."""
+        """Separate windows, as many at once as the device takes; silence where none is asked."""
+        for is_asked, run in groupby(pieces, self._is_asked):
+            if is_asked:
+                yield from self._separated(run)
+                continue
+            count = len(self.request.queries) + self.request.residual
+            for piece in run:
+                yield replace(piece, wave=piece.wave.new_zeros(count, *piece.wave.shape))
+
+    def _is_asked(self, piece: Window) -> bool:
+        if self.request.when is None:
+            return True
+        begin, end = (second * self.sample_rate for second in self.request.when)
+        return piece.start < end and piece.start + piece.samples > begin
+
+    def _separated(self, pieces: Iterator[Window]) -> Iterator[Window]:
         first = next(pieces, None)
         if first is None:
             return

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 _TINY = 1e-12  # power of silence
 
 
+_GATE_FADE = 0.01
+"""Seconds over which a span fades in and out."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """How a long sound is cut.
@@ -178,6 +182,46 @@ def overlap_add(
             kept = torch.cat([faded, kept[..., windows.fade :]], -1)
         tail = wave[..., end : end + windows.fade].clone()
         yield kept
+
+
+def gate_of(
+    start: int, samples: int, sample_rate: int, when: tuple[float, float]
+) -> Float[Tensor, " m"]:
+    """Return 1 inside of a span of seconds and 0 outside, with fades of 10 ms inside its ends."""
+    at = torch.arange(start, start + samples, dtype=torch.float64)
+    begin, end = (second * sample_rate for second in when)
+    fade = min(_GATE_FADE * sample_rate, (end - begin) / 2)
+    return (torch.minimum(at - begin, end - 1 - at) / fade).clamp(0, 1).float()
+
+
+def within(
+    pieces: Iterable[Float[Tensor, "k c m"]],
+    blocks: Iterable[Float[Tensor, "c m"]],
+    sample_rate: int,
+    when: tuple[float, float],
+    *,
+    residual: bool,
+) -> Iterator[Float[Tensor, "k c m"]]:
+    """Silence estimates outside of a span; what they lose there goes to the residual, the last.
+
+    Outside, the residual is the sound itself, whose ``blocks`` come along.
+    """
+    source, held, start = iter(blocks), None, 0
+    for piece in pieces:
+        size = piece.shape[-1]
+        while held is None or held.shape[-1] < size:
+            block = next(source)
+            held = block if held is None else torch.cat([held, block], -1)
+        mixture, held = held[..., :size], held[..., size:]
+        gate = gate_of(start, size, sample_rate, when).to(piece)
+        start += size
+        if not residual:
+            yield piece * gate
+            continue
+        estimates = piece[:-1] * gate
+        rest = piece[-1] + (piece[:-1] * (1 - gate)).sum(0)
+        rest = torch.where(gate > 0, rest, mixture.to(piece))
+        yield torch.cat([estimates, rest[None]])
 
 
 def in_windows(

@@ -4,32 +4,62 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from rectiflow.inverse import Gaussian, Matrix, Measurement, Method, Posterior
+from rectiflow.fields import VelocityField
+from rectiflow.inverse import Gaussian, Matrix, Measurement, Method
 from rectiflow.randomness import KeyedNoise
+from rectiflow.steering import Steer
 from torch import Tensor
 
 from rectiflow_pde import sampling
 from rectiflow_pde.flow import guided_field
-from rectiflow_pde.incompressible import Incompressible
+from rectiflow_pde.incompressible import Incompressible, held
+from rectiflow_pde.kriging import fitted_kernel, kriged
 from rectiflow_pde.mesh import Mesh
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
+from rectiflow_pde.readings import at_readings
 from rectiflow_pde.request import Request, make_request
 from rectiflow_pde.result import SimulationResult
 from rectiflow_pde.trajectory import FIELDS, Trajectory
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
+
     from rectiflow_pde.pipeline import SimulationPipeline
     from rectiflow_pde.readings import Readings
 
 CODEC_ERROR = 0.03
 """Of decoded latents, in units of the inflow: what readings are off beside their own noise."""
 
-_POSTERIOR = Posterior()
+SPEEDS = (0.0, 0.6, 0.8, 1.0)
+"""Of what travels, in units of the mean inflow: kernels of what readings leave over."""
+
+
+@dataclass(frozen=True)
+class Expected(Method):
+    """The conditional mean of the flow: what its first step tells, readings aside.
+
+    The best guess before any reading in the sense of squares; one evaluation, whatever is allowed.
+    """
+
+    def __call__(
+        self,
+        field: VelocityField,
+        measurement: Measurement,
+        x0: Tensor,
+        evaluations: int,
+        noise: KeyedNoise,
+    ) -> Tensor:
+        """Return the means; see :class:`rectiflow.inverse.Method`."""
+        return x0 + field(x0, 0.0)
+
+
+_EXPECTED = Expected()
 
 
 def measurement_of(
@@ -90,14 +120,18 @@ def assimilate(
     mesh: Mesh | None = None,
     viscosity: float | None = None,
     noise: float = 0.02,
-    evaluations: int = 50,
-    method: Method = _POSTERIOR,
+    evaluations: int = 12,
+    method: Method = _EXPECTED,
     hold: bool = True,
     num: int = 1,
     indices: Sequence[int] | None = None,
     seed: int = 0,
 ) -> SimulationResult:
-    """Sample flows that fit sparse, noisy, possibly moving sensors.
+    """Estimate flows that fit sparse, noisy, possibly moving sensors.
+
+    The checkpoint's flow, led by the readings in its latents, is the mean of a Gaussian process
+    whose kernel travels with the vortices: what readings leave over is kriged, and the whole is
+    moved to the nearest flow that obeys its boundaries and has no weak divergence.
 
     Parameters
     ----------
@@ -109,12 +143,14 @@ def assimilate(
         As for the pipeline: what is known of the flow beside the readings.
     noise : float, default 0.02
         Standard deviation of readings, as a share of the mean inflow (of its square for pressure).
-    evaluations : int, default 50
+    evaluations : int, default 12
         Of the network, for each sample; backward passes count.
     method : Method
-        How readings guide; see :mod:`rectiflow.inverse`.
+        How readings guide latents; see :mod:`rectiflow.inverse`. :class:`Expected` leaves them all
+        to kriging.
     hold : bool, default True
         Whether flows are projected: no weak divergence, the parabola at the inflow, rest at walls.
+        Methods that take a solver hold their data predictions on the way as well.
     num, indices, seed
         As for the pipeline.
 
@@ -133,11 +169,19 @@ def assimilate(
     if not method.fits(measured):
         raise ValueError(f"{method} does not fit readings with noise; expected another method.")
     wanted = list(range(num)) if indices is None else list(indices)
+    speed = request.numbers["u_mean"]
+    told_method = repr(method)
+    obey = Incompressible(request.mesh, speed)
+    if hold and hasattr(method, "solver"):
+        assert settings.raster is not None
+        correct = held(pipe.codec, settings.raster, obey, speed)
+        method = replace(method, solver=Steer(method.solver, correct))  # type: ignore
     z, misfit = _latents(pipe, request, measured, method, evaluations, wanted, seed)
     made = sampling.fields(pipe, z, request.mesh, request)
-    if hold:
-        made = Incompressible(request.mesh, request.numbers["u_mean"])(made)
     times = settings.frame_step * np.arange(settings.frames)
+    made = np.stack([_kriged(each, request, readings, times, noise) for each in made])
+    if hold:
+        made = obey(made)
     flows = [
         Trajectory(
             request.mesh,
@@ -153,7 +197,7 @@ def assimilate(
         "readings": len(readings.values),
         "noise": noise,
         "evaluations": evaluations,
-        "method": repr(method),
+        "method": told_method,
         "hold": hold,
         "seed": seed,
         "misfit": [round(value, 5) for value in misfit],
@@ -165,6 +209,29 @@ def assimilate(
         settings=pipe.describe() | told,
         seconds=time.perf_counter() - began,
     )
+
+
+def _kriged(
+    made: Float[np.ndarray, "t n 3"],
+    request: Request,
+    readings: Readings,
+    times: Float[np.ndarray, " t"],
+    noise: float,
+) -> Float[np.ndarray, "t n 3"]:
+    """Add to a flow what the readings leave over, kriged field by field."""
+    speed, mesh = request.numbers["u_mean"], request.mesh
+    rest = readings.values - at_readings(made, mesh, times, readings)
+    points = np.column_stack([readings.places, readings.times])
+    found = made.astype(np.float64)
+    for i in range(len(FIELDS)):
+        own = readings.which == i
+        if own.sum() < 2:
+            continue
+        level = noise * (speed if i < 2 else speed**2)
+        told = points[own], rest[own], level
+        kernel = fitted_kernel(*told, speeds=[share * speed for share in SPEEDS])
+        found[..., i] += kriged(*told, kernel, mesh.points, times)
+    return found.astype(np.float32)
 
 
 def _latents(

@@ -1,4 +1,4 @@
-"""The nearest flow without divergence that obeys its boundaries."""
+"""The nearest flow without divergence that obeys its boundaries, at the end and on the way."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from rectiflow.inverse import Constrained
+from torch import Tensor
 
 from rectiflow_pde.mesh import Mesh, NodeType
+from rectiflow_pde.metrics.interpolation import interpolation
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+    from rectiflow_pde.networks.patches import PatchCodec
+    from rectiflow_pde.raster import Raster
 
 _TINY = 1e-9
 """Of the largest diagonal entry: added to it, for modes of pressure that nothing drives."""
@@ -82,3 +89,51 @@ class Incompressible:
         n = self.mesh.n_nodes
         flat[..., 0], flat[..., 1] = both[:n].T, both[n:].T
         return flat.reshape(fields.shape).astype(fields.dtype)
+
+
+def held(
+    codec: PatchCodec, raster: Raster, hold: Incompressible, speed: float, *, since: float = 0.5
+) -> Constrained:
+    """Return a correction that holds the data predictions of latents while they are sampled.
+
+    A prediction is decoded, read at the nodes, moved, and what was moved is read on the raster and
+    encoded: as far as the codec can tell it.
+
+    Parameters
+    ----------
+    codec : PatchCodec
+    raster : Raster
+        Of the codec.
+    hold : Incompressible
+        Of a mesh.
+    speed : float
+        Mean inflow in m/s, the unit of latents.
+    since : float, default 0.5
+        Time from which on it acts; earlier predictions are blurred means.
+    """
+    from scipy.sparse import csr_matrix
+
+    mesh, (_, ny) = hold.mesh, raster.cells
+    (ix, wx), (iy, wy) = raster.stencil(mesh.points)
+    cells, weights = ix[:, :, None] * ny + iy[:, None, :], wx[:, :, None] * wy[:, None, :]
+    rows = np.repeat(np.arange(mesh.n_nodes), 16)
+    shape = mesh.n_nodes, int(np.prod(raster.cells))
+    onto = csr_matrix((weights.ravel(), (rows, cells.ravel())), shape)
+    found = interpolation(mesh, raster.points)
+    inside = np.flatnonzero(~found.outside)
+    weights, nodes = found.weights[inside], found.nodes[inside]
+    back = csr_matrix((weights.ravel(), (np.repeat(inside, 3), nodes.ravel())), shape[::-1])
+
+    def project(z: Tensor) -> Tensor:
+        flow = codec.decode(z)
+        b, _, x, y, t = flow.shape
+        velocity = flow[:, :2].double().cpu().numpy().transpose(2, 3, 0, 4, 1).reshape(x * y, -1)
+        at_nodes = (onto @ velocity).reshape(-1, b, t, 2).transpose(1, 2, 0, 3) * speed
+        moved = (hold(at_nodes) - at_nodes) / speed
+        change = back @ moved.transpose(2, 0, 1, 3).reshape(mesh.n_nodes, -1)
+        change = change.reshape(x, y, b, t, 2).transpose(2, 4, 0, 1, 3)
+        offset = torch.zeros_like(flow)
+        offset[:, :2] = torch.from_numpy(np.ascontiguousarray(change)).to(flow)
+        return z + codec.encode(offset + codec.mean[..., None])
+
+    return Constrained(project, since)  # type: ignore[arg-type]

@@ -128,6 +128,23 @@ def read_off(
     )
 
 
+def at_readings(
+    stacked: Float[np.ndarray, "f n 3"],
+    mesh: Mesh,
+    times: Float[np.ndarray, " f"],
+    readings: Readings,
+) -> Float[np.ndarray, " m"]:
+    """Return what a flow has where and when readings were taken, linear in triangles and time."""
+    found = interpolation(mesh, readings.places)
+    at = np.interp(readings.times, times, np.arange(len(times)))
+    first = np.minimum(at.astype(int), max(len(times) - 2, 0))
+    values = [
+        (stacked[frame[:, None], found.nodes, readings.which[:, None]] * found.weights).sum(1)
+        for frame in (first, np.minimum(first + 1, len(times) - 1))
+    ]
+    return values[0] + (at - first) * (values[1] - values[0])
+
+
 def write_readings(
     path: Path,
     places: Float[np.ndarray, "f s 2"],

@@ -172,7 +172,9 @@ class Measurement:
 
     def residual(self, x: Tensor) -> Tensor:
         """Return where the readings pull, in their own space."""
-        seen = self.operator(x)
+        return self._pull(self.operator(x))
+
+    def _pull(self, seen: Tensor) -> Tensor:
         if seen.shape[1:] != self.y.shape[1:] or len(self.y) not in (1, len(seen)):
             raise ValueError(
                 f"readings must have the operator's shape, got {tuple(self.y.shape)} for "
@@ -187,7 +189,7 @@ class Measurement:
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             seen = self.operator(x)
-            pull = self.noise.residual(seen.detach(), self.y.to(seen))
+            pull = self._pull(seen.detach())
             return torch.autograd.grad(seen, x, pull)[0]
 
     def misfit(self, x: Tensor) -> Tensor:

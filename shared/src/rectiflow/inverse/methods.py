@@ -81,7 +81,15 @@ class FlowChef(Method):
 
 @dataclass(frozen=True)
 class Projected(Method):
-    """:class:`~rectiflow.inverse.Projection` on Euler's method."""
+    """:class:`~rectiflow.inverse.Projection` on Euler's method.
+
+    Parameters
+    ----------
+    solver : Solver
+        Any whose moves can be steered.
+    """
+
+    solver: Solver = _EULER
 
     def __call__(
         self,
@@ -92,7 +100,7 @@ class Projected(Method):
         noise: KeyedNoise,
     ) -> Tensor:
         """Return the samples; see :class:`Method`."""
-        return _steered(field, x0, evaluations, Steer(_EULER, Projection(measurement)))
+        return _steered(field, x0, evaluations, Steer(self.solver, Projection(measurement)))
 
 
 @dataclass(frozen=True)
@@ -103,9 +111,12 @@ class Posterior(Method):
     ----------
     weight : float, default 1
         Of the guidance.
+    solver : Solver
+        Of one evaluation per step.
     """
 
     weight: float = 1.0
+    solver: Solver = _EULER
 
     def __call__(
         self,
@@ -118,7 +129,7 @@ class Posterior(Method):
         """Return the samples; see :class:`Method`."""
         guided = posterior_field(field, measurement, weight=self.weight)
         # A backward pass counts as an evaluation; the first step, at pure noise, has none.
-        return integrate(guided, x0, plan(uniform((evaluations + 1) // 2), Euler()))
+        return integrate(guided, x0, plan(uniform((evaluations + 1) // 2), self.solver))
 
 
 @dataclass(frozen=True)

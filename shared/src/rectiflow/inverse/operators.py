@@ -317,9 +317,10 @@ class STFT(LinearOperator):
         """Return the overlap-add of the inverse transforms."""
         spectrum = torch.view_as_complex((y / self._twice(y)).contiguous())
         framed = torch.fft.irfft(spectrum, n=self.size, norm="ortho") * self._window(y)
-        whole = framed.new_zeros(*framed.shape[:-2], (self.frames - 1) * self.hop + self.size)
-        for i in range(self.frames):
-            whole[..., i * self.hop : i * self.hop + self.size] += framed[..., i, :]
+        total = (self.frames - 1) * self.hop + self.size
+        rows = framed.flatten(0, -3).transpose(-1, -2)
+        whole = torch.nn.functional.fold(rows, (1, total), (1, self.size), stride=(1, self.hop))
+        whole = whole.reshape(*framed.shape[:-2], total)
         return whole[..., self.size - 1 : self.size - 1 + self.samples]
 
     def _window(self, like: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from rectiflow_cli.domains import Verb
 
 VERBS = {
     "separate": Verb(f"{__name__}.separate", "Separate sounds by text queries."),
+    "repair": Verb(f"{__name__}.repair", "Repair clipped, missing or cut-off sound."),
+    "replace": Verb(f"{__name__}.replace", "Replace one sound of a recording by another."),
     "prepare": Verb(f"{__name__}.prepare", "Turn sounds with captions into shards."),
     "pairs": Verb(f"{__name__}.pairs", "Make pairs of noise and separated sound for reflow."),
     "eval": Verb(f"{__name__}.eval", "Measure sounds, or a model on mixtures."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Parser, add_rule, add_sampler, pick_device, positive
@@ -17,6 +18,24 @@ WAVEFORMS = ("mask", "vocoder", "griffin-lim")
 PICKS = ("medoid", "mean", "clap")
 NEGATIVE_GUIDANCE = 2.0
 """With a negative query, which acts through guidance."""
+
+
+def seconds(text: str) -> tuple[float, float]:
+    """Parse ``1.2-1.5``.
+
+    Examples
+    --------
+    >>> seconds("1.2-1.5")
+    (1.2, 1.5)
+    """
+    start, dash, stop = text.partition("-")
+    try:
+        span = float(start), float(stop)
+    except ValueError:
+        span = math.nan, math.nan
+    if not dash or not 0 <= span[0] < span[1] < math.inf:
+        raise argparse.ArgumentTypeError(f"expected A-B in seconds with A below B, got {text!r}")
+    return span
 
 
 def add_separation(parser: Parser) -> None:

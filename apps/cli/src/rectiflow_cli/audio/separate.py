@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser, table, words
 from rectiflow.costs import Load
-from rectiflow.storage.reading import digest_of_file
 
-from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, separation
+from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, seconds, separation
+from rectiflow_cli.audio.sounds import DEPTHS, is_sound, job_of, place, recordings
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
-
-DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
-"""Of ``--depth``, as libsndfile names them."""
 
 
 class Separate(commands.Make):
@@ -59,6 +54,12 @@ class Separate(commands.Make):
             metavar="WORDS",
             help=f"What not to hear; acts through --guidance, {NEGATIVE_GUIDANCE:g} if absent.",
         )
+        add(
+            "--when",
+            type=seconds,
+            metavar="A-B",
+            help="Seconds between which the sounds are; the rest stays as it is.",
+        )
         add = parser.group("output")
         add(
             "-o",
@@ -84,9 +85,9 @@ class Separate(commands.Make):
         """Lay out where every sound goes: OUT.wav, OUT/QUERY.wav, or OUT/RECORDING/QUERY.wav."""
         from rectiflow_audio.result import file_names
 
-        found = list(_recordings(args.mixtures))
+        found = list(recordings(args.mixtures))
         out = Path(args.out)
-        if _is_sound(out):
+        if is_sound(out):
             if len(found) > 1 or len(args.queries) > 1 or args.residual:
                 raise UsageError(
                     f"one file cannot hold several sounds, got -o {out} for {len(found)} "
@@ -95,7 +96,7 @@ class Separate(commands.Make):
                     f"{' and the residual' if args.residual else ''}; expected a folder."
                 )
             [(mixture, is_named)] = found
-            return [_job(mixture, (out.name,), is_named, out.stem)]
+            return [job_of(mixture, (out.name,), is_named, out.stem)]
         stems = [mixture.stem for mixture, _ in found]
         if len(set(stems)) < len(stems):
             twice = next(stem for stem in stems if stems.count(stem) > 1)
@@ -106,16 +107,13 @@ class Separate(commands.Make):
         names = file_names(args.queries, f".{args.format}", residual=args.residual)
         several = len(found) > 1
         return [
-            _job(mixture, tuple(f"{stem}/{n}" if several else n for n in names), is_named, stem)
+            job_of(mixture, tuple(f"{stem}/{n}" if several else n for n in names), is_named, stem)
             for (mixture, is_named), stem in zip(found, stems, strict=True)
         ]
 
     def place(self, args: Any) -> dict[str, Any]:
         """Keep the list of one sound file beside it, under its name."""
-        out = Path(args.out)
-        if _is_sound(out):
-            return {"folder": out.parent, "stem": out.stem, "replace": True}
-        return {"folder": out}
+        return place(args.out)
 
     def _request(self, args: Any, pipe: SeparationPipeline) -> Any:
         if args.negative is not None and args.guidance is None:
@@ -126,6 +124,7 @@ class Separate(commands.Make):
             residual=args.residual,
             consistent=args.consistent,
             channels=args.channels,
+            when=args.when,
             **separation(args),
         )
 
@@ -189,43 +188,6 @@ class Separate(commands.Make):
                 "that fits the query was found"
             )
         return "\n".join(lines)
-
-
-def _job(mixture: Path, files: tuple[str, ...], is_named: bool, stem: str) -> Job:
-    """Return the job of one recording, done when it was made of the file as it is now."""
-    # By content: a copied recording may be older than the result of the one it replaces.
-    digest = digest_of_file(mixture) if mixture.is_file() else ""
-    told = {"input": str(mixture), "input_sha256": digest}
-    return Job(stem, mixture, files, told, is_named, mixture)
-
-
-def _is_sound(out: Path) -> bool:
-    """Tell a sound file from a folder; refuse names of formats that are not written."""
-    from rectiflow_audio.io import FORMATS, SUFFIXES
-
-    is_folder = os.path.isdir(out)  # False also for a name that is too long
-    if out.suffix.lower() in SUFFIXES - FORMATS.keys() and not is_folder:
-        raise UsageError(
-            f"{out.suffix} cannot be written, got -o {out}; expected a folder, or a file that ends "
-            f"in {', '.join(FORMATS)}."
-        )
-    return out.suffix.lower() in FORMATS and not is_folder
-
-
-def _recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
-    """Yield files, and whether each was named itself or lies in a folder that was."""
-    from rectiflow_audio.io import SUFFIXES
-
-    for path in map(Path, paths):
-        if not os.path.isdir(path):
-            yield path, True
-            continue
-        inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not inside:
-            raise UsageError(
-                f"{path} holds no sound file; expected some such as .wav, .flac, .ogg or .mp3."
-            )
-        yield from ((p, False) for p in inside)
 
 
 main = Separate()

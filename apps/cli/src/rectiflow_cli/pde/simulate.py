@@ -97,13 +97,17 @@ class Simulate(commands.Make):
         progress: Callable[[int, int], None],
     ) -> tuple[list[dict[str, Any]], float]:
         """Simulate, tell what was odd, and write."""
+        from rectiflow_pde.io.first_frame import read_first_frame
         from rectiflow_pde.verify import verify
 
-        inputs, notes = _inputs(args)
+        found, notes = inputs(args, "mesh", "onto")
+        if args.first_frame is not None:
+            found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
+            notes += said
         told = {"steps": args.steps, "guidance": args.guidance, "viscosity": args.viscosity}
         made = pipe(
             args.prompt,
-            **inputs,
+            **found,
             indices=[job.asked for job in jobs],
             solver=args.solver,
             grid=args.grid,
@@ -140,22 +144,18 @@ class Simulate(commands.Make):
         return {name: getattr(args, name) for name in names}
 
 
-def _inputs(args: Any) -> tuple[dict[str, Any], list[str]]:
-    """Read meshes and first frame, and tell what was done to them."""
-    from rectiflow_pde.io.first_frame import read_first_frame
+def inputs(args: Any, *names: str) -> tuple[dict[str, Any], list[str]]:
+    """Read the meshes of some flags, and tell what was done to them."""
     from rectiflow_pde.io.meshes import read_mesh
 
     found: dict[str, Any] = {}
     notes: list[str] = []
-    for name in ("mesh", "onto"):
+    for name in names:
         path = getattr(args, name)
         if path is not None:
             read = read_mesh(path, boundaries=boundaries(args))
             found[name] = read.mesh
             notes += [f"{path}: {note}" for note in read.notes]
-    if args.first_frame is not None:
-        found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
-        notes += said
     return found, notes
 
 
