@@ -56,6 +56,8 @@ class Pipeline(ABC):
     ----------
     source : str
         What the weights were loaded from.
+    adapters : list
+        Path and weight of each adapter that is part of the flow's network.
     """
 
     shipped: ClassVar[Path]
@@ -73,7 +75,7 @@ class Pipeline(ABC):
         self.parts = {name: part.eval() for name, part in parts.items() if part is not None}
         self.settings, self.dtype, self.source = settings, dtype, ""
         self.is_compiled = False
-        self.adapters: list[tuple[str, float]] = []
+        self.adapters: list[list[str | float]] = []
 
     @classmethod
     @abstractmethod
@@ -277,7 +279,7 @@ class Pipeline(ABC):
             adapter.merge(self.network)
         except ValueError as error:
             raise CheckpointError(path, str(error).rstrip(".")) from error
-        self.adapters.append((str(path), weight))
+        self.adapters.append([str(path), weight])
         self.weights_hash = _joined({name: weights_hash(part) for name, part in self.parts.items()})
         return self
 
