@@ -16,7 +16,7 @@ from rectiflow.guidance import batched_cfg
 from rectiflow.integrate import integrate, plan
 from rectiflow.paths import VariancePreserving
 from rectiflow.predictions import Data
-from rectiflow.premetrics import MeanSquared, PartWeights
+from rectiflow.premetrics import MeanSquared, PartWeights, PseudoHuber
 from rectiflow.rectify import (
     Difference,
     FlowMapObjective,
@@ -287,13 +287,14 @@ def test_no_gradient_flows_through_targets_and_derivatives():
 def test_learned_maps_jump_where_euler_cannot(loss, spans):
     """One jump of a trained map against one step along the exact velocity."""
     torch.manual_seed(0)
+    robust = Flow(premetric=PseudoHuber(factor=0.1))  # with squares the derivatives run away
     objective = FlowMapObjective(
-        to_map(Small()), Flow(), loss, spans, teacher=Exact(gaussian_velocity)
+        to_map(Small()), robust, loss, spans, teacher=Exact(gaussian_velocity)
     )
     generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(objective.network.parameters(), lr=1e-2)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=150)
-    for _ in range(150):
+    optimizer = torch.optim.Adam(objective.network.parameters(), lr=7e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=200)
+    for _ in range(200):
         x1 = (MEAN + WIDTH * torch.randn(128, 2, generator=generator)).float()
         optimizer.zero_grad()
         objective({"x1": x1}, generator)["loss"].backward()
@@ -329,7 +330,7 @@ def test_chains_of_frames_train_on_products():
         objective = FlowMapObjective(network, flow, loss, Spans(instant=0.5, latest=0.9))
         terms = objective(batch, torch.Generator().manual_seed(0))
         terms["loss"].backward()
-        assert math.isfinite(terms["loss"])
+        assert math.isfinite(terms["loss"].item())
         assert torch.isfinite(network.shift.grad).all()
     exact = replace(flow, weight=lambda t: 0 * t)
     assert FlowMapObjective(network, exact)(batch, torch.Generator())["loss"] == 0

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from rectiflow.fields import bind
@@ -19,7 +20,7 @@ INF = math.inf
 
 @pytest.mark.parametrize("case", ["N2_D1", "N2_D128", "N3072_D128", "N3072_D2048", "N12288_D128"])
 def test_the_kernel_has_its_density_and_quantiles(golden, case):
-    table = golden("core_analytic.npz")
+    table = np.load(golden("core_analytic.npz"))
     n, d = (int(part[1:]) for part in case.split("_"))
     radii = torch.as_tensor(table[f"pfgmpp/{case}/R_quantile"]).double()
     x = torch.zeros(len(radii), n).double()
@@ -49,7 +50,7 @@ def test_many_dimensions_are_edm():
 
 
 def test_denoisers_over_a_finite_set(golden):
-    table = golden("core_analytic.npz")
+    table = np.load(golden("core_analytic.npz"))
     data, x = (torch.as_tensor(table[f"pfgmpp/{k}"]).double() for k in ("data", "x"))
     for sigma in (0.3, 1, 4):
         for d in (1, 2, 128, 2048, 1_000_000, INF):
@@ -82,7 +83,7 @@ def test_training_regresses_the_denoiser():
     """With two data points, the best constant answer far out is their posterior mean."""
     source, points = StudentT(4.0), torch.tensor([[-1.0], [1.0]]).double()
     flow = Flow(source=source, prediction=Data())
-    n = 40_000
+    n = 4000
     x1 = points.repeat(n // 2, 1)
     t = torch.full((n,), 0.5).double()
     model = bind(lambda x, t: posterior_mean(x, t, points, source))

@@ -58,6 +58,8 @@ class Pipeline(ABC):
         What the weights were loaded from.
     folder : Path or None
         Where they lie, and beside them what goes with them: searched grids, statistics, a refiner.
+    adapters : list
+        Path and weight of each adapter that is part of the flow's network.
     """
 
     shipped: ClassVar[Path]
@@ -76,7 +78,7 @@ class Pipeline(ABC):
         self.settings, self.dtype, self.source = settings, dtype, ""
         self.folder: Path | None = None
         self.is_compiled = False
-        self.adapters: list[tuple[str, float]] = []
+        self.adapters: list[list[str | float]] = []
 
     @classmethod
     @abstractmethod
@@ -280,7 +282,7 @@ class Pipeline(ABC):
             adapter.merge(self.network)
         except ValueError as error:
             raise CheckpointError(path, str(error).rstrip(".")) from error
-        self.adapters.append((str(path), weight))
+        self.adapters.append([str(path), weight])
         self.weights_hash = _joined({name: weights_hash(part) for name, part in self.parts.items()})
         return self
 

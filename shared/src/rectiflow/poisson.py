@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rectiflow.conversions import mix
 from rectiflow.paths import Linear, Path
 from rectiflow.sources import NORMAL, Normal, Source
 from rectiflow.states import State, expand_time
@@ -94,9 +93,7 @@ def posterior_mean(
     Xu et al., "Stable Target Field for Reduced Variance Score Estimation" (ICLR 2023).
     """
     at = path.coeffs(t)
-    rows = [
-        mix(1 / b, x[i : i + 1], -a / b, reference)
-        for i, (a, b) in enumerate(zip(at.a, at.b, strict=True))
-    ]
-    log_weights = torch.stack([source.log_prob(row.double()) for row in rows])
+    a, b = (expand_time(value[:, None], x[:, None]) for value in (at.a, at.b))
+    noise = (x[:, None] - a * reference) / b  # what it would be of each point, (b, n, *event)
+    log_weights = source.log_prob(noise.double().flatten(0, 1)).unflatten(0, (len(x), -1))
     return torch.tensordot(log_weights.softmax(1).to(reference.dtype), reference, 1)

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_WAVES = 6
+_WAVES = 3
+"""Few and slow: losses of maps take derivatives along the time, which fast ones would drown."""
 
 
 class Until(nn.Module):
@@ -48,7 +49,7 @@ class Until(nn.Module):
     def forward(self, t: Float[Tensor, " b"], until: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
         """Embed the way from ``t`` to ``until``."""
         far = (until - t)[:, None].to(self.hidden.weight.dtype)
-        angles = far * math.pi * 2.0 ** torch.arange(_WAVES, device=far.device, dtype=far.dtype)
+        angles = far * math.pi / 2 * 2.0 ** torch.arange(_WAVES, device=far.device, dtype=far.dtype)
         return self.out(F.silu(self.hidden(torch.cat([far, angles.sin(), angles.cos()], -1))))
 
 
