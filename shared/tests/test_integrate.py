@@ -110,6 +110,20 @@ def test_a_hook_may_change_the_state():
     assert seen == [0.5, 1.0]
 
 
+def test_a_hook_returns_a_state_or_nothing():
+    with pytest.raises(TypeError, match="a hook returns None or a state to go on from, got True"):
+        integrate(decay, X, plan(uniform(4), Euler()), hook=lambda moved: True)
+
+
+@pytest.mark.parametrize("solver", [Euler(), Adams(2), DPMSolver3()], ids=str)
+def test_a_velocity_that_would_broadcast_is_refused(solver):
+    moves = plan(uniform(12, 0.1, 0.9), solver)
+    with pytest.raises(ValueError, match=r"velocity must have shape \(.*\), got \(1, "):
+        integrate(lambda x, t: decay(x, t)[:1], X, moves)
+    with pytest.raises(ValueError, match="states must have the same parts"):
+        integrate(lambda x, t: {"x": x}, X, moves)
+
+
 def test_a_hook_sees_every_move():
     seen = []
     end = integrate(decay, X, plan(uniform(4), Heun()), hook=seen.append)
@@ -160,8 +174,6 @@ def jump(moved):
 def test_after_a_jump_a_run_goes_on_as_a_restart(solver):
     """The start that a plan lays out included."""
     grid = uniform(32)
-    half = integrate(decay, X, plan(grid[:17], solver)) + 3.0
-    restarted = integrate(decay, half, plan(grid[16:], solver))
     before = plan(grid, solver)[:16]  # the first half of the whole, not a short plan of its own
     half = integrate(decay, X, before) + 3.0
     restarted = integrate(decay, half, plan(grid[16:], solver))

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
-from rectiflow.states import State, batch_of
+from rectiflow.states import State, leaves
 
 VelocityField: TypeAlias = Callable[[State, float | Tensor], State]
 """A velocity ``v(x, t)`` with its conditions already bound; ``t`` is one time for the batch."""
@@ -42,11 +41,9 @@ def bind(model: Callable[..., State], cond: Any = None) -> VelocityField:
     extra = () if cond is None else (cond,)
 
     def field(x: State, t: float | Tensor) -> State:
-        batch, device, dtype = batch_of(x)
-        if isinstance(t, Tensor):
-            times = t.to(device=device, dtype=dtype).expand(batch)
-        else:
-            times = torch.full((batch,), t, device=device, dtype=dtype)
+        like = x if isinstance(x, Tensor) else leaves(x)[0]
+        batch = like.shape[:1]
+        times = t.to(like).expand(batch) if isinstance(t, Tensor) else like.new_full(batch, t)
         return model(x, times, *extra)
 
     return field

@@ -123,19 +123,10 @@ class Rotations(Space):
         assert isinstance(x, Tensor) and isinstance(y, Tensor)
         return quat_to_rotvec(quat_multiply(quat_conjugate(_unit(x)), _unit(y)))
 
-    def exp(self, x: State, v: State) -> Tensor:
-        """Return ``x ⊗ exp(v / 2)``."""
-        assert isinstance(x, Tensor) and isinstance(v, Tensor)
-        return _unit(quat_multiply(x, rotvec_to_quat(v)))
-
     def move(self, x: State, v: State, h: float | Tensor) -> Tensor:
-        """Return ``x ⊗ exp(h v / 2)``."""
-        assert isinstance(v, Tensor)
-        return self.exp(x, expand_time(h, v) * v)
-
-    def geodesic(self, x0: State, x1: State, t: float | Tensor) -> Tensor:
-        """Return ``x0 ⊗ exp(t log(x0⁻¹ x1))``, the exponential form of SLERP."""
-        return self.move(x0, self.log(x0, x1), t)
+        """Return ``x ⊗ exp(h v / 2)``; along a geodesic it is the exponential form of SLERP."""
+        assert isinstance(x, Tensor) and isinstance(v, Tensor)
+        return _unit(quat_multiply(x, rotvec_to_quat(expand_time(h, v) * v)))
 
     def prior(
         self,
