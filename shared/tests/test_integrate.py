@@ -182,7 +182,7 @@ def test_after_a_jump_a_run_goes_on_as_a_restart(solver):
 
 @pytest.mark.parametrize(("solver", "error"), [(Adams(4), 1.28e-3), (PseudoCorrector(), 3.83e-3)])
 def test_errors_after_a_jump(solver, error):
-    """Ten times as large and more where the memory of before goes on."""
+    """Those of a run that starts there."""
     half = integrate(FLOW, X, plan(uniform(200, 0.0, 0.5), RK4())) + 3.0
     exact = integrate(FLOW, half, plan(uniform(200, 0.5, 1.0), RK4()))
     end = integrate(FLOW, X, plan(uniform(32), solver), hook=jump)
