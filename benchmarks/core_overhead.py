@@ -307,7 +307,8 @@ def measure_solvers(batch: int, args: argparse.Namespace) -> list[dict]:
             ends = [grid[0], grid[-1]] if isinstance(solver, Dopri5) else grid
             moves = plan(ends, solver)
             name = repr(solver)
-            runs[name] = lambda moves=moves: integrate(field, x, moves, noise=noise)
+            drawn = None if solver.traceable else noise
+            runs[name] = lambda moves=moves, drawn=drawn: integrate(field, x, moves, noise=drawn)
             if type(solver).__name__ in args.compiled:
                 runs[f"{name}, compiled"] = lambda moves=moves: integrate(
                     field, x, moves, compile=args.compile

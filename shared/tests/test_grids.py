@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 from rectiflow import grids
-from rectiflow.paths import VariancePreserving
+from rectiflow.paths import Linear, VariancePreserving
 
 MAKERS = {
     "uniform": lambda n: grids.uniform(n),
@@ -54,10 +54,10 @@ def test_shifted_by_one_is_uniform_and_above_one_dense_at_the_noise():
     assert grids.shifted(2, 3.0)[1] == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize("path", [None, VariancePreserving()])
+@pytest.mark.parametrize("path", [Linear(), VariancePreserving()])
 def test_log_snr_is_uniform_in_log_snr(path):
     grid = grids.log_snr(9, 0.02, 0.98, path)
-    lams = [math.log(t / (1 - t)) if path is None else path.lam(t) for t in grid]
+    lams = [path.lam(t) for t in grid]
     steps = [b - a for a, b in pairwise(lams)]
     assert steps == pytest.approx([steps[0]] * 9, rel=1e-9)
 

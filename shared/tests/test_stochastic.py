@@ -251,6 +251,11 @@ def test_a_jump_leaves_the_noise_of_later_moves_alone():
     assert torch.equal(integrate(mixture(), x, moves, noise=noise, hook=hook), end)
 
 
+def test_a_batch_may_be_empty():
+    steps, none = plan(uniform(3), Ancestral()), torch.zeros(0, 2)
+    assert integrate(lambda x, t: -x, none, steps, noise=KeyedNoise(0, [])).shape == (0, 2)
+
+
 def test_noise_of_named_parts_and_of_half_precision():
     x = {"b": torch.zeros(2, 3), "a": torch.zeros(2, dtype=torch.bfloat16)}
     drawn = KeyedNoise(0, [4, 9]).like(x)

@@ -106,6 +106,17 @@ def test_rows_that_go_up_and_rows_that_go_down(solver):
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=named)
+def test_a_batch_may_be_empty_and_a_run_one_step(solver):
+    assert alone(solver, GRIDS[0], X[:0]).shape == (0, 2)
+    none = torch.empty(0, dtype=torch.float64)
+    assert solver.step(FLOW, X[:0], none, none, Context())[0].shape == (0, 2)
+    one = alone(solver, [0.2, 0.5], X)
+    assert one.shape == X.shape
+    rows, _ = together(solver, [[0.2, 0.5]] * 4, X)
+    torch.testing.assert_close(rows[:1], alone(solver, [0.2, 0.5], X[:1]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=named)
 def test_rows_of_different_age(solver):
     """A new row joins every second step and the oldest leaves: a stream of samples."""
     settled = plan(uniform(12), solver)[0].solver  # the solver as a plan of twelve steps has it

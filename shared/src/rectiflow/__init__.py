@@ -15,7 +15,7 @@ Examples
 torch.Size([4, 1])
 """
 
-from rectiflow import grids
+from rectiflow import grids, solvers
 from rectiflow.analytic import FiniteDataFlow, GaussianMixtureFlow
 from rectiflow.conversions import reparametrise
 from rectiflow.couplings import Annealed, Coupling, Independent, MinibatchOT, Paired
@@ -41,32 +41,7 @@ from rectiflow.plans import Plan
 from rectiflow.predictions import Data, Noise, Score, Velocity
 from rectiflow.premetrics import MeanSquared, Premetric, PseudoHuber
 from rectiflow.randomness import KeyedNoise
-from rectiflow.solvers import (
-    BDIA,
-    DDIM,
-    GHVB,
-    HB,
-    RK4,
-    Adams,
-    Ancestral,
-    Context,
-    Dopri5,
-    DPMSolver2,
-    DPMSolver3,
-    DPMSolverPP2M,
-    DPMSolverPP2S,
-    DPMSolverPP3M,
-    Euler,
-    FireFlow,
-    Heun,
-    InterpolantSDE,
-    Memory,
-    Midpoint,
-    Move,
-    PseudoCorrector,
-    RungeKutta,
-    Solver,
-)
+from rectiflow.solvers import *  # noqa: F403
 from rectiflow.sources import Mixture, Normal, Source
 from rectiflow.spaces import Euclidean, Product, Rotations, Space
 from rectiflow.states import State
@@ -83,51 +58,31 @@ from rectiflow.time_density import (
 )
 
 __all__ = [
-    "BDIA",
-    "DDIM",
-    "GHVB",
-    "HB",
-    "RK4",
-    "Adams",
+    *solvers.__all__,
     "Affine",
-    "Ancestral",
     "Annealed",
     "CheckpointError",
-    "Context",
     "CosMap",
     "Coupling",
-    "DPMSolver2",
-    "DPMSolver3",
-    "DPMSolverPP2M",
-    "DPMSolverPP2S",
-    "DPMSolverPP3M",
     "Data",
-    "Dopri5",
     "Euclidean",
-    "Euler",
     "Exact",
     "FiniteDataFlow",
-    "FireFlow",
     "Flow",
     "GaussianMixtureFlow",
     "Geodesic",
-    "Heun",
     "Hutchinson",
     "Independent",
     "Interpolant",
-    "InterpolantSDE",
     "KeyedNoise",
     "Linear",
     "LinearVP",
     "LogitNormal",
     "LossOutput",
     "MeanSquared",
-    "Memory",
-    "Midpoint",
     "MinibatchOT",
     "Mixture",
     "Mode",
-    "Move",
     "Moved",
     "Noise",
     "Normal",
@@ -138,13 +93,10 @@ __all__ = [
     "Premetric",
     "Pretrained",
     "Product",
-    "PseudoCorrector",
     "PseudoHuber",
     "Rotations",
-    "RungeKutta",
     "Score",
     "Shifted",
-    "Solver",
     "Source",
     "Space",
     "State",

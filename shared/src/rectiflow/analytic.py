@@ -28,7 +28,8 @@ class ClosedFormFlow(nn.Module, ABC):
 
     All arithmetic is float64; results have the dtype of ``x``. ``t`` is a number, a 0-dimensional
     tensor, or a tensor of shape ``(b,)``. The module itself is the velocity, so it can stand where
-    a trained network does.
+    a trained network does. Flows also know ``data``, ``noise``, ``score``, ``log_prob``,
+    ``divergence`` and ``jacobian`` at a point and a time, and ``sample`` both ends.
     """
 
     path: Path
@@ -36,38 +37,6 @@ class ClosedFormFlow(nn.Module, ABC):
     @abstractmethod
     def velocity(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return ``E[dx_t/dt | x_t = x]``, of the shape of ``x``."""
-
-    @abstractmethod
-    def data(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return ``E[x1 | x_t = x]``, of the shape of ``x``."""
-
-    @abstractmethod
-    def noise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return ``E[x0 | x_t = x]``, of the shape of ``x``."""
-
-    @abstractmethod
-    def score(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return ``grad log p_t(x)``, of the shape of ``x``."""
-
-    @abstractmethod
-    def log_prob(self, x: Tensor, t: float | Tensor = 1.0) -> Tensor:
-        """Return the log-density of ``x_t``, shape ``(b,)``."""
-
-    @abstractmethod
-    def divergence(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return the divergence of the velocity, shape ``(b,)``."""
-
-    @abstractmethod
-    def jacobian(self, x: Tensor, t: float | Tensor) -> Tensor:
-        """Return ``dv_i/dx_j`` over flattened events, shape ``(b, d, d)``."""
-
-    @abstractmethod
-    def sample(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` data points, float64."""
-
-    @abstractmethod
-    def sample_source(self, n: int, *, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``n`` noise points, float64."""
 
     def forward(self, x: Tensor, t: float | Tensor) -> Tensor:
         """Return the velocity."""

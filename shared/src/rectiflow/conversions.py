@@ -6,12 +6,11 @@ import math
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from rectiflow.predictions import Bridge, Point
 from rectiflow.sources import NORMAL, Normal
-from rectiflow.states import State, expand_time, map_state
+from rectiflow.states import State, combine, expand_time, map_state
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
@@ -70,7 +69,7 @@ class Conversions(Bridge):
         """
         a, b, da, db = self.coeffs(t)
         db = finite(db, f"the velocity of {self!r} is infinite", t)
-        return mix(a, x1, b, x0), mix(da, x1, db, x0)
+        return combine((a, b), (x1, x0)), combine((da, db), (x1, x0))
 
     def points(
         self, x0: State, x1: State, t: Tensor, generator: torch.Generator | None
@@ -83,13 +82,13 @@ class Conversions(Bridge):
         """Return ``E[x1 | x_t] = (b v - b' x) / (a' b - b' a)``."""
         of_v, of_x, _, _ = self.inverse(t)
         asked = "the velocity does not determine a finite data prediction"
-        return mix(finite(of_x, asked, t), x, finite(of_v, asked, t), v)
+        return combine((finite(of_x, asked, t), finite(of_v, asked, t)), (x, v))
 
     def noise(self, v: State, x: State, t: float | Tensor) -> State:
         """Return ``E[x0 | x_t] = (a' x - a v) / (a' b - b' a)``."""
         _, _, of_v, of_x = self.inverse(t)
         asked = "the velocity does not determine a finite noise prediction"
-        return mix(finite(of_x, asked, t), x, finite(of_v, asked, t), v)
+        return combine((finite(of_x, asked, t), finite(of_v, asked, t)), (x, v))
 
     def score(self, v: State, x: State, t: float | Tensor, source: Normal = NORMAL) -> State:
         """Return ``grad log p_t(x) = -(E[x0 | x_t] - mean) / (b scale²)`` for a normal source."""
@@ -146,21 +145,9 @@ def reparametrise(field: VelocityField, path_a: Path, path_b: Path) -> VelocityF
         v_a = field(x_a, s)
         data, noise = path_a.data(v_a, x_a, s), path_a.noise(v_a, x_a, s)
         db = finite(to.db, f"{path_b!r} has no finite velocity", t)
-        return mix(to.da, data, db, noise)
+        return combine((to.da, db), (data, noise))
 
     return converted
-
-
-def mix(p: Any, x: State, q: Any, y: State) -> State:
-    """Return ``p x + q y`` for coefficients of the form of a time."""
-
-    def leaf(a: Tensor, b: Tensor) -> Tensor:
-        s, r = expand_time(p, a), expand_time(q, b)
-        if isinstance(s, Tensor) or isinstance(r, Tensor):
-            return s * a + r * b
-        return torch.add(a if s == 1 else s * a, b, alpha=r)
-
-    return map_state(leaf, x, y)
 
 
 def divide(x: Any, y: Any) -> Any:
@@ -185,4 +172,4 @@ def _solve(value: State, x: State, of_v: Any, of_x: Any, given: str, t: float | 
     """Return v from ``value = of_v v + of_x x``."""
     asked = f"{given} does not determine a finite velocity"
     rate = finite(divide(1.0, of_v), asked, t)
-    return mix(rate, value, finite(-divide(of_x, of_v), asked, t), x)
+    return combine((rate, finite(-divide(of_x, of_v), asked, t)), (value, x))

@@ -14,7 +14,7 @@ from torch import Tensor
 from rectiflow.premetrics import Mask
 from rectiflow.sources import Normal, Source, like
 from rectiflow.spaces import Space
-from rectiflow.states import State, leaves, map_state
+from rectiflow.states import State, leaves, map_state, squares
 
 Cost: TypeAlias = Callable[[State, State], Tensor]
 """``cost(x0, x1) -> (b, b)``: entry i, j is the cost of sending ``x0[i]`` to ``x1[j]``."""
@@ -124,9 +124,7 @@ class GeodesicCost:
         rows = []
         for i in range(leaves(x0)[0].shape[0]):
             start = map_state(lambda p, q, i=i: p[i : i + 1].expand_as(q), x0, x1)
-            parts = leaves(self.space.log(start, x1))
-            squares = [part.reshape(len(part), -1).square().sum(1) for part in parts]
-            rows.append(torch.stack(squares).sum(0))
+            rows.append(squares(self.space.log(start, x1)))
         return torch.stack(rows)
 
 

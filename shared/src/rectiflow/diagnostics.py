@@ -16,10 +16,12 @@ from rectiflow.likelihood import Divergence, Exact
 from rectiflow.paths import Path
 from rectiflow.solvers.base import Solver
 from rectiflow.solvers.runge_kutta import RK4
-from rectiflow.states import State, leaves, map_state
+from rectiflow.states import State, map_state, squares
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+_FINE = uniform(200)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,7 @@ def trajectory(
     def record(moved: Moved) -> None:
         states.append(moved.state)
 
-    with torch.no_grad():
-        integrate(field, x0, plan(grid, solver or RK4()), hook=record)
+    integrate(field, x0, plan(grid, solver or RK4()), hook=record)
     return states
 
 
@@ -58,7 +59,7 @@ def straightness(
     field: VelocityField,
     x0: State,
     *,
-    grid: Sequence[float] | None = None,
+    grid: Sequence[float] = _FINE,
     solver: Solver | None = None,
 ) -> OverTime:
     r"""Return how far trajectories are from straight lines of constant speed.
@@ -85,13 +86,12 @@ def straightness(
     ----------
     Liu et al., "Flow Straight and Fast" (ICLR 2023), Eq. (6).
     """
-    times = list(uniform(200) if grid is None else grid)
-    states = trajectory(field, x0, times, solver)
+    states = trajectory(field, x0, grid, solver)
     chord = map_state(torch.sub, states[-1], x0)
     with torch.no_grad():
-        velocities = [field(x, t) for x, t in zip(states, times, strict=True)]
-        values = [_squares(map_state(torch.sub, chord, v)).mean() for v in velocities]
-    return _over_time(values, times)
+        velocities = [field(x, t) for x, t in zip(states, grid, strict=True)]
+        values = [squares(map_state(torch.sub, chord, v)).mean() for v in velocities]
+    return _over_time(values, list(grid))
 
 
 def first_order_defect(
@@ -99,7 +99,7 @@ def first_order_defect(
     path: Path,
     x0: State,
     *,
-    grid: Sequence[float] | None = None,
+    grid: Sequence[float] = _FINE,
     solver: Solver | None = None,
 ) -> OverTime:
     r"""Return how far the noise prediction moves along trajectories.
@@ -114,18 +114,17 @@ def first_order_defect(
     Wang et al., "Rectified Diffusion: Straightness Is Not Your Need in Rectified Flow"
     (ICLR 2025).
     """
-    times = list(uniform(200) if grid is None else grid)
     values = []
-    for x, t in zip(trajectory(field, x0, times, solver), times, strict=True):
+    for x, t in zip(trajectory(field, x0, grid, solver), grid, strict=True):
         with torch.no_grad():
             noise = path.noise(field(x, t), x, t)
-        values.append(_squares(map_state(torch.sub, noise, x0)).mean())
-    return _over_time(values, times)
+        values.append(squares(map_state(torch.sub, noise, x0)).mean())
+    return _over_time(values, list(grid))
 
 
 def transport_cost(x0: State, x1: State) -> Tensor:
     """Return the mean over the batch of ``|x1 - x0|²``, summed over the event."""
-    return _squares(map_state(torch.sub, x1, x0)).mean()
+    return squares(map_state(torch.sub, x1, x0)).mean()
 
 
 def asymmetry(
@@ -204,7 +203,7 @@ def flow_jacobian_svd(
     field: VelocityField,
     x0: Float[Tensor, " b *event"],
     *,
-    grid: Sequence[float] | None = None,
+    grid: Sequence[float] = _FINE,
     solver: Solver | None = None,
 ) -> Float[Tensor, "n b d"]:
     """Return the singular values of ``dx_t/dx_0`` along trajectories.
@@ -242,17 +241,11 @@ def flow_jacobian_svd(
 
     identity = torch.eye(dim, dtype=x0.dtype, device=x0.device)
     columns = identity.reshape(1, dim, *x0.shape[1:]).expand(batch, *(-1,) * x0.ndim)
-    times = list(uniform(200) if grid is None else grid)
-    states = trajectory(augmented, {"x": x0, "columns": columns}, times, solver)
+    states = trajectory(augmented, {"x": x0, "columns": columns}, grid, solver)
     flows = torch.stack(
         [state["columns"].flatten(2) for state in states if isinstance(state, dict)]
     )
     return torch.linalg.svdvals(flows)
-
-
-def _squares(x: State) -> Tensor:
-    """Return squares summed over the event and the parts, shape ``(b,)``."""
-    return torch.stack([part.reshape(len(part), -1).square().sum(1) for part in leaves(x)]).sum(0)
 
 
 def _over_time(values: list[Tensor], times: list[float]) -> OverTime:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
-from rectiflow.states import State, batch_of
+from rectiflow.states import State, leaves
 
 VelocityField: TypeAlias = Callable[[State, float | Tensor], State]
 """A velocity ``v(x, t)`` with its conditions already bound; ``t`` is one time for the batch."""
@@ -52,10 +51,9 @@ def bind(model: Callable[..., State], cond: Any = None) -> VelocityField:
 
 def _times(t: float | Tensor, x: State) -> Tensor:
     """Return a time for each row of a state."""
-    batch, device, dtype = batch_of(x)
-    if isinstance(t, Tensor):
-        return t.to(device=device, dtype=dtype).expand(batch)
-    return torch.full((batch,), t, device=device, dtype=dtype)
+    like = x if isinstance(x, Tensor) else leaves(x)[0]
+    batch = like.shape[:1]
+    return t.to(like).expand(batch) if isinstance(t, Tensor) else like.new_full(batch, t)
 
 
 class Counted:

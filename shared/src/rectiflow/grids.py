@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rectiflow.paths import Path
+from rectiflow.paths import Linear, Path
+
+_LINEAR = Linear()
 
 
 def uniform(steps: int, t_min: float = 0.0, t_max: float = 1.0) -> list[float]:
@@ -71,7 +71,7 @@ def shifted(steps: int, shift: float) -> list[float]:
     return _spaced(steps, 0.0, 1.0, time)
 
 
-def log_snr(steps: int, t_min: float, t_max: float, path: Path | None = None) -> list[float]:
+def log_snr(steps: int, t_min: float, t_max: float, path: Path = _LINEAR) -> list[float]:
     r"""Return equal steps in the half log-SNR :math:`\lambda = \log(a/b)`.
 
     Parameters
@@ -80,8 +80,8 @@ def log_snr(steps: int, t_min: float, t_max: float, path: Path | None = None) ->
         Number of intervals N.
     t_min, t_max : float
         Ends, strictly inside ``(0, 1)``: lambda is infinite at 0 and 1.
-    path : Path, optional
-        Whose signal-to-noise ratio; the linear path, ``a = t`` and ``b = 1 - t``, when left out.
+    path : Path
+        Whose signal-to-noise ratio; the linear path, ``a = t`` and ``b = 1 - t``, by default.
 
     Raises
     ------
@@ -92,10 +92,14 @@ def log_snr(steps: int, t_min: float, t_max: float, path: Path | None = None) ->
     ----------
     Lu et al., "DPM-Solver" (NeurIPS 2022), section 4.
     """
-    _check_inside(t_min, t_max)
-    lam, t_of_lam = (_logit, _expit) if path is None else (path.lam, path.t_of_lam)
-    low, high = float(lam(t_min)), float(lam(t_max))
-    return _spaced(steps, t_min, t_max, lambda u: float(t_of_lam(low + u * (high - low))))
+    if not 0.0 < t_min < t_max < 1.0:
+        raise ValueError(
+            f"grid ends are out of order or range, got t_min={t_min}, t_max={t_max}; expected "
+            "0 < t_min < t_max < 1, because the log-SNR is infinite at 0 and 1. Use for example "
+            "t_min=1e-3, t_max=0.999"
+        )
+    low, high = path.lam(t_min), path.lam(t_max)
+    return _spaced(steps, t_min, t_max, lambda u: path.t_of_lam(low + u * (high - low)))
 
 
 def karras(
@@ -149,9 +153,7 @@ def exponential(steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -
     ValueError
         When ``steps < 1`` or not ``0 < sigma_min < sigma_max``.
     """
-    t_min, t_max = _ends_of_ratios(sigma_min, sigma_max)
-    rate = math.log(sigma_min / sigma_max)
-    return _spaced(steps, t_min, t_max, lambda u: 1.0 / (1.0 + sigma_max * math.exp(u * rate)))
+    return log_snr(steps, *_ends_of_ratios(sigma_min, sigma_max))
 
 
 def quadratic(steps: int, t_min: float = 0.0, t_max: float = 1.0) -> list[float]:
@@ -258,23 +260,6 @@ def _check_ends(t_min: float, t_max: float) -> None:
         )
 
 
-def _check_inside(t_min: float, t_max: float) -> None:
-    if not 0.0 < t_min < t_max < 1.0:
-        raise ValueError(
-            f"grid ends are out of order or range, got t_min={t_min}, t_max={t_max}; expected "
-            "0 < t_min < t_max < 1, because the log-SNR is infinite at 0 and 1. Use for example "
-            "t_min=1e-3, t_max=0.999"
-        )
-
-
 def _check_positive(name: str, value: float) -> None:
     if not value > 0.0:
         raise ValueError(f"{name} must be positive, got {value}; expected a number above 0")
-
-
-def _logit(t: float) -> float:
-    return math.log(t / (1.0 - t))
-
-
-def _expit(lam: float) -> float:
-    return 1.0 / (1.0 + math.exp(-lam))

@@ -11,7 +11,7 @@ import torch
 from rectiflow.plans import Plan, plan, reverse
 from rectiflow.solvers.context import Context, Memory
 from rectiflow.spaces import Euclidean, Space
-from rectiflow.states import State, leaves
+from rectiflow.states import State, check_like, leaves
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
@@ -108,9 +108,12 @@ def integrate(
     Raises
     ------
     ValueError
-        When a solver that adds velocities of different points meets a curved space; when the field
-        changes the dtype of the state; when a solver needs noise or a memory that it does not get;
-        when ``compile`` meets a solver that cannot be compiled.
+        When a solver that adds velocities of different points meets a curved space; when a velocity
+        has not the shape of a state on a flat space, or changes its dtype; when a solver needs
+        noise or a memory that it does not get; when ``compile`` meets a solver that cannot be
+        compiled.
+    TypeError
+        When the plan is no :class:`Plan`, or a hook returns no state.
 
     Examples
     --------
@@ -140,7 +143,8 @@ def integrate(
         begin, index, count = x, 0, len(moves)
         while index < count:
             first = index
-            x, index, context = advance(field, x, moves, index, context)
+            asked = field if first or compile or not space.is_flat else _same_shape(field)
+            x, index, context = advance(asked, x, moves, index, context)
             if first == 0:
                 _check_dtype(begin, x)
             if hook is not None:
@@ -149,6 +153,10 @@ def integrate(
                 velocity = known[0][1] if known and known[0][0] == start else None
                 changed = hook(Moved(index - 1, count, start, stop, x, velocity))
                 if changed is not None:
+                    if not isinstance(changed, torch.Tensor | dict):
+                        raise TypeError(
+                            f"a hook returns None or a state to go on from, got {changed!r}"
+                        )
                     x, context = changed, context._replace(memory=None)
                     moves = (*moves[:index], *plan.after(index))
     return (x, context.memory) if return_memory else x
@@ -160,10 +168,9 @@ def _one(
     """Make one move."""
     start, stop, solver = moves[index]
     x, memory = solver.step(field, x, start, stop, context)
-    if memory is not context.memory:
-        context = context._replace(memory=memory)
-    if context.noise is not None:
-        context = context._replace(noise=context.noise.later(1))
+    space, noise, _, reads, correct = context
+    if noise is not None or memory is not context.memory:
+        context = Context(space, noise and noise.later(1), memory, reads, correct)
     return x, index + 1, context
 
 
@@ -183,6 +190,17 @@ def _checked(moves: Sequence[Move], space: Space) -> dict[str, int]:
         for name, count in solver.reads.items():
             reads[name] = max(reads.get(name, 0), count)
     return reads
+
+
+def _same_shape(field: VelocityField) -> VelocityField:
+    """Watch a field in the first move: a velocity that broadcasts would be taken silently."""
+
+    def watched(x: State, t: Any) -> State:
+        v = field(x, t)
+        check_like(v, x, "the velocity")
+        return v
+
+    return watched
 
 
 def _check_dtype(before: State, after: State) -> None:

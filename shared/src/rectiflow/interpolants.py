@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rectiflow.conversions import divide, mix
+from rectiflow.conversions import divide
 from rectiflow.paths import Linear, Path
 from rectiflow.predictions import Bridge, Point
-from rectiflow.states import State, expand_time, map_state
+from rectiflow.states import State, combine, expand_time, map_state
 
 
 class Level(NamedTuple):
@@ -110,7 +110,7 @@ class Interpolant(Bridge):
         """Return the point ``x_t`` and its velocity ``a' x1 + b' x0 + g' z``."""
         x, v = self.path.interpolate(x0, x1, t)
         level = self.gamma(t)
-        return mix(1.0, x, level.g, z), mix(1.0, v, level.dg, z)
+        return combine((1.0, level.g), (x, z)), combine((1.0, level.dg), (v, z))
 
     def points(
         self, x0: State, x1: State, t: Tensor, generator: torch.Generator | None
@@ -131,4 +131,4 @@ class Interpolant(Bridge):
 
     def velocity(self, drift: State, noise: State, t: float | Tensor) -> State:
         """Return ``E[dx_t/dt]`` from ``E[a' x1 + b' x0]`` and the denoiser: drift + g' noise."""
-        return mix(1.0, drift, self.gamma(t).dg, noise)
+        return combine((1.0, self.gamma(t).dg), (drift, noise))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,11 @@ class Divergence(ABC):
         """Draw what stays fixed along a trajectory, shape ``(p, b, *event)``; None if nothing."""
 
     @abstractmethod
+    def _estimates(
+        self, pull: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None
+    ) -> Tensor:
+        """Return the divergence, or its estimates ``(b, p)``, from the pull-back of covectors."""
+
     def __call__(
         self,
         field: VelocityField,
@@ -44,12 +49,35 @@ class Divergence(ABC):
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity and its divergence, or one estimate of it per probe.
 
-        Samples of a batch must not influence each other in the field.
+        The field is evaluated once. Samples of a batch must not influence each other in it.
 
         Returns
         -------
         (Tensor, Tensor), shapes (b, *event) and (b, p)
         """
+        with torch.enable_grad():
+            if not (differentiable and x.requires_grad):
+                x = x.detach().requires_grad_()
+            v = field(x, t)
+            assert isinstance(v, Tensor)
+
+            def pull(covectors: Tensor) -> Tensor:
+                if not v.requires_grad:
+                    return torch.zeros_like(covectors)
+                alone = covectors.shape[0] == 1
+                (out,) = torch.autograd.grad(
+                    v,
+                    x,
+                    covectors[0] if alone else covectors,
+                    retain_graph=True,
+                    create_graph=differentiable,
+                    is_grads_batched=not alone,
+                    materialize_grads=True,
+                )
+                return out[None] if alone else out
+
+            div = self._estimates(pull, x, probes)
+        return (v, div) if differentiable else (v.detach(), div.detach())
 
 
 @dataclass(frozen=True)
@@ -70,28 +98,16 @@ class Exact(Divergence):
     def probes(self, x: Tensor, generator: torch.Generator | None) -> None:
         """Return None: nothing is random."""
 
-    def __call__(
-        self,
-        field: VelocityField,
-        x: Tensor,
-        t: float | Tensor,
-        probes: Tensor | None = None,
-        *,
-        differentiable: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the velocity and its divergence, shapes ``(b, *event)`` and ``(b, 1)``."""
+    def _estimates(
+        self, pull: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None
+    ) -> Tensor:
         batch, dim = x.shape[0], x[0].numel()
-
-        def trace(pull: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
-            identity = torch.eye(dim, dtype=x.dtype, device=x.device)
-            for rows in identity.split(self.chunk):
-                directions = rows[:, None].expand(-1, batch, -1).reshape(-1, *x.shape)
-                pulled = pull(directions).reshape(-1, batch, dim)
-                yield (pulled * rows[:, None]).sum((0, 2))
-
-        return _differentiate(
-            field, x, t, lambda pull: torch.stack(list(trace(pull))).sum(0)[:, None], differentiable
-        )
+        identity, traces = torch.eye(dim, dtype=x.dtype, device=x.device), []
+        for rows in identity.split(self.chunk):
+            directions = rows[:, None].expand(-1, batch, -1).reshape(-1, *x.shape)
+            pulled = pull(directions).reshape(-1, batch, dim)
+            traces.append((pulled * rows[:, None]).sum((0, 2)))
+        return torch.stack(traces).sum(0)[:, None]
 
 
 @dataclass(frozen=True)
@@ -128,27 +144,16 @@ class Hutchinson(Divergence):
         coins = torch.randint(2, shape, generator=generator, device=x.device)
         return (2 * coins - 1).to(x.dtype)
 
-    def __call__(
-        self,
-        field: VelocityField,
-        x: Tensor,
-        t: float | Tensor,
-        probes: Tensor | None = None,
-        *,
-        differentiable: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the velocity and one estimate per probe, shapes ``(b, *event)``, ``(b, p)``."""
+    def _estimates(
+        self, pull: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor | None
+    ) -> Tensor:
         if probes is None:
             raise ValueError(
                 "Hutchinson's estimate needs probes, got None. Draw them once with "
                 "divergence.probes(x, generator)."
             )
-
-        def project(pull: Callable[[Tensor], Tensor]) -> Tensor:
-            products = [pull(part) * part for part in probes.split(self.chunk)]
-            return torch.cat(products).flatten(2).sum(2).T
-
-        return _differentiate(field, x, t, project, differentiable)
+        products = [pull(part) * part for part in probes.split(self.chunk)]
+        return torch.cat(products).flatten(2).sum(2).T
 
 
 @dataclass(frozen=True)
@@ -287,39 +292,6 @@ def dequantise(
         raise ValueError(f"levels must be uint8, got {levels.dtype}; scale and round them first")
     u = torch.rand(levels.shape, generator=generator, device=levels.device)
     return (levels + u) / 128 - 1
-
-
-def _differentiate(
-    field: VelocityField,
-    x: Tensor,
-    t: float | Tensor,
-    reduce: Callable[[Callable[[Tensor], Tensor]], Tensor],
-    differentiable: bool,
-) -> tuple[Tensor, Tensor]:
-    """Evaluate the field once, and hand its pull-back of stacked covectors to ``reduce``."""
-    with torch.enable_grad():
-        if not (differentiable and x.requires_grad):
-            x = x.detach().requires_grad_()
-        v = field(x, t)
-        assert isinstance(v, Tensor)
-
-        def pull(covectors: Tensor) -> Tensor:
-            if not v.requires_grad:
-                return torch.zeros_like(covectors)
-            alone = covectors.shape[0] == 1
-            (out,) = torch.autograd.grad(
-                v,
-                x,
-                covectors[0] if alone else covectors,
-                retain_graph=True,
-                create_graph=differentiable,
-                is_grads_batched=not alone,
-                materialize_grads=True,
-            )
-            return out[None] if alone else out
-
-        div = reduce(pull)
-    return (v, div) if differentiable else (v.detach(), div.detach())
 
 
 def _check_positive(name: str, value: int) -> None:

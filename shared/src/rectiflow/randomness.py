@@ -6,7 +6,7 @@ import functools
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -92,7 +92,7 @@ class KeyedNoise:
 
     def later(self, moves: int) -> KeyedNoise:
         """Return the noise after so many more moves."""
-        return replace(self, step=self.step + moves)
+        return KeyedNoise(self.seed, self.samples, self.step + moves)
 
     def like(self, x: State, stage: int = 0) -> State:
         """Draw standard-normal numbers of the shape of ``x``; each stage of a move has its own.
@@ -137,12 +137,16 @@ def _drawn(
     device: torch.device,
 ) -> list[torch.Tensor]:
     """Draw what a block of moves needs, each part of shape ``(moves, b, *shape)``."""
-    drawn: list[list[torch.Tensor]] = [[] for _ in shapes]
+    dtypes = [torch.float64 if wide else torch.float32 for wide in double]
     generator = torch.Generator()
     with torch.inference_mode(False), torch.no_grad():  # a later run may want gradients
-        for sample in samples:
+        drawn = [
+            torch.empty(moves, len(samples), *shape, dtype=dtype)
+            for shape, dtype in zip(shapes, dtypes, strict=True)
+        ]
+        for row, sample in enumerate(samples):
             generator.manual_seed(counter_seed("noise", seed, sample, block, stage))
-            for shape, wide, rows in zip(shapes, double, drawn, strict=True):
-                dtype = torch.float64 if wide else torch.float32
-                rows.append(torch.randn((moves, *shape), generator=generator, dtype=dtype))
-        return [torch.stack(rows, dim=1).to(device, non_blocking=True) for rows in drawn]
+            for part in drawn:
+                form = moves, *part.shape[2:]
+                part[:, row] = torch.randn(form, generator=generator, dtype=part.dtype)
+        return [part.to(device, non_blocking=True) for part in drawn]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -70,6 +70,42 @@ def expand_time(t: float | Tensor, like: Tensor) -> float | Tensor:
     if not isinstance(t, Tensor) or t.ndim == 0:
         return t
     return t.reshape(*t.shape, *(1,) * (like.ndim - t.ndim)).to(like)
+
+
+def combine(weights: Sequence[float | Tensor], states: Sequence[State]) -> Any:
+    """Return the weighted sum of states, part by part: a new state.
+
+    Parameters
+    ----------
+    weights : sequence of float or Tensor
+        One per state: a number, of which exactly 0.0 costs nothing, or a tensor of the form of a
+        time, see :func:`expand_time`.
+    states : sequence of State
+        Of one form.
+    """
+    terms: Any = states
+    if isinstance(terms[0], dict) or isinstance(terms[-1], dict):
+        return map_state(lambda *parts: combine(weights, parts), *terms)
+    total, given = None, None
+    for weight, part in zip(weights, terms, strict=True):
+        if isinstance(weight, Tensor):
+            scaled: Any = expand_time(weight, part)
+            total = scaled * part if total is None else torch.addcmul(total, scaled, part)
+        elif weight != 0.0:
+            if total is not None:
+                total = torch.add(total, part, alpha=weight)
+            elif weight == 1.0:
+                total = given = part
+            else:
+                total = weight * part
+    if total is given:
+        return torch.zeros_like(terms[0]) if given is None else given.clone()
+    return total
+
+
+def squares(x: State) -> Tensor:
+    """Return squares summed over the event and the parts, shape ``(b,)``."""
+    return torch.stack([part.reshape(len(part), -1).square().sum(1) for part in leaves(x)]).sum(0)
 
 
 def check_like(found: State, expected: State, name: str) -> None:

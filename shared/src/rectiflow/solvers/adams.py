@@ -56,9 +56,9 @@ class _Family(Solver):
 
     def cost(self, start: float, stop: float, known: Mapping[str, int]) -> int:
         """One, or that of the start where velocities are missing."""
-        short = known.get("velocity", 0) < self.terms - 1
-        starts = self.start is not None and self.order > 2 and short
-        return self.start.cost(start, stop, known) if starts else 1  # type: ignore[union-attr]
+        if self._has_start and known.get("velocity", 0) < self.terms - 1:
+            return self.start.cost(start, stop, known)  # type: ignore[union-attr]
+        return 1
 
     _has_start = property(lambda self: self.start is not None and self.order > 2)
 

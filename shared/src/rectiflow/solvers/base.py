@@ -9,14 +9,15 @@ from itertools import pairwise, zip_longest
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from rectiflow.solvers.context import Context, Memory, Time
-from rectiflow.states import State, expand_time, map_state, select
+from rectiflow.states import State, combine, select
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
+
+__all__ = ["Move", "Solver", "by_length", "combine", "of_times"]
 
 
 class Move(NamedTuple):
@@ -90,25 +91,6 @@ class Solver(ABC):
         return [Move(start, stop, self) for start, stop in pairwise(times)]
 
 
-def combine(weights: Sequence[Time], states: Sequence[State]) -> State:
-    """Return the weighted sum of states, part by part; terms of weight exactly 0.0 cost nothing."""
-
-    def total(*parts: Tensor) -> Tensor:
-        out = None
-        for weight, part in zip(weights, parts, strict=True):
-            if isinstance(weight, Tensor):
-                scaled: Any = expand_time(weight, part)
-                out = scaled * part if out is None else torch.addcmul(out, scaled, part)
-            elif weight != 0.0:
-                if out is not None:
-                    out = torch.add(out, part, alpha=weight)
-                else:
-                    out = part if weight == 1.0 else weight * part
-        return torch.zeros_like(parts[0]) if out is None else out
-
-    return map_state(total, *states)
-
-
 def of_times(fn: Callable[..., Any]) -> Callable[..., Any]:
     """Remember what a function makes of numbers: runs repeat their grids. Tensors are not kept."""
     remembered = functools.lru_cache(maxsize=8192)(fn)
@@ -118,7 +100,7 @@ def of_times(fn: Callable[..., Any]) -> Callable[..., Any]:
         for arg in args:
             if isinstance(arg, Tensor):
                 return fn(*args)
-        return fn(*args) if torch.compiler.is_compiling() else remembered(*args)
+        return remembered(*args)
 
     return call
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,7 +97,7 @@ class BDIA(Solver):
         if memory is not None and turned is True:
             # Back to the state before, which is known.
             return memory.get("state")[0][1], context.remember(start, stop, state=x)
-        ((t, before),) = context.past(start, stop).get("state")[:1] or ((math.nan, x),)
+        t, before = context.past(start, stop).newest("state", x)
         known = has(t)
         _check_memory(stop < start, known, turned)
         begin, v = context.begin(field, x, start)

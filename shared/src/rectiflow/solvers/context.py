@@ -48,6 +48,10 @@ class Memory(NamedTuple):
         """Return the values of a name, newest first; none if it was not handed on."""
         return self.values.get(name, ())
 
+    def newest(self, name: str, instead: State) -> tuple[Time, State]:
+        """Return the newest value of a name; if there is none, another one at no time."""
+        return self.values.get(name, ((math.nan, instead),))[0]
+
     def rows(self, index: Any) -> Memory:
         """Return the memory of some rows: a slice, or indices or a mask on the host."""
 
@@ -78,17 +82,14 @@ class Memory(NamedTuple):
         for name in {name: None for memory in known for name in memory.values}:
             chains = [memory.get(name) for memory in known]
             like = max(chains, key=len)[0][1]
+            depth = max(map(len, chains))
+            filled = [
+                (*chain, *((math.nan, _zeros(like, size)),) * (depth - len(chain)))
+                for chain, size in zip(chains, sizes, strict=True)
+            ]
             values[name] = tuple(
-                (
-                    times([c[i][0] if i < len(c) else math.nan for c in chains]),
-                    _cat(
-                        [
-                            c[i][1] if i < len(c) else _zeros(like, size)
-                            for c, size in zip(chains, sizes, strict=True)
-                        ]
-                    ),
-                )
-                for i in range(max(map(len, chains)))
+                (times([t for t, _ in row]), _cat([x for _, x in row]))
+                for row in zip(*filled, strict=True)
             )
         if all(memory is None for memory in memories):
             return None
@@ -139,7 +140,7 @@ class Context(NamedTuple):
         memory = self.memory
         if memory is None:
             return NOTHING
-        if torch.compiler.is_compiling() and isinstance(start, Tensor):
+        if isinstance(start, Tensor) and torch.compiler.is_compiling():
             return memory  # the loop compiles straight runs only
         straight = (memory.stop == start) & ((stop > start) == (memory.stop > memory.start))
         if isinstance(straight, Tensor):
@@ -163,15 +164,14 @@ class Context(NamedTuple):
         """
         if self.reads is not None and not self.reads:
             return None
-        values: dict[str, tuple[tuple[Time, State], ...]] = {}
-        past = None
+        values, past = {}, None
         for name, value in left.items():
             depth = _DEEPEST if self.reads is None else self.reads.get(name, 0)
-            if depth > 1:
-                past = self.past(start, stop) if past is None else past
-                values[name] = ((start, value), *past.get(name))[:depth]
-            elif depth:
-                values[name] = ((start, value),)
+            if depth > 1 and past is None:
+                past = self.past(start, stop)
+            if depth:
+                older = past.get(name)[: depth - 1] if past else ()
+                values[name] = ((start, value), *older)
         return Memory(start, stop, values)
 
 

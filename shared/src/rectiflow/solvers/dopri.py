@@ -89,7 +89,7 @@ class Dopri5(Solver):
         t, end = torch.broadcast_tensors(
             torch.as_tensor(start, dtype=torch.float64), torch.as_tensor(stop, dtype=torch.float64)
         )
-        ((at, known),) = context.past(start, stop).get("next")[:1] or ((float("nan"), x),)
+        at, known = context.past(start, stop).newest("next", x)
         x, v = context.begin(field, x, start, known if has(at) is True else None)
         first, sign = (x, v), (end - t).sign()
         h = self._first_step(rate, x, v, t, end, by_row)
@@ -140,6 +140,7 @@ class Dopri5(Solver):
 
         def rms(a: Tensor, scale: Tensor) -> Tensor:
             squares = (a / (self.atol + self.rtol * scale)).double().square()
-            return (squares.flatten(1).mean(1) if by_row else squares.mean()).sqrt()
+            mean = squares.flatten(1).mean(1) if by_row else squares.sum() / max(squares.numel(), 1)
+            return mean.sqrt()
 
         return torch.stack(leaves(map_state(rms, x, size))).amax(0).cpu()

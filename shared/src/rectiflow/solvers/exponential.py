@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _LINEAR = Linear()
 _FEW_STEPS = 10  # below this many, a high order at the end does harm
+
+_Chain: TypeAlias = tuple[tuple[Time, State], ...]
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,6 @@ class DDIM(Solver):
         return combine(first_order(self.path, start, stop), (x, v)), left
 
 
-class _Begun(NamedTuple):
-    """What is known at the start of a move: past data predictions too, newest first."""
-
-    x: State
-    v: State
-    past: tuple[tuple[Time, State], ...]
-
-
 class _LogSNR(Solver):
     """A method in the half log-SNR; moves that touch t = 0 or 1, where it is infinite, are DDIM."""
 
@@ -96,15 +90,18 @@ class _LogSNR(Solver):
         inside = _is_inside(self.path, start, stop)
         if inside is False:
             return combine(first_order(self.path, start, stop), (x, v)), left
-        at = _Begun(x, v, context.past(start, stop).get("data"))
+        past = context.past(start, stop).get("data")
         if inside is True:
-            return self._inside(field, at, start, stop), left
+            return self._inside(field, x, v, start, stop, past), left
         # Rows at the ends take part at made-up times, and are replaced.
-        moved = self._inside(field, at, select(inside, start, 0.25), select(inside, stop, 0.75))
+        within = select(inside, start, 0.25), select(inside, stop, 0.75)
+        moved = self._inside(field, x, v, *within, past)
         return select(inside, moved, combine(first_order(self.path, start, stop), (x, v))), left
 
     @abstractmethod
-    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+    def _inside(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, past: _Chain
+    ) -> State:
         """Take a step between two times of finite log-SNR."""
 
 
@@ -130,10 +127,12 @@ class DPMSolver2(_LogSNR):
     order = 2
     nfe = 2
 
-    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
-        middle, half, whole = _two_stages_of_noise(self.path, start, stop)
-        u = combine(half, (at.x, at.v))
-        return combine(whole, (at.x, u, field(u, middle)))
+    def _inside(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, past: _Chain
+    ) -> State:
+        middle, half, whole = _two_stages(self.path, start, stop, _of_noise, _noise_read_off)
+        u = combine(half, (x, v))
+        return combine(whole, (x, u, field(u, middle)))
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,13 @@ class DPMSolver3(_LogSNR):
     order = 3
     nfe = 3
 
-    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
+    def _inside(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, past: _Chain
+    ) -> State:
         s1, s2, first, second, whole = _three_stages_of_noise(self.path, start, stop)
-        u1 = combine(first, (at.x, at.v))
-        u2 = combine(second, (at.x, at.v, u1, field(u1, s1)))
-        return combine(whole, (at.x, at.v, u2, field(u2, s2)))
+        u1 = combine(first, (x, v))
+        u2 = combine(second, (x, v, u1, field(u1, s1)))
+        return combine(whole, (x, v, u2, field(u2, s2)))
 
 
 @dataclass(frozen=True)
@@ -186,10 +187,12 @@ class DPMSolverPP2S(_LogSNR):
     order = 2
     nfe = 2
 
-    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
-        middle, half, whole = _two_stages_of_data(self.path, start, stop)
-        u = combine(half, (at.x, at.v))
-        return combine(whole, (at.x, u, field(u, middle)))
+    def _inside(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, past: _Chain
+    ) -> State:
+        middle, half, whole = _two_stages(self.path, start, stop, _of_data, _data_read_off)
+        u = combine(half, (x, v))
+        return combine(whole, (x, u, field(u, middle)))
 
 
 class _Multistep(_LogSNR):
@@ -212,11 +215,13 @@ class _Multistep(_LogSNR):
                 moves[-left] = moves[-left]._replace(solver=solver)
         return moves
 
-    def _inside(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> State:
-        past = at.past[: self.terms - 1]
+    def _inside(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, past: _Chain
+    ) -> State:
+        past = past[: self.terms - 1]
         times = (start, stop, *(t for t, _ in past))
         weights = _past_data(self.path, self.curvature_weight, *times)
-        return combine(weights, (at.x, at.v, *(value for _, value in past)))
+        return combine(weights, (x, v, *(value for _, value in past)))
 
 
 @dataclass(frozen=True)
@@ -336,15 +341,20 @@ def _is_inside(path: Path, start: Any, stop: Any) -> bool | Tensor:
 
 
 @of_times
-def _two_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
-    """Return the middle, the weights of x and v there, and at the end of x, middle and its v."""
+def _two_stages(
+    path: Path, start: Any, stop: Any, held: Callable[..., Any], read_off: Callable[..., Any]
+) -> tuple[Any, ...]:
+    """Return the middle, the weights of x and v there, and at the end of x, middle and its v.
+
+    ``held`` weighs a prediction that is held over a span, and ``read_off`` reads it off a velocity.
+    """
     lam = path.lam(start)
     h = path.lam(stop) - lam
     middle = path.t_of_lam(lam + h / 2)
-    of_x, of_noise = _of_noise(path, start, middle, h / 2)
-    half = _noise_read_off(path, start, of_noise)
-    whole, of_noise = _of_noise(path, start, stop, h)
-    return middle, (of_x + half[0], half[1]), (whole, *_noise_read_off(path, middle, of_noise))
+    of_x, of_prediction = held(path, start, middle, h / 2)
+    half = read_off(path, start, of_prediction)
+    whole, of_prediction = held(path, start, stop, h)
+    return middle, (of_x + half[0], half[1]), (whole, *read_off(path, middle, of_prediction))
 
 
 @of_times
@@ -365,18 +375,6 @@ def _three_stages_of_noise(path: Path, start: Any, stop: Any) -> tuple[Any, ...]
     first = _noise_read_off(path, start, of_noise)
     second = bent(s2, 2 * h / 3, s1, 2 * _phi2(2 * h / 3))
     return s1, s2, (of_x + first[0], first[1]), second, bent(stop, h, s2, 1.5 * _phi2(h))
-
-
-@of_times
-def _two_stages_of_data(path: Path, start: Any, stop: Any) -> tuple[Any, ...]:
-    """As :func:`_two_stages_of_noise`."""
-    lam = path.lam(start)
-    h = path.lam(stop) - lam
-    middle = path.t_of_lam(lam + h / 2)
-    of_x, of_data = _of_data(path, start, middle, h / 2)
-    half = _data_read_off(path, start, of_data)
-    whole, of_data = _of_data(path, start, stop, h)
-    return middle, (of_x + half[0], half[1]), (whole, *_data_read_off(path, middle, of_data))
 
 
 @of_times

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING
 
 from rectiflow.solvers.base import Solver, combine
 from rectiflow.solvers.context import Context, Memory, Time, has
-from rectiflow.states import State, map_state, select
+from rectiflow.states import State, select
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
     from rectiflow.spaces import Space
-
-
-_Ended: TypeAlias = tuple[State, State]
-
-
-class _Begun(NamedTuple):
-    x: State
-    v: State
-    space: Space
 
 
 class _Reuse(Solver):
@@ -42,19 +32,20 @@ class _Reuse(Solver):
         self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
     ) -> tuple[State, Memory | None]:
         """Advance ``x`` by one move; see :meth:`Solver.step`."""
-        ((t, carried),) = context.past(start, stop).get("carried")[:1] or ((math.nan, x),)
+        t, carried = context.past(start, stop).newest("carried", x)
         known = has(t)
         if known is not True:
-            fresh = field(x, start)
-            carried = select(known, carried, fresh)
+            carried = select(known, carried, field(x, start))
         x, first = context.begin(field, x, start, carried)
         # What was evaluated at the start is worth knowing; what was carried over is not exact.
         exact = {"velocity": first} if known is False else {}
-        moved, last = self._move(field, _Begun(x, first, context.space), start, stop)
+        moved, last = self._move(field, x, first, start, stop, context.space)
         return moved, context.remember(start, stop, state=x, carried=last, **exact)
 
     @abstractmethod
-    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
+    def _move(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, space: Space
+    ) -> tuple[State, State]:
         """Return the state at ``stop`` and the velocity to carry over."""
 
 
@@ -77,10 +68,12 @@ class FireFlow(_Reuse):
 
     flat_only = False
 
-    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
+    def _move(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, space: Space
+    ) -> tuple[State, State]:
         h = stop - start
-        middle = field(at.space.move(at.x, at.v, h / 2), start + h / 2)
-        return at.space.move(at.x, middle, h), middle
+        middle = field(space.move(x, v, h / 2), start + h / 2)
+        return space.move(x, middle, h), middle
 
 
 @dataclass(frozen=True)
@@ -100,10 +93,12 @@ class PseudoCorrector(_Reuse):
     fails on these steps, its assembled sampler agrees.
     """
 
-    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
+    def _move(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, space: Space
+    ) -> tuple[State, State]:
         h = stop - start
-        last = field(combine((1.0, h), (at.x, at.v)), stop)
-        return combine((1.0, h / 2, h / 2), (at.x, at.v, last)), last
+        last = field(space.move(x, v, h), stop)
+        return combine((1.0, h / 2, h / 2), (x, v, last)), last
 
 
 @dataclass(frozen=True)
@@ -129,11 +124,13 @@ class Refine(_Reuse):
     refiner: Callable[[State, Time, State], State]
     nfe = 0
 
-    def _move(self, field: VelocityField, at: _Begun, start: Time, stop: Time) -> _Ended:
+    def _move(
+        self, field: VelocityField, x: State, v: State, start: Time, stop: Time, space: Space
+    ) -> tuple[State, State]:
         h = stop - start
-        first = self._refined(at.x, start, at.v)
-        last = self._refined(combine((1.0, h), (at.x, first)), stop, first)
-        return combine((1.0, h / 2, h / 2), (at.x, first, last)), first
+        first = self._refined(x, start, v)
+        last = self._refined(space.move(x, first, h), stop, first)
+        return combine((1.0, h / 2, h / 2), (x, first, last)), first
 
     def _refined(self, x: State, t: Time, near: State) -> State:
-        return map_state(lambda a, b: a + b, near, self.refiner(x, t, near))
+        return combine((1.0, 1.0), (near, self.refiner(x, t, near)))

@@ -33,9 +33,9 @@ class Space(ABC):
     def log(self, x: State, y: State) -> State:
         """Return the tangent vector at ``x`` whose geodesic reaches ``y`` in unit time."""
 
-    @abstractmethod
     def exp(self, x: State, v: State) -> State:
         """Follow the geodesic from ``x`` with velocity ``v`` for unit time."""
+        return self.move(x, v, 1.0)
 
     @abstractmethod
     def move(self, x: State, v: State, h: float | Tensor) -> State:
@@ -48,13 +48,13 @@ class Space(ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no derivative of its exponential map")
 
-    @abstractmethod
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Return the point at time ``t`` on the shortest path from ``x0`` to ``x1``.
 
         ``t`` is a number or a tensor whose leading axes match the points'; it may lie outside
         ``[0, 1]``.
         """
+        return self.move(x0, self.log(x0, x1), t)
 
     @abstractmethod
     def prior(

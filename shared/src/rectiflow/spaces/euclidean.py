@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rectiflow.spaces.base import Space
-from rectiflow.states import State, expand_time, map_state
+from rectiflow.states import State, combine, map_state
 
 
 @dataclass(frozen=True)
@@ -25,20 +25,9 @@ class Euclidean(Space):
         """Return ``y - x``."""
         return map_state(torch.sub, y, x)
 
-    def exp(self, x: State, v: State) -> State:
-        """Return ``x + v``."""
-        return map_state(torch.add, x, v)
-
     def move(self, x: State, v: State, h: float | Tensor) -> State:
         """Return ``x + h v``."""
-
-        def advance(a: Tensor, b: Tensor) -> Tensor:
-            step = expand_time(h, b)
-            if isinstance(step, Tensor):
-                return torch.addcmul(a, step, b)
-            return torch.add(a, b, alpha=step)
-
-        return map_state(advance, x, v)
+        return combine((1.0, h), (x, v))
 
     def dexp(self, w: State, v: State) -> State:
         """Return ``v``."""
@@ -46,12 +35,7 @@ class Euclidean(Space):
 
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Return ``(1 - t) x0 + t x1``."""
-
-        def point(a: Tensor, b: Tensor) -> Tensor:
-            s = expand_time(t, a)
-            return torch.lerp(a, b, s if isinstance(s, Tensor) else float(s))
-
-        return map_state(point, x0, x1)
+        return combine((1 - t, t), (x0, x1))
 
     def prior(
         self,

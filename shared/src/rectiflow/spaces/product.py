@@ -53,10 +53,6 @@ class Product(Space):
         """Take the logarithm part by part."""
         return self._each(lambda s, k: s.log(x[k], y[k]), x, y)  # type: ignore[index]
 
-    def exp(self, x: State, v: State) -> State:
-        """Take the exponential part by part."""
-        return self._each(lambda s, k: s.exp(x[k], v[k]), x, v)  # type: ignore[index]
-
     def move(self, x: State, v: State, h: float | Tensor) -> State:
         """Move part by part, all for the same time."""
         return self._each(lambda s, k: s.move(x[k], v[k], h), x, v)  # type: ignore[index]

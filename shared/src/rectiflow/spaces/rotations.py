@@ -127,15 +127,10 @@ class Rotations(Space):
         assert isinstance(x, Tensor) and isinstance(y, Tensor)
         return quat_to_rotvec(quat_multiply(quat_conjugate(_unit(x)), _unit(y)))
 
-    def exp(self, x: State, v: State) -> Tensor:
-        """Return ``x ⊗ exp(v / 2)``."""
-        assert isinstance(x, Tensor) and isinstance(v, Tensor)
-        return _unit(quat_multiply(x, rotvec_to_quat(v)))
-
     def move(self, x: State, v: State, h: float | Tensor) -> Tensor:
-        """Return ``x ⊗ exp(h v / 2)``."""
-        assert isinstance(v, Tensor)
-        return self.exp(x, expand_time(h, v) * v)
+        """Return ``x ⊗ exp(h v / 2)``; along a geodesic it is the exponential form of SLERP."""
+        assert isinstance(x, Tensor) and isinstance(v, Tensor)
+        return _unit(quat_multiply(x, rotvec_to_quat(expand_time(h, v) * v)))
 
     def dexp(self, w: State, v: State) -> Tensor:
         """Return ``v - (1 - cos θ)/θ² w × v + (θ - sin θ)/θ³ w × (w × v)`` with ``θ = |w|``."""
@@ -152,10 +147,6 @@ class Rotations(Space):
         )
         across = torch.linalg.cross(w, v)
         return v - first * across + second * torch.linalg.cross(w, across)
-
-    def geodesic(self, x0: State, x1: State, t: float | Tensor) -> Tensor:
-        """Return ``x0 ⊗ exp(t log(x0⁻¹ x1))``, the exponential form of SLERP."""
-        return self.move(x0, self.log(x0, x1), t)
 
     def prior(
         self,
