@@ -44,12 +44,13 @@ def time_mean(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
 
 
 def by_pipeline(pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: int = 0) -> Guess:
-    """Return the guess of a checkpoint, given first frame and caption."""
+    """Return the guess of a checkpoint, given the first frame, or the caption if it reads words."""
 
     def simulate(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
         made = pipe(
+            flow.caption if pipe.reads_words else None,
             mesh=flow.mesh,
-            first_frame=flow.stacked[0],
+            first_frame=None if pipe.reads_words else flow.stacked[0],
             viscosity=flow.parameters["viscosity"],
             steps=steps,
             seed=seed,

@@ -13,6 +13,7 @@ from rectiflow.rectify import sample_generator
 from rectiflow.solvers import Euler, Solver
 from torch import Tensor
 
+from rectiflow_pde.data.captions import published_caption
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.flow import Diffusion, guided_field
 from rectiflow_pde.mesh import Mesh, NodeType
@@ -36,6 +37,11 @@ def condition(pipe: SimulationPipeline, request: Request) -> dict[str, Tensor]:
             told = beside(first)
         return {"numbers": numbers, "beside": told}
     assert pipe.conditioner is not None
+    if pipe.reads_words:
+        if request.first_frame is not None:
+            raise ValueError("these weights are told words alone; expected no first frame.")
+        with torch.no_grad():
+            return {"context": pipe.conditioner([published_caption(request.numbers)])[0]}
     if request.first_frame is None:
         raise ValueError("these weights start from a first frame; expected one, with its mesh.")
     scaling = pipe.settings.scaling
