@@ -16,7 +16,7 @@ from torch import nn
 
 from rectiflow_pde import sampling
 from rectiflow_pde.data.captions import published_caption
-from rectiflow_pde.guard import Guard, outside
+from rectiflow_pde.guard import Guard, outside, strange
 from rectiflow_pde.mesh import Mesh
 from rectiflow_pde.networks import (
     LatentTransformer,
@@ -231,6 +231,7 @@ class SimulationPipeline(Pipeline):
                 f"the viscosity is {viscosity:g} m²/s, and these weights know that of their "
                 f"training alone, {settings.viscosity:g}: the result is of that"
             )
+        told += strange(request.mesh, settings.scaling, request.first_frame)
         if self.guard is None:
             return [*told, *outside(numbers, settings.scaling)]
         latent = sampling.first_latent(self, request)

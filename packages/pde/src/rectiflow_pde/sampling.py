@@ -81,6 +81,8 @@ def latents(
         for name, value in cond.items()
     }
     method = solver or Euler()
+    if pipe.settings.guesses:
+        return pipe.network(torch.zeros_like(noise), noise.new_zeros(len(noise)), rows)
     if isinstance(pipe.network, FlowTransformer):
         field = guided_field(pipe.network, rows, guidance)
         return integrate(field, noise, plan(uniform(steps), method))

@@ -32,6 +32,9 @@ class SimulationSettings:
         Network calls, unless told otherwise.
     guidance : float
         Weight of guidance by the prompt, unless told otherwise; 1 is none.
+    guesses : bool
+        The network says the latents at once and from no noise: the deterministic surrogate that a
+        flow is compared with.
     """
 
     scaling: Scaling
@@ -41,6 +44,7 @@ class SimulationSettings:
     viscosity: float = 1e-3
     steps: int = 10
     guidance: float = 1.0
+    guesses: bool = False
 
     def __post_init__(self) -> None:
         told: Mapping[str, Any] = {"scaling": self.scaling, "raster": self.raster}

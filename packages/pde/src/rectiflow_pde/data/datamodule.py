@@ -24,7 +24,7 @@ def prepared(folder: str | Path) -> list[PreparedFlows]:
     folder = Path(folder)
     if (folder / MANIFEST).is_file() or not folder.is_dir():
         return [PreparedFlows(folder)]
-    inside = sorted(path.parent for path in folder.rglob(MANIFEST))
+    inside = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}"))
     return [PreparedFlows(path) for path in inside] or [PreparedFlows(folder)]
 
 
