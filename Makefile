@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio
+.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio small-pde
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 15
@@ -91,3 +91,21 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
 	  --weights $(RUNS)/flow/export $(RUNS)/rectified/export --out $(RUNS)/quality.json
+
+FLOWS ?= 96
+SOLVERS ?= 2
+small-pde: RUNS ?= runs/small-pde
+small-pde: install  ## Solve flows and train the small physics checkpoints on them (FLOWS=96 SOLVERS=2).
+	$(BIN)/rectiflow pde solve cylinder --num $(FLOWS) --workers $(SOLVERS) --splits 0.95,0.05,0 --seed 100000 \
+	  -o $(RUNS)/flows/train
+	$(BIN)/rectiflow pde solve cylinder --reynolds 60,190 --num 16 --workers $(SOLVERS) --splits 0,0,1 \
+	  --seed 900000 -o $(RUNS)/flows/test
+	$(call STAGE,flow,pde train) data.dir=$(RUNS)/flows experiment=small
+	$(call STAGE,surrogate,pde train) data.dir=$(RUNS)/flows experiment=small_surrogate
+	$(BIN)/rectiflow pde pairs $(RUNS)/flows --num 1024 --weights $(RUNS)/flow/export -o $(RUNS)/pairs
+	$(call STAGE,rectified,pde reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export experiment=small_rectify
+	$(BIN)/rectiflow pde eval $(RUNS)/flows --steps 1 2 5 10 25 --ensemble 8 --weights $(RUNS)/flow/export \
+	  --beside $(RUNS)/rectified/export $(RUNS)/surrogate/export -o $(RUNS)/measured
+	$(BIN)/python benchmarks/pde_guard.py --weights $(RUNS)/flow/export --data $(RUNS)/flows/test \
+	  --out $(RUNS)/guard.json
+	$(BIN)/python benchmarks/pde_simulation.py --weights $(RUNS)/rectified/export --out $(RUNS)/simulation.json

@@ -1,20 +1,26 @@
 """Physics: neighbours and integrals against dense distances, and cost as nodes grow.
 
     python benchmarks/pde_networks.py --out benchmarks/results/pde_networks.json
+    python benchmarks/pde_networks.py --only encode --out encode.json
 
 Times are of the processor (``process_time``), so that a busy machine does not count; one thread.
 
-* ``integral``: the released encoder's kernel integral, 64^3 cells and radius 0.0425, on 25 frames.
-  The fallback compares every cell with every node and sums cell by cell; it is timed on one cell in
-  ``--share`` and scaled, since the whole would need 100 GB.
-* ``growth``: the search for neighbours and the same integral at 2 frames, by nodes.
+* ``integral``: the released encoder's kernel integral, 64^3 cells and radius 0.0425, on 25 frames,
+  whole. The fallback compares every cell with every node, takes the kernel of all pairs, and sums
+  cell by cell; it is timed on one cell in ``--share`` and scaled, since the whole would need 50 GB.
+* ``transformer``: the released S against the same written plainly, in turns, with the same weights.
+* ``growth``: the search for neighbours and the same integral at 2 frames on 32^3 cells, by nodes.
 * ``raster``: what a simulation with the small codec costs besides its flow, by nodes: mesh to
   raster to latents, and back.
+* ``encode``: the released encoder whole on 100,000 nodes x 25 frames, and the peak memory of the
+  process; minutes, so by ``--only`` alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
+import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +31,8 @@ import torch
 from environment import environment
 from rectiflow.storage.files import write_json
 from rectiflow_pde.mesh import Mesh
+from rectiflow_pde.networks import LatentTransformer, MeshAutoencoder
 from rectiflow_pde.networks.integral import lattice
-from rectiflow_pde.networks.neighbours import within_radius
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.transforms import Cloud, ToGrid, TransformConfig
 from rectiflow_pde.raster import Raster
@@ -57,17 +63,14 @@ def cloud_of(nodes: int, frames: int, seed: int = 0) -> torch.Tensor:
 @torch.no_grad()
 def dense(layer: ToGrid, points: torch.Tensor, values: torch.Tensor, grid: torch.Tensor) -> Any:
     """Average over neighbours as a fallback does: all distances, then cell by cell."""
-    near = torch.cdist(grid, points) <= CONFIG.radius
-    f, y = layer.x_projection(values), layer.pos_embed(points)
-    x, out = layer.pos_embed(grid), []
-    for cell, row in zip(x, near, strict=True):
-        (index,) = row.nonzero(as_tuple=True)
-        if not len(index):
-            out.append(f.new_zeros(f.shape[1]))
-            continue
-        told = torch.cat([y[index], cell.expand(len(index), -1)], -1)
-        out.append((layer.gno_in.mlp(told) * f[index]).mean(0))
-    return torch.stack(out)
+    query, source = (torch.cdist(grid, points) <= CONFIG.radius).nonzero(as_tuple=True)
+    f, y, x = layer.x_projection(values), layer.pos_embed(points), layer.pos_embed(grid)
+    value = layer.gno_in.mlp(torch.cat([y[source], x[query]], -1)) * f[source]
+    ends = torch.bincount(query, minlength=len(grid)).cumsum(0).tolist()
+    zero = f.new_zeros(f.shape[1])
+    return torch.stack(
+        [value[a:b].mean(0) if b > a else zero for a, b in itertools.pairwise([0, *ends])]
+    )
 
 
 @torch.no_grad()
@@ -79,29 +82,102 @@ def integral(nodes: int, frames: int, share: int) -> dict[str, Any]:
     values = torch.randn(len(points), 3)
     some = torch.randperm(len(grid), generator=torch.Generator().manual_seed(0))
     some = some[: len(grid) // share]
-    search, cloud = timed(lambda: Cloud.of(points, grid[some], CONFIG.radius))
-    ours, found = timed(lambda: layer(values, cloud, grid[some])[0])
+    search, cloud = timed(lambda: Cloud.of(points, grid, CONFIG.radius))
+    ours, found = timed(lambda: layer(values, cloud, grid)[0])
     slow, wanted = timed(lambda: dense(layer, points, values, grid[some]))
-    error = float((found - wanted).abs().max() / wanted.abs().max())
+    slow *= len(grid) / len(some)
     return {
         "nodes": nodes,
         "frames": frames,
-        "share_of_cells": 1 / share,
+        "share_of_cells_of_the_fallback": len(some) / len(grid),
         "pairs": len(cloud.to_grid.source),
         "seconds_search": search,
         "seconds_integral": ours,
         "seconds_dense": slow,
         "ratio": slow / (search + ours),
-        "difference": error,
+        "ratio_of_a_known_mesh": slow / ours,
+        "difference": float((found[some] - wanted).abs().max() / wanted.abs().max()),
     }
 
 
+def plain_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> Any:
+    """Attend as a textbook has it: all weights at once."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+def plain_transformer(network: LatentTransformer, x: Any, t: Any, context: Any) -> Any:
+    """Compute what the transformer does, layer after layer, from its weights."""
+    c = network.sizes
+    normed = torch.nn.LayerNorm(c.width, 1e-6, elementwise_affine=False)
+    h = network.x_embedder["proj"](x).flatten(2).transpose(1, 2) + network.pos_embed
+    told = network.vector(t, context)
+    for block in network.blocks:
+        parts = block.adaLN_modulation(told)[:, None].chunk(6, -1)
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = parts
+        own = block.attn.qkv(normed(h) * (1 + scale) + shift).chunk(3, -1)
+        h = h + gate * block.attn.proj(plain_attention(*own, c.heads))
+        cross = block.cross_attn
+        q, k, v = cross.to_q(normed(h)), cross.to_k(context), cross.to_v(context)
+        h = h + cross.to_out[0](plain_attention(q, k, v, c.heads))
+        inner = block.mlp["fc1"](normed(h) * (1 + scale_mlp) + shift_mlp)
+        gelu = torch.nn.functional.gelu(inner, approximate="tanh")
+        h = h + gate_mlp * block.mlp["fc2"](gelu)
+    return network.final_layer(h, told)
+
+
+@torch.no_grad()
+def transformer(rounds: int) -> dict[str, Any]:
+    """Time one call of the released S both ways, in turns."""
+    torch.manual_seed(0)
+    network = LatentTransformer().eval()
+    for parameter in network.parameters():
+        parameter.add_(0.02 * torch.randn_like(parameter))
+    c = network.sizes
+    x, context = torch.randn(1, c.channels, *c.grid), torch.randn(1, 64, c.context)
+    t, rows = torch.tensor([500.0]), []
+    for _ in range(rounds):
+        ours, found = timed(lambda: network(x, t, context))
+        plain, wanted = timed(lambda: plain_transformer(network, x, t, context))
+        rows.append({"seconds": ours, "seconds_plain": plain, "ratio": plain / ours})
+    return {
+        "rounds": rows,
+        "ratio": float(np.median([row["ratio"] for row in rows])),
+        "norms": [float(found.norm()), float(wanted.norm())],
+    }
+
+
+@torch.no_grad()
+def encode(nodes: int, frames: int = 25) -> dict[str, Any]:
+    """Encode fields on a large mesh with the released autoencoder; tell the peak of memory."""
+    torch.manual_seed(0)
+    codec = MeshAutoencoder().eval()
+    points = torch.from_numpy(np.random.default_rng(0).random((nodes, 2))).float()
+    search, cloud = timed(lambda: codec.place(points, frames))
+    seconds, posterior = timed(lambda: codec.encode(torch.randn(nodes, frames, 3), cloud))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {
+        "nodes": nodes,
+        "frames": frames,
+        "pairs": len(cloud.to_grid.source),
+        "seconds_search": search,
+        "seconds_encode": seconds,
+        "peak_gib": peak,
+        "latent": list(posterior.mean.shape),
+    }
+
+
+@torch.no_grad()
 def growth(nodes: int) -> dict[str, Any]:
-    """Time the search for neighbours of all cells by the number of nodes."""
-    points = cloud_of(nodes, 2).double().numpy()
-    grid = lattice((32,) * 3).double().numpy()
-    seconds, near = timed(lambda: within_radius(grid, points, CONFIG.radius))
-    return {"nodes": nodes, "pairs": len(near.source), "seconds_search": seconds}
+    """Time the search for the neighbours of all cells and the integral over them."""
+    torch.manual_seed(0)
+    layer, grid, points = ToGrid(CONFIG, 3, 3, 64).eval(), lattice((32,) * 3), cloud_of(nodes, 2)
+    search, cloud = timed(lambda: Cloud.of(points, grid, CONFIG.radius))
+    values = torch.randn(len(points), 3)
+    summed, _ = timed(lambda: layer(values, cloud, grid))
+    pairs = len(cloud.to_grid.source)
+    return {"nodes": nodes, "pairs": pairs, "seconds_search": search, "seconds_integral": summed}
 
 
 @torch.no_grad()
@@ -133,15 +209,22 @@ def main() -> None:
         "--nodes", type=int, nargs="+", default=[1000, 3000, 10_000, 30_000, 100_000]
     )
     parser.add_argument("--share", type=int, default=256, help="one cell in so many")
+    parser.add_argument("--rounds", type=int, default=3, help="Of the transformer.")
+    parser.add_argument("--only", choices=("integral", "transformer", "growth", "raster", "encode"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    results = {
-        "environment": environment(),
-        "integral": integral(2000, 25, args.share),
-        "growth": [growth(nodes) for nodes in args.nodes],
-        "raster": [raster(nodes) for nodes in args.nodes],
+    parts: dict[str, Callable[[], Any]] = {
+        "integral": lambda: integral(2000, 25, args.share),
+        "transformer": lambda: transformer(args.rounds),
+        "growth": lambda: [growth(nodes) for nodes in args.nodes],
+        "raster": lambda: [raster(nodes) for nodes in args.nodes],
+        "encode": lambda: encode(100_000),
     }
-    write_json(args.out, results, indent=1)
+    chosen = [args.only] if args.only else [name for name in parts if name != "encode"]
+    results = {"environment": environment()}
+    for name in chosen:
+        results[name] = parts[name]()
+        write_json(args.out, results, indent=1)
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def test_a_velocity_that_would_broadcast_is_refused(solver):
     moves = plan(uniform(12, 0.1, 0.9), solver)
     with pytest.raises(ValueError, match=r"velocity must have shape \(.*\), got \(1, "):
         integrate(lambda x, t: decay(x, t)[:1], X, moves)
-    with pytest.raises(ValueError, match="velocity must have shape .* got {'x'"):
+    with pytest.raises(ValueError, match=r"velocity must have shape .* got \{'x'"):
         integrate(lambda x, t: {"x": x}, X, moves)
 
 

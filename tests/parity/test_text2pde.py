@@ -53,7 +53,7 @@ def test_integral_transform(case):
     assert torch.equal(near.counts, splits.diff())
     for i in range(len(splits) - 1):
         wanted = case.tensors["out/neighbors_index"][splits[i] : splits[i + 1]]
-        assert torch.equal(near.source[near.query == i], wanted.sort().values)
+        assert sorted(near.source[near.query == i].tolist()) == sorted(wanted.tolist())
     drawn, outputs, parameters = case.weights(), {}, {}
     for kind in c["transforms"]:
         known = c["channels"] if kind.startswith("nonlinear") else 0

@@ -1,6 +1,7 @@
 """From words or a first frame to a flow, on any mesh; what is odd is told."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,13 +21,14 @@ from rectiflow_pde.evaluation import (
     time_mean,
 )
 from rectiflow_pde.flow import Diffusion
-from rectiflow_pde.guard import Guard
+from rectiflow_pde.guard import Guard, strange
 from rectiflow_pde.io.first_frame import read_first_frame
 from rectiflow_pde.latent_objective import (
     DiffusionObjective,
     SimulationObjective,
     SurrogateObjective,
 )
+from rectiflow_pde.mesh import Mesh
 from rectiflow_pde.meshing import Channel, mesh_channel
 from rectiflow_pde.networks import (
     DitConfig,
@@ -47,6 +49,7 @@ from rectiflow_pde.raster import Raster
 from rectiflow_pde.reflow import pair_sampler
 from rectiflow_pde.request import make_request, obstacle_of
 from rectiflow_pde.result import read_npz
+from rectiflow_pde.sampling import latents
 from rectiflow_pde.scaling import NUMBERS, Scaling
 from rectiflow_pde.settings import SimulationSettings
 from rectiflow_pde.trajectory import Trajectory
@@ -222,6 +225,32 @@ def test_the_guard_tells_what_it_does_not_know(pipe, flows):
     odd[flows[0].mesh.node_type == 1] = flows[0].stacked[0][flows[0].mesh.node_type == 1]
     noisy = pipe(mesh=flows[0].mesh, first_frame=odd, steps=1)
     assert any("unlike" in line for line in noisy.warnings)
+    assert any("divergence" in line for line in noisy.warnings)
+
+
+def test_the_guard_knows_the_channel_and_the_obstacle(scaling):
+    mesh = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.08)
+    assert not strange(mesh, scaling)
+    tall = mesh_channel(Channel(0.05, (0.3, 0.2), height=0.6), 0.02, 0.1)
+    [line] = strange(tall, scaling)
+    assert "0.6 m" in line
+    assert "1.6 x 0.41" in line
+    off = mesh.points - np.array([0.3, 0.2])
+    near = np.exp(-(((off**2).sum(1) / 0.12**2) ** 2))[:, None]
+    oval = Mesh(mesh.points - near * off * [0.3, 0], mesh.triangles, mesh.node_type)
+    assert "not one circle" in strange(oval, scaling)[0]
+    assert "no obstacle" in strange(mesh_channel(Channel(0.0), 0.05, 0.05), scaling)[0]
+
+
+def test_the_guard_compares_a_flow_with_other_flows_alone():
+    places = torch.randn(6, 4, 3, 2, 1, generator=torch.Generator().manual_seed(0))
+    twice = torch.cat([places, places + 1e-3])
+    alone, together = Guard.of(twice, [*range(6)] * 2), Guard.of(twice)
+    assert (
+        alone.limit[0] * alone.usual[0].mean() > 10 * together.limit[0] * together.usual[0].mean()
+    )
+    assert alone.distance(places[:1]) < 0.1
+    assert alone.distance(places[:1] + 5) > 1
 
 
 def test_pipeline_comes_back_from_disk(pipe, flows, tmp_path):
@@ -243,6 +272,13 @@ def test_objectives_repeat_by_their_generator(pipe, rastered, kind):
     assert losses[0] == losses[1] != losses[2]
     pairs = {"x0": x1, "x1": x1, **{f"cond.{name}": value for name, value in cond.items()}}
     assert objective(pairs, torch.Generator().manual_seed(0))["loss"].isfinite()
+    if kind is SurrogateObjective:  # what it is trained to say is what a pipeline of it says
+        settings = replace(pipe.settings, guesses=True)
+        says = SimulationPipeline(pipe.network, pipe.codec, settings=settings)
+        error = (latents(says, cond, range(8), steps=3, seed=1) - x1).square().mean()
+        torch.testing.assert_close(
+            error, kind(pipe.network, pipe.codec).loss(x1, cond, None)["loss"]
+        )
     never = kind(pipe.network, pipe.codec, drop_numbers=1.0, drop_frame=1.0)
     hidden = never.encode(batch, torch.Generator())[1]
     assert hidden["numbers"].isnan().all()
@@ -271,6 +307,14 @@ def test_the_metric_and_its_baselines(flows, pipe):
     guesses.append(by_pipeline(pipe, steps=1))
     found = evaluate({"a": flow, "b": flows[1]}, guesses, frames=12)
     assert len(found.rows) == 8
+    told = {"steps": 1, "members": 3, "name": "several"}
+    drawn = evaluate({"a": flow, "b": flows[1]}, [by_pipeline(pipe, **told)], frames=12).summary
+    spread = drawn["several 1 steps"]["all"]
+    assert 0 <= spread["coverage"] <= 1
+    assert spread["relative_l2"] > spread["relative_l2_of_mean"] > 0
+    rows = [by_pipeline(pipe, **told).simulate(f)[:, 1:] for f in (flow, flows[1])]
+    assert rows[0].shape[0] == 3
+    assert 0 < spread["spread_skill"] < 2
     summary = found.summary
     assert summary["time mean"]["all"]["relative_l2"] < summary["persistence"]["all"]["relative_l2"]
     assert summary["truth"]["all"]["relative_l2"] == 0

@@ -222,8 +222,12 @@ def _data_digest(cfg: DictConfig) -> str | None:
 
     if cfg.data.dir is None:
         return None
-    manifests = sorted(Path(cfg.data.dir).glob(cfg.data.manifest))
-    return sha256("".join(map(digest_of_file, manifests)).encode()).hexdigest()
+    return sha256("".join(map(digest_of_file, _manifests(cfg))).encode()).hexdigest()
+
+
+def _manifests(cfg: DictConfig) -> list[Path]:
+    patterns = cfg.data.manifest.split(",")
+    return sorted(path for each in patterns for path in Path(cfg.data.dir).glob(each.strip()))
 
 
 def _read_record(record: Path) -> dict[str, Any]:
@@ -253,7 +257,7 @@ def _require_data(cfg: DictConfig) -> None:
     hint = f"Make one with `{cfg.data.made_by}`, then add data.dir=FOLDER."
     if OmegaConf.is_missing(cfg.data, "dir"):
         raise UsageError(f"data.dir is not given; expected a folder of training data. {hint}")
-    if cfg.data.dir is not None and not any(Path(cfg.data.dir).glob(cfg.data.manifest)):
+    if cfg.data.dir is not None and not _manifests(cfg):
         raise UsageError(
             f"data.dir={cfg.data.dir} holds no training data; expected {cfg.data.manifest} in it. "
             f"{hint}"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rectiflow.evaluation import Evaluation
 
+from rectiflow_pde.mesh import NodeType
+from rectiflow_pde.metrics.ensembles import calibration, coverage, crps
 from rectiflow_pde.metrics.errors import correlation, relative_l2
 from rectiflow_pde.metrics.interpolation import interpolation
 from rectiflow_pde.metrics.mesh_fields import divergence
@@ -27,10 +29,13 @@ _PROBE = 1.5
 
 @dataclass(frozen=True)
 class Guess:
-    """A way to simulate a true flow from its first frame: ``simulate(flow) -> (frames, n, 3)``."""
+    """A way to simulate a true flow from its first frame.
+
+    ``simulate(flow)`` returns ``(frames, n, 3)``, or several such samples before each other.
+    """
 
     name: str
-    simulate: Callable[[Trajectory], Float[np.ndarray, "f n 3"]]
+    simulate: Callable[[Trajectory], Float[np.ndarray, "*m f n 3"]]
 
 
 def persistence(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
@@ -44,23 +49,60 @@ def time_mean(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
 
 
 def by_pipeline(
-    pipe: SimulationPipeline, *, steps: int, seed: int = 0, index: int = 0, **options: Any
+    pipe: SimulationPipeline,
+    *,
+    steps: int,
+    seed: int = 0,
+    index: int = 0,
+    members: int = 1,
+    name: str = "",
+    **options: Any,
 ) -> Guess:
-    """Return the guess of a checkpoint, given first frame and caption; options are of a call."""
+    """Return the guess of a checkpoint, given the first frame, or the caption if it reads words.
 
-    def simulate(flow: Trajectory) -> Float[np.ndarray, "f n 3"]:
+    Parameters
+    ----------
+    pipe : SimulationPipeline
+    steps, seed : int
+        Network calls, and the key of the noise.
+    index : int
+        Of the first sample, in units of ``members``.
+    members : int
+        Samples of each flow.
+    name : str
+        Before the number of steps in the guess's own.
+    **options
+        Further ones of a call: ``solver``, ``grid``, ``guidance``.
+    """
+
+    def simulate(flow: Trajectory) -> Float[np.ndarray, "*m f n 3"]:
         made = pipe(
+            flow.caption if pipe.reads_words else None,
             mesh=flow.mesh,
-            first_frame=flow.stacked[0],
+            first_frame=None if pipe.reads_words else flow.stacked[0],
             viscosity=flow.parameters["viscosity"],
             steps=steps,
             seed=seed,
-            indices=[index],
+            indices=range(index * members, (index + 1) * members),
             **options,
         )
-        return made.flows[0].stacked
+        samples = np.stack([each.stacked for each in made.flows])
+        return samples if members > 1 else samples[0]
 
-    return Guess(f"{steps} steps", simulate)
+    return Guess(f"{name} {steps} steps".strip(), simulate)
+
+
+def calibrated(flow: Trajectory, members: Float[np.ndarray, "m f n 3"]) -> dict[str, float]:
+    """Measure whether the spread of samples tells their error, in the velocity of the fluid.
+
+    Lengths are in units of the mean inflow; the given frame and boundaries do not count.
+    """
+    fluid = flow.mesh.node_type == NodeType.FLUID
+    speed = flow.parameters.get("u_mean", 1.0)
+    drawn, true = (x[..., 1:, fluid, :2] / speed for x in (members, flow.stacked))
+    found = calibration(drawn, true)
+    told = {"spread": found.spread, "skill": found.skill, "spread_skill": found.corrected}
+    return told | {"coverage": coverage(drawn, true), "crps": crps(drawn, true)[1]}
 
 
 def frequency(flow: Trajectory, stacked: Float[np.ndarray, "f n 3"]) -> tuple[float | None, str]:
@@ -106,7 +148,8 @@ def evaluate(
         flow = cut(whole, frames)
         truth, regime = frequency(flow, flow.stacked)
         for guess in guesses:
-            found = guess.simulate(flow)[:frames]
+            members = guess.simulate(flow)[..., :frames, :, :]
+            found = members if members.ndim == 3 else members[0]
             row: dict[str, Any] = {"name": name, "method": guess.name, "regime": regime}
             error = relative_l2(found, flow.stacked, given_frames=1)
             row["relative_l2"] = error.without_given
@@ -117,6 +160,10 @@ def evaluate(
             row["divergence"] = float(divergence(flow.mesh, found[-1, :, 0], found[-1, :, 1]).ratio)
             own, _ = frequency(flow, found) if truth else (None, "")
             row["frequency_error"] = abs(own / truth - 1) if own and truth else None
+            if members.ndim > 3:
+                row |= calibrated(flow, members)
+                mean = relative_l2(members.mean(0), flow.stacked, given_frames=1)
+                row["relative_l2_of_mean"] = mean.without_given
             rows.append(row)
             if progress is not None:
                 progress(len(rows), total)
@@ -145,11 +192,23 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "relative_l2": _mean([row["relative_l2"] for row in group]),
                 "divergence": _mean([row["divergence"] for row in group]),
                 "frequency_error": _mean([row["frequency_error"] for row in group]),
+                **_spread(group),
             }
             for name, group in groups.items()
             if group
         }
     return told
+
+
+def _spread(rows: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Join what samples of each flow tell of their spread; nothing where there was one of each."""
+    if "spread" not in rows[0]:
+        return {}
+    spread, skill = (np.sqrt(np.mean([row[k] ** 2 for row in rows])) for k in ("spread", "skill"))
+    larger = rows[0]["spread_skill"] * rows[0]["skill"] / max(rows[0]["spread"], 1e-12)
+    ratio = float(larger * spread / skill) if skill else None
+    means = ("coverage", "crps", "relative_l2_of_mean")
+    return {"spread_skill": ratio} | {name: _mean([row[name] for row in rows]) for name in means}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

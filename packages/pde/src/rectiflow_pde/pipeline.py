@@ -17,9 +17,15 @@ from rectiflow.spacing import Spacing
 from torch import nn
 
 from rectiflow_pde import sampling
-from rectiflow_pde.guard import Guard, outside
+from rectiflow_pde.data.captions import published_caption
+from rectiflow_pde.guard import Guard, outside, strange
 from rectiflow_pde.mesh import Mesh
-from rectiflow_pde.networks import LatentTransformer, MeshAutoencoder, MeshFrameConditioner
+from rectiflow_pde.networks import (
+    LatentTransformer,
+    MeshAutoencoder,
+    MeshFrameConditioner,
+    TextConditioner,
+)
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
 from rectiflow_pde.request import Request, make_request
@@ -29,6 +35,9 @@ from rectiflow_pde.trajectory import FIELDS, Trajectory
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+_SAME = 0.01
+"""Relative difference up to which a viscosity is that of the training."""
 
 
 class SimulationPipeline(Pipeline):
@@ -40,8 +49,8 @@ class SimulationPipeline(Pipeline):
         Of the flow: ours, or the authors' diffusion.
     codec : PatchCodec or MeshAutoencoder
         Of its latents.
-    conditioner : MeshFrameConditioner, optional
-        Turns first frames into tokens, for the authors' network.
+    conditioner : MeshFrameConditioner or TextConditioner, optional
+        Turns first frames or words into tokens, for the authors' network.
     guard : Guard, optional
         What the weights were trained on.
     settings : SimulationSettings
@@ -68,7 +77,7 @@ class SimulationPipeline(Pipeline):
         self,
         network: FlowTransformer | LatentTransformer,
         codec: PatchCodec | MeshAutoencoder,
-        conditioner: MeshFrameConditioner | None = None,
+        conditioner: MeshFrameConditioner | TextConditioner | None = None,
         guard: Guard | None = None,
         *,
         settings: SimulationSettings,
@@ -87,7 +96,7 @@ class SimulationPipeline(Pipeline):
         return {
             "network": (FlowTransformer, LatentTransformer),
             "codec": (PatchCodec, MeshAutoencoder),
-            "conditioner": MeshFrameConditioner,
+            "conditioner": (MeshFrameConditioner, TextConditioner),
             "guard": Guard,
         }
 
@@ -108,6 +117,10 @@ class SimulationPipeline(Pipeline):
         """Sample latents of as many flows as there are rows."""
         from rectiflow_pde.meshing import Channel, mesh_channel
 
+        if self.reads_words:
+            cond = sampling.condition(self, make_request("cylinder of radius 0.05 at Re 100"))
+            self._latents(cond, list(range(load.rows)), load.calls, 0, None, 1.0)
+            return
         channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
         frame = np.zeros((channel.n_nodes, len(FIELDS)))
         frame[:, 0] = 1.0
@@ -178,6 +191,11 @@ class SimulationPipeline(Pipeline):
         wanted = list(range(num)) if indices is None else list(indices)
         if steps < 1 or not wanted:
             raise ValueError(f"steps and num must be at least 1, got {steps} and {len(wanted)}.")
+        if guidance != 1.0 and isinstance(self.network, LatentTransformer):
+            raise ValueError(
+                f"guidance is {guidance:g}, but the authors' networks were never trained without "
+                "their condition; expected 1. Leave it out."
+            )
         cond = sampling.condition(self, request)
         how: dict[str, Any] = {"solver": solver, "grid": grid, "guidance": guidance, "rule": rule}
         z = self._latents(cond, wanted, steps, seed, **how)
@@ -215,13 +233,25 @@ class SimulationPipeline(Pipeline):
 
     def warnings(self, request: Request) -> list[str]:
         """Return how a request was understood, and where it lies outside of the training."""
+        told, numbers, settings = [*request.notes], request.numbers, self.settings
+        if self.reads_words:
+            told.append(f"the weights are told: {published_caption(numbers)}")
+        viscosity = numbers.get("viscosity", settings.viscosity)
+        if not settings.scaling.by_inflow and abs(viscosity / settings.viscosity - 1) > _SAME:
+            told.append(
+                f"the viscosity is {viscosity:g} m²/s, and these weights know that of their "
+                f"training alone, {settings.viscosity:g}: the result is of that"
+            )
+        told += strange(request.mesh, settings.scaling, request.first_frame)
         if self.guard is None:
-            return [*request.notes, *outside(request.numbers, self.settings.scaling)]
+            return [*told, *outside(numbers, settings.scaling)]
         latent = sampling.first_latent(self, request)
-        return [
-            *request.notes,
-            *self.guard.judge(request.numbers, self.settings.scaling, latent),
-        ]
+        return [*told, *self.guard.judge(numbers, settings.scaling, latent)]
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether the network is told words, and no first frame: the authors' text diffusion."""
+        return isinstance(self.conditioner, TextConditioner)
 
     def _latents(
         self,

@@ -18,6 +18,7 @@ from rectiflow.sources import NORMAL, Source
 from rectiflow.spacing import Spacing
 from torch import Tensor
 
+from rectiflow_pde.data.captions import published_caption
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.flow import Diffusion, guided_field
 from rectiflow_pde.mesh import Mesh, NodeType
@@ -41,6 +42,11 @@ def condition(pipe: SimulationPipeline, request: Request) -> dict[str, Tensor]:
             told = beside(first)
         return {"numbers": numbers, "beside": told}
     assert pipe.conditioner is not None
+    if pipe.reads_words:
+        if request.first_frame is not None:
+            raise ValueError("these weights are told words alone; expected no first frame.")
+        with torch.no_grad():
+            return {"context": pipe.conditioner([published_caption(request.numbers)])[0]}
     if request.first_frame is None:
         raise ValueError("these weights start from a first frame; expected one, with its mesh.")
     scaling = pipe.settings.scaling
@@ -82,6 +88,8 @@ def latents(
         for name, value in cond.items()
     }
     method = solver or Euler()
+    if pipe.settings.guesses:
+        return pipe.network(torch.zeros_like(noise), noise.new_zeros(len(noise)), rows)
     if isinstance(pipe.network, FlowTransformer):
         moves = plan((grid or uniform)(steps), solver_for(pipe.network, method))
         field = guided_field(pipe.network, rows, guidance, rule=rule, moves=moves)

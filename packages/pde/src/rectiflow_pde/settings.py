@@ -35,6 +35,9 @@ class SimulationSettings:
     dimensions : float, optional
         Of the noise (:class:`~rectiflow.poisson.StudentT`) that the flow was trained from; normal
         if absent.
+    guesses : bool
+        The network says the latents at once and from no noise: the deterministic surrogate that a
+        flow is compared with.
     """
 
     scaling: Scaling
@@ -45,6 +48,7 @@ class SimulationSettings:
     steps: int = 10
     guidance: float = 1.0
     dimensions: float | None = None
+    guesses: bool = False
 
     def __post_init__(self) -> None:
         told: Mapping[str, Any] = {"scaling": self.scaling, "raster": self.raster}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from rectiflow.training.recipe import Recipe
 
-from rectiflow_pde.data.rasters import still
 from rectiflow_pde.guard import Guard
+from rectiflow_pde.latent_objective import SurrogateObjective
 from rectiflow_pde.networks import MeshAutoencoder
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
@@ -91,6 +92,7 @@ class SimulationRecipe(Recipe):
         elif isinstance(network, FlowTransformer) and hasattr(data, "scaling"):
             guard = guard_of(codec, data)
         settings = before.settings if before else settings_of(cfg, data)
+        settings = replace(settings, guesses=isinstance(objective, SurrogateObjective))
         pipe = SimulationPipeline(network, codec, conditioner, guard, settings=settings)
         pipe.save_pretrained(folder, **card)
 
@@ -117,12 +119,18 @@ _PARTS = ("conditioner", "guard", "codec")
 
 
 def guard_of(codec: PatchCodec, data: FlowData) -> Guard:
-    """Keep first frames of the training, each as it is and upside down."""
+    """Keep frames of the training flows as first ones, each as it is and upside down."""
     dataset: Any = data.dataset
-    turn = torch.tensor([1.0, -1.0, 1.0])[:, None, None, None]
-    first = [dataset[i]["flow"] for i in range(min(len(dataset), _GUARDED // 2))]
-    whole = torch.stack([*first, *(flow.flip(2) * turn for flow in first)])
-    return Guard.of(codec.encode(still(whole)))
+    flows: list[torch.Tensor] = dataset.flows[: _GUARDED // 2]
+    each = max(_GUARDED // (2 * len(flows)), 1)
+    turn = torch.tensor([1.0, -1.0, 1.0])[:, None, None]
+    kept, owner = [], []
+    for i, flow in enumerate(flows):
+        for at in np.linspace(0, flow.shape[-1] - 1, each).astype(int):
+            kept += [flow[..., at], flow[..., at].flip(2) * turn]
+            owner += [i, i]
+    whole = torch.stack(kept)[..., None].expand(-1, -1, -1, -1, data.frames)  # type: ignore[attr-defined]
+    return Guard.of(torch.cat([codec.encode(part) for part in whole.split(32)]), owner)
 
 
 def settings_of(cfg: Config, data: FlowData) -> SimulationSettings:

@@ -1,7 +1,8 @@
 """The authors' checkpoints of meshes, read and written; every tensor is accounted for.
 
-Our modules have the authors' names, so that only prefixes differ. Kernel radii and the statistics
-of the data are not in their files: the released radii are taken, and statistics have to be given.
+Our modules have the authors' names, so that only prefixes differ. Kernel radii, the tokeniser and
+the statistics of the data are not in their files: the released radii and RoBERTa's tokeniser are
+taken, and statistics have to be given.
 """
 
 from __future__ import annotations
@@ -25,15 +26,19 @@ from rectiflow_pde.networks import (
     MeshConfig,
     MeshFrameConditioner,
     MeshFrameConfig,
+    TextConditioner,
+    TextConfig,
 )
 from rectiflow_pde.networks.convolution import ConvConfig
+from rectiflow_pde.networks.text import TOKENIZER, tokenizer_bytes
 from rectiflow_pde.networks.transforms import TransformConfig
 from rectiflow_pde.scaling import Scaling
 from rectiflow_pde.settings import SimulationSettings
 from rectiflow_pde.trajectory import FIELDS
 
 NETWORK, CODEC, CONDITIONER = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
-TEXT = "cond_stage_model.embeddings."
+TEXT = "embeddings."
+"""How names of a conditioner by words begin."""
 AE_RADIUS, FRAME_RADIUS = 0.0425, 0.05
 HEADS = 16
 SCALE = 0.2
@@ -46,21 +51,30 @@ _BUFFERS = re.compile(
 _LOSS = ("loss.", f"{CODEC}loss.")
 """Networks that only the autoencoder's training needs."""
 
+_ROBERTA = "roberta."
+"""Before our names of the text encoder's tensors."""
+
 
 def load_official(
-    path: Path | str, *, statistics: Path | str | None = None, heads: int = HEADS
+    path: Path | str,
+    *,
+    statistics: Path | str | None = None,
+    heads: int = HEADS,
+    tokenizer: Path | str = TOKENIZER,
 ) -> dict[str, Any]:
-    """Read the authors' first-frame diffusion of cylinders.
+    """Read the authors' diffusion of cylinders, told a first frame or words.
 
     Parameters
     ----------
     path : Path or str
-        ``ldm_DiT_FF_cylinder.ckpt`` or one like it.
+        ``ldm_DiT_FF_cylinder.ckpt``, ``ldm_DiT_text_cylinder.ckpt`` or one like them.
     statistics : Path or str
         ``statistics.csv`` of prepared flows: mean and deviation of each field, which the authors
         keep in a pickle beside their data.
     heads : int
         Of attention, which shapes do not tell.
+    tokenizer : Path or str
+        Of a diffusion told words: a folder, or a name on the hub.
 
     Returns
     -------
@@ -71,15 +85,11 @@ def load_official(
     ------
     CheckpointError
         When tensors are missing, too many, or of other shapes.
+    FileNotFoundError
+        When there is no such tokeniser.
     """
     path = Path(path)
     tensors = load_tensors(path)
-    if any(name.startswith(TEXT) for name in tensors):
-        raise CheckpointError(
-            path,
-            "holds a text-conditioned diffusion and its RoBERTa; expected a first-frame one "
-            f"({CONDITIONER}encoder.*). Its autoencoder can be had with --part codec",
-        )
     parts = {prefix: _under(tensors, prefix) for prefix in (NETWORK, CODEC, CONDITIONER)}
     lacking = [prefix for prefix, found in parts.items() if not found]
     if lacking:
@@ -97,7 +107,7 @@ def load_official(
     return {
         "network": _filled(LatentTransformer, dit_sizes, parts[NETWORK], path, heads),
         "codec": _filled(MeshAutoencoder, mesh_sizes, codec_state, path),
-        "conditioner": _filled(MeshFrameConditioner, frame_sizes, parts[CONDITIONER], path),
+        "conditioner": _conditioner(parts[CONDITIONER], path, tokenizer),
         "settings": official_settings(statistics),
     }
 
@@ -116,8 +126,16 @@ def load_official_codec(path: Path | str) -> MeshAutoencoder:
     return _filled(MeshAutoencoder, mesh_sizes, kept, Path(path))
 
 
+def _conditioner(tensors: dict[str, Tensor], path: Path, tokenizer: Path | str) -> nn.Module:
+    if not any(name.startswith(TEXT) for name in tensors):
+        return _filled(MeshFrameConditioner, frame_sizes, tensors, path)
+    tables = ("embeddings.position_ids", "embeddings.token_type_ids")  # older versions store them
+    state = {_ROBERTA + name: value for name, value in tensors.items() if name not in tables}
+    return _filled(TextConditioner, text_sizes, state | {"words": tokenizer_bytes(tokenizer)}, path)
+
+
 def save_official(pipe: Any, path: Path) -> Path:
-    """Write a first-frame diffusion with the authors' names, and the buffers of its schedule.
+    """Write a diffusion with the authors' names, and the buffers of its schedule.
 
     Raises
     ------
@@ -125,7 +143,7 @@ def save_official(pipe: Any, path: Path) -> Path:
         If the pipeline has other networks than the authors', or of what their files do not tell.
     """
     parts = pipe.network, pipe.codec, pipe.conditioner
-    kinds = (LatentTransformer, MeshAutoencoder, MeshFrameConditioner)
+    kinds = (LatentTransformer, MeshAutoencoder, (MeshFrameConditioner, TextConditioner))
     if not all(isinstance(part, kind) for part, kind in zip(parts, kinds, strict=True)):
         raise ValueError(
             "these weights are of networks that the authors' code does not have; expected a "
@@ -133,11 +151,13 @@ def save_official(pipe: Any, path: Path) -> Path:
         )
     network, codec, frame = (part.sizes for part in parts)
     told = {
-        "groups": (codec.conv.groups, frame.conv.groups) == (16, 16),
-        "radii": (codec.transform.radius, frame.transform.radius) == (AE_RADIUS, FRAME_RADIUS),
-        "cells of the conditioner": frame.cells == 32,
+        "groups": codec.conv.groups == 16,
+        "radii": codec.transform.radius == AE_RADIUS,
         "channels beside the latent": network.told == 0,
     }
+    if isinstance(frame, MeshFrameConfig):
+        known = frame.conv.groups, frame.transform.radius, frame.cells
+        told["sizes of the conditioner"] = known == (16, FRAME_RADIUS, 32)
     if other := [name for name, same in told.items() if not same]:
         raise ValueError(
             f"these networks have other {' and '.join(other)} than the released ones, which the "
@@ -145,8 +165,8 @@ def save_official(pipe: Any, path: Path) -> Path:
         )
     tensors: dict[str, Tensor] = {}
     for prefix, part in zip((NETWORK, CODEC, CONDITIONER), parts, strict=True):
-        state = {k: v for k, v in part.state_dict().items() if k != "scale"}
-        tensors |= {prefix + name: value.contiguous() for name, value in state.items()}
+        state = {k: v for k, v in part.state_dict().items() if k not in ("scale", "words")}
+        tensors |= {prefix + k.removeprefix(_ROBERTA): v.contiguous() for k, v in state.items()}
     diffusion = Diffusion()
     tables = {"betas": diffusion.betas, "alphas_cumprod": diffusion.alphas_cumprod}
     tensors |= {name: torch.from_numpy(value).float() for name, value in tables.items()}
@@ -197,6 +217,17 @@ def frame_sizes(tensors: Mapping[str, Tensor]) -> MeshFrameConfig:
     tokens = tensors["head.weight"].shape[0]
     fields = gno["x_projection.fcs.0.weight"].shape[1]
     return MeshFrameConfig(fields, 32, tokens, transform_sizes(gno, FRAME_RADIUS), conv)
+
+
+def text_sizes(tensors: Mapping[str, Tensor]) -> TextConfig:
+    """Tell the sizes of a RoBERTa from its tensors and the bytes of its tokeniser."""
+    names = ("word", "position", "token_type")
+    tables = [tensors[f"{_ROBERTA}embeddings.{name}_embeddings.weight"] for name in names]
+    layer = rf"{_ROBERTA}encoder\.layer\.(\d+)\."
+    inner = tensors[f"{_ROBERTA}encoder.layer.0.intermediate.dense.weight"]
+    rows = [len(table) for table in tables]
+    width, depth = tables[0].shape[1], _count(tensors, layer)
+    return TextConfig(*rows, width, depth, len(inner), len(tensors["words"]))
 
 
 def conv_sizes(tensors: Mapping[str, Tensor], dims: int, *, doubled: bool = True) -> ConvConfig:

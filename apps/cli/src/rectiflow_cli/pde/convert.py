@@ -27,6 +27,11 @@ class Convert(commands.Convert):
         add = parser.group("the authors' files")
         add("--part", choices=("codec",), help="Convert the autoencoder alone.")
         add("--statistics", metavar="CSV", help="Mean and deviation of the fields: statistics.csv.")
+        add(
+            "--tokenizer",
+            metavar="NAME",
+            help="Of weights that read words: RoBERTa's folder, or its name on the hub.",
+        )
         add("--heads", type=positive, default=16, help="Of attention, which shapes do not tell.")
 
     def official(self, path: Path, args: Any) -> Any:
@@ -36,7 +41,9 @@ class Convert(commands.Convert):
 
         if args.part is not None:
             return load_official_codec(path)
-        return SimulationPipeline.load_official(path, statistics=args.statistics, heads=args.heads)
+        told = {"tokenizer": args.tokenizer} if args.tokenizer else {}
+        told |= {"statistics": args.statistics, "heads": args.heads}
+        return SimulationPipeline.load_official(path, **told)
 
     def write_official(self, pipe: Any, out: Path, args: Any) -> list[Path]:
         """Write the tensors under the authors' names."""

@@ -25,6 +25,7 @@ class Eval(commands.Evaluate):
     examples = (
         "SHARDS",
         "SHARDS --weights small --steps 1 5 25 -o measured",
+        "SHARDS --weights small --ensemble 8 --beside runs/rectified runs/surrogate -o measured",
     )
 
     def own_flags(self, parser: Parser) -> None:
@@ -36,6 +37,14 @@ class Eval(commands.Evaluate):
         add("--frames", type=positive, default=24, help="Of each, the given first one included.")
         add = parser.group("sampling")
         add("--steps", type=positive, nargs="+", help="Of the solver; several are compared.")
+        add(
+            "--ensemble",
+            type=positive,
+            default=1,
+            metavar="N",
+            help="Samples of each flow: does their spread tell their error?",
+        )
+        add("--beside", nargs="+", default=(), metavar="WEIGHTS", help="Further checkpoints.")
         add_sampler(add, "euler")
 
     def measure(self, args: Any, progress: Callable[[float, float], None]) -> Measured:
@@ -47,15 +56,18 @@ class Eval(commands.Evaluate):
         if not flows:
             raise UsageError(f"{args.shards} has no flow in its {args.split} split.")
         guesses = [Guess("persistence", persistence), Guess("time mean", time_mean)]
-        if args.weights is not None:
+        if args.weights is None and args.beside:
+            raise UsageError("--beside needs --weights: beside what?")
+        several = [args.weights, *args.beside] if args.weights else []
+        for weights in several:
+            args.weights = weights
             pipe = self.load(args)
             args.frames = min(args.frames, pipe.settings.frames)
-            for steps in args.steps or [pipe.settings.steps]:
-                guesses.append(
-                    by_pipeline(
-                        pipe, steps=steps, seed=args.seed, solver=args.solver, grid=args.grid
-                    )
-                )
+            told = {"seed": args.seed, "members": args.ensemble}
+            told |= {"solver": args.solver, "grid": args.grid}
+            told["name"] = weights if args.beside else ""
+            for steps in [1] if pipe.settings.guesses else args.steps or [pipe.settings.steps]:
+                guesses.append(by_pipeline(pipe, steps=steps, **told))
         named = {f"{args.split}_{i:04d}": flow for i, flow in enumerate(flows)}
         found = evaluate(named, guesses, frames=args.frames, progress=progress)
         return Measured(found, {"frames": args.frames, "split": args.split})
@@ -67,7 +79,8 @@ class Eval(commands.Evaluate):
             for method, groups in found.summary.items()
             for kind, values in groups.items()
         ]
-        return table(rows)
+        columns: dict[str, Any] = {name: None for row in rows for name in row}
+        return table([columns | row for row in rows])
 
 
 main = Eval()

@@ -46,6 +46,32 @@ def caption_of(parameters: Mapping[str, float], regime: str = "unknown") -> str:
     ).rstrip()
 
 
+def published_caption(parameters: Mapping[str, float]) -> str:
+    """Describe a flow in the very words of the published data, which the released weights know.
+
+    Parameters
+    ----------
+    parameters : mapping
+        ``radius``, ``centre_x``, ``centre_y`` and ``u_mean``.
+
+    Raises
+    ------
+    ValueError
+        If one of them is missing.
+    """
+    missing = [k for k in ("radius", "centre_x", "centre_y", "u_mean") if k not in parameters]
+    if missing:
+        raise ValueError(
+            f"nothing tells {', '.join(missing)} of the flow; expected a prompt with its numbers, "
+            "or a mesh with one round obstacle and a prompt with the inflow."
+        )
+    reynolds = published_reynolds(parameters["u_mean"], parameters["radius"])
+    regimes = {200: "fully laminar", 350: "transitioning in the wake"}
+    regime = next((word for top, word in regimes.items() if reynolds < top), "turbulent")
+    told = {**parameters, "reynolds": reynolds}
+    return f"{caption_of(told)} The flow is {regime}."
+
+
 def published_reynolds(u_mean: float, radius: float) -> float:
     """Reynolds number as the published captions have it, in tens; about 9.49 times the physical.
 

@@ -198,16 +198,8 @@ def flows_of(path: Path, reading: Reading) -> Iterator[Found]:
         prepared = PreparedFlows(path)
         for i in range(len(prepared)):
             yield prepared[i], {key: prepared.table[key][i] for key in ("name", "split", "regime")}
-    elif path.suffix in (".npz", ".h5", ".hdf5"):
+    elif path.suffix in (".npz", ".h5", ".hdf5", ".tfrecord"):
         yield from read_trajectories(path)
-    elif path.suffix == ".tfrecord":
-        raise FileError(
-            path,
-            "it is a TFRecord file, which needs TensorFlow",
-            "npz or HDF5",
-            "Write each trajectory with numpy.savez: mesh_pos, cells, node_type, velocity, "
-            "pressure.",
-        )
     else:
         yield read_series(path, reading.units, names=reading.names, boundaries=reading.boundaries)
 

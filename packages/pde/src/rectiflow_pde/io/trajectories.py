@@ -1,9 +1,9 @@
-"""Files of whole trajectories: MeshGraphNets' arrays as npz and HDF5, and ragged npz files.
+"""Files of whole trajectories: MeshGraphNets' as TFRecord, npz and HDF5, and ragged npz files.
 
 Three forms are known by their names:
 
-* one flow: ``mesh_pos, cells, node_type, velocity, pressure``, and ``time``, ``viscosity``,
-  ``density`` where the file has them; the mesh may be repeated along time;
+* one flow, or many in one TFRecord file: ``mesh_pos, cells, node_type, velocity, pressure``, and
+  ``time``, ``viscosity``, ``density`` where it has them; the mesh may be repeated along time;
 * many flows in one HDF5 file: groups ``0, 1, ...`` with ``u, v, pressure, mesh_pos, cells,
   node_type`` and ``metadata``, as Text2PDE's data;
 * many flows in one npz: flat arrays with ``node_offset`` and ``cell_offset``, and ``meta`` as JSON.
@@ -23,6 +23,7 @@ from rectiflow.storage.faults import FileError
 
 from rectiflow_pde.io.cells import RawMesh
 from rectiflow_pde.io.raw import RawFlow
+from rectiflow_pde.io.tfrecord import read_tfrecord
 
 _NAMES = {
     "points": ("mesh_pos", "pos", "points"),
@@ -45,6 +46,9 @@ def read_trajectories(path: str | Path) -> Iterator[RawFlow | FileError]:
     path = Path(path)
     if path.suffix == ".npz":
         yield from _of_npz(path)
+    elif path.suffix == ".tfrecord":
+        for i, arrays in enumerate(read_tfrecord(path)):
+            yield _one(path, str(i), arrays)
     else:
         yield from _of_h5(path)
 

@@ -69,3 +69,19 @@ def calibration(members: Float[np.ndarray, m * s], truth: Float[np.ndarray, "*s"
     skill = float(np.sqrt(((members.mean(0) - truth) ** 2).mean()))
     ratio = spread / skill if skill else np.inf
     return Calibration(spread, skill, ratio, ratio * np.sqrt((m + 1) / m))
+
+
+def coverage(members: Float[np.ndarray, m * s], truth: Float[np.ndarray, "*s"]) -> float:
+    """Share of values between the least and the greatest of the members.
+
+    It is ``(m - 1) / (m + 1)`` for an ensemble of which the truth could be a member.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two members.
+    """
+    if len(members) < 2:
+        raise ValueError(f"coverage needs at least 2 members, got {len(members)}.")
+    inside = (np.min(members, 0) <= truth) & (truth <= np.max(members, 0))
+    return float(inside.mean())

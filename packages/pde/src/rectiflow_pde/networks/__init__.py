@@ -14,6 +14,7 @@ from rectiflow_pde.networks.conditioner import (
     MeshFrameConfig,
 )
 from rectiflow_pde.networks.dit import DitConfig, LatentTransformer
+from rectiflow_pde.networks.text import TextConditioner, TextConfig
 
 __all__ = [
     "DitConfig",
@@ -27,4 +28,6 @@ __all__ = [
     "MeshFrameConditioner",
     "MeshFrameConfig",
     "Posterior",
+    "TextConditioner",
+    "TextConfig",
 ]

@@ -24,9 +24,9 @@ class Neighbours:
 
     Attributes
     ----------
-    source : Tensor, shape (e,), int64
-        Number of a source, by query and within a query increasing.
-    query : Tensor, shape (e,), int64
+    source : Tensor, shape (e,), int32
+        Number of a source, by query.
+    query : Tensor, shape (e,), int32
         Number of its query.
     n_sources, n_queries : int
         How many there are, those without a neighbour included.
@@ -90,6 +90,7 @@ def within_radius(
     keys = cells @ strides
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
+    along, across = (np.ascontiguousarray(x.T) for x in (sources[order], queries))
     own = np.floor((queries - low) / radius).astype(np.int64) @ strides
     # Cubes that follow each other along the last axis are one range of sorted sources.
     around = np.array(list(itertools.product((-1, 0, 1), repeat=sources.shape[1] - 1)), np.int64)
@@ -105,11 +106,10 @@ def within_radius(
         number = counts[start:stop].ravel()
         query = np.repeat(np.arange(start, stop), counts[start:stop].sum(1))
         offset = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number, number)
-        source = order[np.repeat(first[start:stop].ravel(), number) + offset]
-        near = np.square(sources[source] - queries[query]).sum(1) <= radius * radius
-        found.append((query[near], source[near]))
+        place = np.repeat(first[start:stop].ravel(), number) + offset
+        near = sum(np.square(s[place] - q[query]) for s, q in zip(along, across, strict=True))
+        kept = near <= radius * radius
+        found.append((query[kept].astype(np.int32), order[place[kept]].astype(np.int32)))
         start = stop
-    query, source = (np.concatenate(column) for column in zip(*found, strict=True))
-    order = np.lexsort((source, query))
-    pairs = torch.from_numpy(source[order]), torch.from_numpy(query[order])
-    return Neighbours(*pairs, len(sources), len(queries))
+    query, source = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
+    return Neighbours(source, query, len(sources), len(queries))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -54,14 +55,16 @@ class Cloud:
         Points of each mesh.
     to_grid : Neighbours
         Points near each cell; the cells of the second mesh follow those of the first.
-    to_points : Neighbours
-        Cells near each point.
     """
 
     points: Float[Tensor, "n d"]
     sizes: tuple[int, ...]
     to_grid: Neighbours
-    to_points: Neighbours
+
+    @cached_property
+    def to_points(self) -> Neighbours:
+        """Cells near each point."""
+        return self.to_grid.turned()
 
     @property
     def batch(self) -> int:
@@ -70,14 +73,13 @@ class Cloud:
 
     def to(self, device: torch.device | str) -> Cloud:
         """Move to a device."""
-        near = self.to_grid.to(device), self.to_points.to(device)
-        return Cloud(self.points.to(device), self.sizes, *near)
+        return Cloud(self.points.to(device), self.sizes, self.to_grid.to(device))
 
     @classmethod
     def of(cls, points: Tensor, grid: Tensor, radius: float) -> Cloud:
         """Find what is near the points of one mesh on a grid of cells."""
-        near = within_radius(grid.cpu().double().numpy(), _array(points), radius)
-        return cls(points, (len(points),), near, near.turned())
+        near = within_radius(_array(grid), _array(points), radius)
+        return cls(points, (len(points),), near)
 
     @classmethod
     def join(cls, clouds: Sequence[Cloud]) -> Cloud:
@@ -88,7 +90,6 @@ class Cloud:
             torch.cat([cloud.points for cloud in clouds]),
             tuple(size for cloud in clouds for size in cloud.sizes),
             joined([cloud.to_grid for cloud in clouds]),
-            joined([cloud.to_points for cloud in clouds]),
         )
 
 
