@@ -11,6 +11,8 @@ from rectiflow.commands.make import Job, Make
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
     Parser,
+    device_kind,
+    executor_of,
     fractions_of,
     pick_device,
     positive,
@@ -34,6 +36,8 @@ __all__ = [
     "Verb",
     "answer",
     "counter",
+    "device_kind",
+    "executor_of",
     "fractions_of",
     "pick_device",
     "positive",
