@@ -210,3 +210,23 @@ def test_workers_of_a_machine_take_turns_at_its_devices(monkeypatch):
     assert names == ["cuda", "cuda:1", "cuda:0", "cuda:1"]
     assert str(pick_device("cuda:0")) == "cuda:0"
     assert pickle.loads(pickle.dumps(Processes(2))) == Processes(2)
+
+
+def test_errors_travel_as_what_they_are():
+    """What was raised on purpose, and what the machine refuses, stays what it is."""
+    from rectiflow.storage.faults import FileError, StorageError
+    from rectiflow.storage.splits import check_fractions
+
+    def travelled(error: Exception) -> Exception:
+        return pickle.loads(pickle.dumps(executor._travelling(error)))
+
+    full = travelled(StorageError("a.pdb: the disk is full. Free some space."))
+    assert isinstance(full, StorageError)
+    assert str(full).startswith("a.pdb: the disk is full")
+    assert isinstance(travelled(FileNotFoundError(2, "absent", "x")), FileNotFoundError)
+    with pytest.raises(ValueError, match="fractions") as raised:
+        check_fractions({"train": 2.0})
+    assert type(travelled(raised.value)) is ValueError
+    assert isinstance(travelled(ValueError("raised by nobody of ours")), TaskError)
+    told = travelled(FileError("x.wav", "it ends early", "a sound", "Copy it again."))
+    assert isinstance(told, TaskError)  # made here, raised by none of our modules

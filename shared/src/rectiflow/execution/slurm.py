@@ -77,7 +77,7 @@ class Slurm(Executor):
             pause = _PAUSES_S[0]
             try:
                 while ledger.left:
-                    while len(jobs) < min(self.workers, len(queue.waiting())):
+                    while queue.waiting() and len(jobs) < min(self.workers, ledger.left):
                         name, count = f"{count:06d}", count + 1
                         jobs[name] = submit.submit(_work, folder, name)
                     found = list(queue.answers())
