@@ -11,7 +11,7 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from logging.handlers import QueueHandler
@@ -65,6 +65,10 @@ class Outcome:
         return self.value
 
 
+Outcomes: TypeAlias = Generator[Outcome, None, None]
+"""As tasks end; closing it ends the workers."""
+
+
 class Executor(ABC):
     """An engine on which tasks run."""
 
@@ -72,7 +76,7 @@ class Executor(ABC):
     """Whether tasks run in this process, and may share what it has loaded."""
 
     @abstractmethod
-    def run(self, open: Open, tasks: Sequence[Any]) -> Iterator[Outcome]:
+    def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks, and give the outcome of each as it ends.
 
         Parameters
@@ -96,7 +100,7 @@ class Executor(ABC):
     ) -> list[Outcome]:
         """Do tasks and return their outcomes in order; ``progress`` is told how many are done."""
         found: dict[int, Outcome] = {}
-        with closing(self.run(open, tasks)) as outcomes:  # type: ignore[type-var]
+        with closing(self.run(open, tasks)) as outcomes:
             for outcome in outcomes:
                 found[outcome.index] = outcome
                 if progress is not None:
@@ -110,7 +114,7 @@ class Here(Executor):
 
     is_here = True
 
-    def run(self, open: Open, tasks: Sequence[Any]) -> Iterator[Outcome]:
+    def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks in their order."""
         if not tasks:
             return

@@ -18,6 +18,7 @@ from rectiflow.execution.executor import (
     Ledger,
     Open,
     Outcome,
+    Outcomes,
     Sent,
     Worker,
     require_workers,
@@ -46,7 +47,7 @@ class Processes(Executor):
     def __post_init__(self) -> None:
         require_workers(self.workers)
 
-    def run(self, open: Open, tasks: Sequence[Any]) -> Iterator[Outcome]:
+    def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks, as many at a time as there are workers."""
         ledger, sent = Ledger(tasks), Sent.of(open)
         crew: list[_Hand] = []

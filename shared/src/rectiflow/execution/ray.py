@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from rectiflow.execution.executor import (
     Executor,
     Ledger,
     Open,
-    Outcome,
+    Outcomes,
     Sent,
     Worker,
     require_workers,
@@ -61,7 +61,7 @@ class Ray(Executor):
     def __post_init__(self) -> None:
         require_workers(self.workers)
 
-    def run(self, open: Open, tasks: Sequence[Any]) -> Iterator[Outcome]:
+    def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks, as many at a time as there are workers."""
         ledger, sent = Ledger(tasks), Sent.of(open)
         ray = import_ray(local=not self.address)

@@ -19,6 +19,7 @@ from rectiflow.execution.executor import (
     LostError,
     Open,
     Outcome,
+    Outcomes,
     Sent,
     Worker,
     require_workers,
@@ -64,7 +65,7 @@ class Slurm(Executor):
     def __post_init__(self) -> None:
         require_workers(self.workers)
 
-    def run(self, open: Open, tasks: Sequence[Any]) -> Iterator[Outcome]:
+    def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks, as many at a time as there are jobs."""
         ledger, sent = Ledger(tasks), Sent.of(open)
         if not tasks:
