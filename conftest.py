@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import random
 import sys
@@ -55,6 +56,20 @@ def _seeded() -> None:
         numpy.random.seed(0)
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def ray_here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ray on two cores of this machine, started once: it takes seconds."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    from rectiflow.execution.ray import import_ray, start_here
+
+    ray = import_ray()
+    folder = str(tmp_path_factory.mktemp("ray"))
+    start_here(ray, 2, _temp_dir=folder, object_store_memory=100 << 20)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture

@@ -223,6 +223,9 @@ def test_status_counts_done_failed_and_missing(tmp_path):
     assert found.absent == ["result-1-of-2.json"]
     assert not found.is_complete
     assert found.next == "the same command: rectiflow toy sample -o x"
+    assert found.under_way == 0
+    (tmp_path / ".0-1-2-3.partial" / "7").mkdir(parents=True)  # of a worker on the way
+    assert status_of(tmp_path).under_way == 1
     fill(ResultFolder(tmp_path, {}, shard=(0, 2)), ["c"], wanted=["a", "b", "c"])
     fill(ResultFolder(tmp_path, {}, shard=(1, 2)), ["e"])
     assert status_of(tmp_path).is_complete

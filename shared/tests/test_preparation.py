@@ -8,13 +8,13 @@ import math
 import os
 import sys
 from collections import Counter
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from rectiflow.execution import HERE, LostError, Processes
 from rectiflow.storage.preparation import (
     REPORT,
     Judged,
@@ -58,8 +58,8 @@ from rectiflow.storage.preparation import Judged
 """
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_rows_records_and_refusals_in_order(tmp_path, workers, monkeypatch):
+@pytest.mark.parametrize("executor", [HERE, Processes(2)])
+def test_rows_records_and_refusals_in_order(tmp_path, executor, monkeypatch):
     # Workers import what they call, and this file is no module on their path.
     (tmp_path / "judging.py").write_text(HEAD + inspect.getsource(judge))
     monkeypatch.syspath_prepend(tmp_path)
@@ -67,7 +67,7 @@ def test_rows_records_and_refusals_in_order(tmp_path, workers, monkeypatch):
     sys.modules.pop("judging", None)
     judging = importlib.import_module("judging")
     told = partial(judging.judge, seen=tmp_path / "seen")
-    found = extract(NUMBERS, told, tmp_path / "part", workers=workers)
+    found = extract(NUMBERS, told, tmp_path / "part", executor=executor)
     sys.modules.pop("judging")
     assert [row["name"] for row in found.rows] == expected()
     assert [refusal["number"] for refusal in found.rejected] == list(range(0, 70, 5))
@@ -111,7 +111,7 @@ def test_an_input_that_kills_its_worker_is_refused(tmp_path, monkeypatch):
     helper = importlib.import_module("helper")
     seen: list[int] = []
     lost = partial(dict, reason="killed")
-    told = {"workers": 2, "progress": lambda done, _: seen.append(done)}
+    told = {"executor": Processes(2), "progress": lambda done, _: seen.append(done)}
     judged = partial(helper.end_at_seven, folder=tmp_path)
     found = extract(NUMBERS[:40], judged, tmp_path / "out", lost=lambda n: lost(number=n), **told)
     killed = [row["number"] for row in found.rejected if row["reason"] == "killed"]
@@ -120,8 +120,8 @@ def test_an_input_that_kills_its_worker_is_refused(tmp_path, monkeypatch):
         n for n in expected() if int(n) < 40 and n[-1] != "7"
     ]
     assert seen[-1] == 40
-    with pytest.raises(BrokenProcessPool):
-        extract(NUMBERS[:40], judged, tmp_path / "other", workers=2)
+    with pytest.raises(LostError):
+        extract(NUMBERS[:40], judged, tmp_path / "other", executor=Processes(2))
 
 
 def test_a_copy_goes_on_after_what_the_writer_has(tmp_path):
@@ -240,8 +240,6 @@ def test_a_preparation_goes_on_and_is_not_repeated(tmp_path):
     assert again == replace(done, folder=tmp_path / "moved")
     with pytest.raises(ShardError, match="kind is 'numbers' there, got 'other' now"):
         preparation({"kind": "other"}).run(range(36), tmp_path / "moved")
-    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
-        preparation().run(range(36), tmp_path / "new", workers=0)
     (tmp_path / "moved" / REPORT).write_text('{"clips": 3}')
     with pytest.raises(ShardError, match="is of another version"):
         read_report(tmp_path / "moved")

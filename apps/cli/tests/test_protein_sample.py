@@ -101,7 +101,6 @@ def test_other_settings_need_another_folder(sample, narrow, tmp_path, capsys):
 
 
 def test_a_stopped_run_leaves_whole_samples_only(sample, narrow, tmp_path, monkeypatch):
-    monkeypatch.setattr(verb, "_BATCHES_PER_SAVE", 0)  # one sample per call
     from rectiflow_protein.result import BackboneResult
 
     write, calls = BackboneResult.write, []
@@ -115,7 +114,8 @@ def test_a_stopped_run_leaves_whole_samples_only(sample, narrow, tmp_path, monke
 
     monkeypatch.setattr(BackboneResult, "write", stopped)
     words = ["--length", "12", "--num", "3", "--steps", "4", "--weights", narrow]
-    assert main(["protein", "sample", *words, "-o", str(tmp_path / "s")]) == 130
+    one = ["--max-pairs", "144"]  # at a time
+    assert main(["protein", "sample", *words, *one, "-o", str(tmp_path / "s")]) == 130
     found = sorted(path.name for path in (tmp_path / "s").iterdir())
     assert found == [".rectiflow", "length_012_sample_00000.pdb", "result.json"]
     told = sample("s", "--length", "12", "--num", "3")

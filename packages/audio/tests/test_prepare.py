@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from rectiflow.execution import Processes
 from rectiflow.storage.shards import ShardError
 from rectiflow.storage.splits import split_of
 from rectiflow_audio.data import (
@@ -156,7 +157,7 @@ def test_splits_come_from_the_list_or_from_the_name(prepared):
 
 def test_workers_change_nothing(folder, prepared, tmp_path):
     _, out = prepared
-    prepare(folder, tmp_path / "two", workers=2)
+    prepare(folder, tmp_path / "two", executor=Processes(2))
     assert fingerprint(tmp_path / "two") == fingerprint(out)
 
 
@@ -226,7 +227,6 @@ def test_16_bit_samples_survive_exactly():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"channel": "left"}, "unknown channel rule 'left'; known: mean, first"),
         ({"fractions": {"train": 0.5}}, "split fractions must share 1"),
         ({"fractions": {"train": 0.5, "dev": 0.5}}, "split fractions must share 1"),

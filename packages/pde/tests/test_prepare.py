@@ -6,6 +6,7 @@ import csv
 
 import numpy as np
 import pytest
+from rectiflow.execution import Processes
 from rectiflow_pde.data import PreparedFlows
 from rectiflow_pde.data.grids import KsDraws, PreparedGrids, SmokeDraws, solve_grids
 from rectiflow_pde.data.prepare import Reading, prepare
@@ -72,7 +73,7 @@ def test_a_killed_solve_continues_to_the_same_bytes(solved, tmp_path, monkeypatc
 @pytest.mark.slow
 def test_two_workers_solve_the_same_flows(solved, tmp_path):
     told = {"edge": 0.02, "seed": 4, "fractions": ALL_TRAIN}
-    solve_flows(tmp_path / "out", RANGES, TIMES, 2, workers=2, **told)
+    solve_flows(tmp_path / "out", RANGES, TIMES, 2, executor=Processes(2), **told)
     assert bytes_of(tmp_path / "out") == bytes_of(solved)
 
 

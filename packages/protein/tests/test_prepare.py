@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rectiflow.execution import Processes
 from rectiflow.storage.shards import ShardError
 from rectiflow_protein.data import (
     LengthFilter,
@@ -117,7 +118,7 @@ def prepared(folder, tmp_path_factory):
 
 @pytest.mark.slow
 def test_workers_do_not_change_the_result(folder, prepared, tmp_path):
-    prepare(folder, tmp_path / "out", min_length=5, workers=2)
+    prepare(folder, tmp_path / "out", min_length=5, executor=Processes(2))
     assert fingerprint(tmp_path / "out") == fingerprint(prepared)
 
 
@@ -172,7 +173,6 @@ def test_another_preparation_is_not_mixed_in(folder, prepared):
         ({"rg_quantile": 1.5}, r"rg_quantile must lie in \(0, 1\], got 1.5"),
         ({"fractions": {"train": 0.5}}, r"must share 1 among train, valid, test, got"),
         ({"fractions": {"train": 0.5, "val": 0.5}}, r"must share 1 among train, valid, test"),
-        ({"workers": 0}, "workers must be at least 1, got 0"),
     ],
 )
 def test_bad_arguments_are_named(folder, tmp_path, options, message):

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from rectiflow.execution import Processes
 from rectiflow_shape.data import PreparedShapes, Samples, mesh_of, prepare
 from rectiflow_shape.geometry import BOX, HALF_EXTENT, Mesh, SignedDistance
 from rectiflow_shape.geometry.solids import ball, box, joined, turned
@@ -98,7 +99,7 @@ def test_samples_are_what_they_are_called(shapes):
 
 
 def test_workers_and_interruption_change_nothing(folder, shapes, tmp_path):
-    prepare(folder, tmp_path / "two", samples=SAMPLES, workers=2)
+    prepare(folder, tmp_path / "two", samples=SAMPLES, executor=Processes(2))
     for name in ("metadata.csv", "rejected.csv", "manifest.json"):
         assert (tmp_path / "two" / name).read_bytes() == (shapes.folder / name).read_bytes()
     with pytest.raises(ValueError, match="surface is 300 there, got 301 now"):
@@ -137,7 +138,6 @@ def test_packed_meshes_are_those_of_the_table(tmp_path):
     ("options", "message"),
     [
         ({"fractions": {"train": 0.5}}, "split fractions must share 1"),
-        ({"workers": 0}, "workers must be at least 1"),
     ],
 )
 def test_unusable_arguments_are_refused(folder, tmp_path, options, message):

@@ -52,12 +52,15 @@ class Status:
         Parts that have not begun.
     next : str
         How to go on, where that can be told.
+    under_way : int
+        Calls that workers have begun, or had when they were killed, of which nothing is in place.
     """
 
     kind: str
     parts: list[Part]
     absent: list[str] = field(default_factory=list)
     next: str = ""
+    under_way: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -105,7 +108,8 @@ def _results(folder: Path, found: list[Path]) -> Status:
         parts.append(Part(path.name, len(wanted), done, failed, missing))
         if missing and told.get("command"):
             command = f"the same command: rectiflow {' '.join(map(str, told['command']))}"
-    return Status("results", parts, _absent([path.name for path in found]), command)
+    under_way = sum(path.is_dir() for path in folder.glob(".*.partial/[0-9]*"))
+    return Status("results", parts, _absent([path.name for path in found]), command, under_way)
 
 
 def _absent(names: list[str]) -> list[str]:

@@ -28,6 +28,8 @@ def _text(found: Status) -> str:
     lines = [f"{found.kind}: {'complete' if found.is_complete else 'not complete'}"]
     lines.append(table([_row(part) for part in found.parts]))
     lines += [f"{name}: not begun" for name in found.absent]
+    if found.under_way:
+        lines.append(f"calls under way, or cut short: {found.under_way}")
     for part in found.parts:
         lines += [f"{name}: {reason}" for name, reason in list(part.failed.items())[:NAMED]]
         if part.missing:

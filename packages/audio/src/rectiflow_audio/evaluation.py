@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,33 +137,68 @@ def evaluate(
     Metrics: ``sdr``, ``sdri``, ``si_sdr``, ``si_sdri`` in decibel, higher is better; ``lsd`` and
     ``mel_lsd`` in powers of ten, lower is better. Definitions: :mod:`rectiflow_audio.metrics`.
     """
-    log_mel = log_mel or LogMel()
-    rows: list[dict[str, Any]] = []
-    embedded: dict[str, list[Tensor]] = {}
-    done = 0
+    measure = Measure(separate, codec, ideal_mask, log_mel or LogMel(), clap, embed)
+    found = []
     for done, example in enumerate(examples, 1):
-        name = example.name or f"example_{done}"
-        if example.target is None and clap is None:
+        found.append(measure(example, done))
+        if progress is not None:
+            progress(done)
+    return summarise(found)
+
+
+Found = tuple[list[dict[str, Any]], dict[str, Tensor]]
+"""Of one example: a row for each system, and what was embedded of each; targets under no name."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measures one example; see :func:`evaluate`."""
+
+    separate: Separate
+    codec: Callable[[Tensor], Tensor] | None = None
+    ideal_mask: bool = False
+    log_mel: LogMel = field(default_factory=LogMel)
+    clap: Clap | None = None
+    embed: Embedder | None = None
+
+    def __call__(self, example: Example, number: int = 1) -> Found:
+        """Separate an example, which is called by its number if it has no name, and measure."""
+        name = example.name or f"example_{number}"
+        if example.target is None and self.clap is None:
             raise ValueError(
                 f"{name} has no target and there is no CLAP to do without, got target=None; "
                 "expected one of the two. Pass clap=Clap.load()."
             )
-        found = _systems(separate, example, codec, log_mel if ideal_mask else None, name)
-        for system, wave in found.items():
-            row = {"name": name, "system": system, "query": example.query, "label": example.label}
-            rows.append(row | _measured(wave, example, log_mel, clap))
-            if embed is not None and example.target is not None:
-                embedded.setdefault(system, []).append(embed(wave).cpu())
-        if embed is not None and example.target is not None:
-            embedded.setdefault("", []).append(embed(_plain(example.target)).cpu())
-        if progress is not None:
-            progress(done)
+        log_mel = self.log_mel if self.ideal_mask else None
+        waves = _systems(self.separate, example, self.codec, log_mel, name)
+        told = {"query": example.query, "label": example.label}
+        rows = [
+            {"name": name, "system": system, **told}
+            | _measured(wave, example, self.log_mel, self.clap)
+            for system, wave in waves.items()
+        ]
+        if self.embed is None or example.target is None:
+            return rows, {}
+        heard = waves | {"": _plain(example.target)}
+        return rows, {system: self.embed(wave).cpu() for system, wave in heard.items()}
+
+
+def summarise(
+    found: Sequence[Found], failures: Mapping[str, str] | None = None
+) -> SeparationEvaluation:
+    """Return the table of what was measured of each example; see :func:`evaluate`."""
+    rows = [row for own, _ in found for row in own]
     if not rows:
         raise ValueError("nothing to evaluate, got no example; expected at least one mixture.")
+    embedded: dict[str, list[Tensor]] = {}
+    for _, own in found:
+        for system, value in own.items():
+            embedded.setdefault(system, []).append(value)
     systems = _summaries(rows)
     for system, distance in _frechet(embedded).items():
         systems[system]["fad"] = distance
-    return SeparationEvaluation(rows, {"count": done, "systems": systems})
+    summary = {"count": len(found), "systems": systems}
+    return SeparationEvaluation(rows, summary, dict(failures or {}))
 
 
 def read_examples(rows: Iterable[MixtureRow], *, snr: float = 0.0) -> Iterator[Example]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,47 +80,73 @@ def evaluate(
             "designability needs both tools, got one of designer and predictor; expected both or "
             "neither."
         )
-    rows: list[dict[str, Any]] = []
-    chosen: list[Backbone] = []
-    consistency: list[SelfConsistency] = []
-    failures: dict[str, Exception] = {}
+    found = []
     for done, backbone in enumerate(backbones, 1):
-        found = backbone_metrics(
-            torch.as_tensor(backbone.coords), aatype=torch.as_tensor(backbone.aatype)
-        )
-        row = {"name": backbone.name, "length": len(backbone)}
-        row |= {name: round(float(value), 5) for name, value in found.items()}
-        if designer is not None and predictor is not None:
-            try:
-                result = _self_consistency(backbone, designer, predictor, num_sequences)
-            except Exception as error:
-                # An outside tool may fail in any way; hours of finished rows must not go with it.
-                log.warning("%s: no designability (%s)", backbone.name, error)
-                failures[backbone.name] = error
-                row |= dict.fromkeys(_CONSISTENCY, float("nan"))
-            else:
-                consistency.append(result)
-                row |= dict(zip(_CONSISTENCY, _figures(result), strict=True))
-        if novelty is not None:
-            row["novelty_tm"] = novelty.get(backbone.name, float("nan"))
-        rows.append(row)
-        if row.get("designable", 1) == 1:
-            chosen.append(backbone)
+        found.append(measure(backbone, designer, predictor, num_sequences))
         if progress is not None:
             progress(done, len(backbones))
+    return summarise(backbones, found, diversity=diversity, novelty=novelty)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one backbone: its row, and what the tools told or why they did not."""
+
+    row: dict[str, Any]
+    consistency: SelfConsistency | None = None
+    error: Exception | None = None
+
+
+def measure(
+    backbone: Backbone,
+    designer: SequenceDesigner | None = None,
+    predictor: StructurePredictor | None = None,
+    num_sequences: int = 8,
+) -> Found:
+    """Measure one backbone; see :func:`evaluate`."""
+    found = backbone_metrics(
+        torch.as_tensor(backbone.coords), aatype=torch.as_tensor(backbone.aatype)
+    )
+    row = {"name": backbone.name, "length": len(backbone)}
+    row |= {name: round(float(value), 5) for name, value in found.items()}
+    if designer is None or predictor is None:
+        return Found(row)
+    try:
+        result = _self_consistency(backbone, designer, predictor, num_sequences)
+    except Exception as error:
+        # An outside tool may fail in any way; hours of finished rows must not go with it.
+        log.warning("%s: no designability (%s)", backbone.name, error)
+        return Found(row | dict.fromkeys(_CONSISTENCY, float("nan")), error=error)
+    return Found(row | dict(zip(_CONSISTENCY, _figures(result), strict=True)), result)
+
+
+def summarise(
+    backbones: Sequence[Backbone],
+    found: Sequence[Found],
+    *,
+    diversity: bool = True,
+    novelty: Mapping[str, float] | None = None,
+) -> Evaluation:
+    """Return the table of what was measured of each backbone; see :func:`evaluate`."""
+    rows = [each.row for each in found]
+    if novelty is not None:
+        rows = [row | {"novelty_tm": novelty.get(row["name"], float("nan"))} for row in rows]
+    consistency = [each.consistency for each in found if each.consistency is not None]
+    failures = {each.row["name"]: each.error for each in found if each.error is not None}
     if failures and not consistency:
         raise next(iter(failures.values()))
     summary = {"count": float(len(rows)), **_means(rows)}
     if failures:
         summary["failed"] = float(len(failures))
     if consistency:
-        from rectiflow_protein.designability import summarise
+        from rectiflow_protein import designability
 
-        summary |= summarise(consistency)
+        summary |= designability.summarise(consistency)
         if novelty is not None:
             summary["novelty_tm"] = _means([r for r in rows if r["designable"] == 1])["novelty_tm"]
     if diversity:
-        summary |= _diversity(chosen)
+        is_chosen = [row.get("designable", 1) == 1 for row in rows]
+        summary |= _diversity(list(compress(backbones, is_chosen)))
     return Evaluation(rows, summary, {name: str(error) for name, error in failures.items()})
 
 

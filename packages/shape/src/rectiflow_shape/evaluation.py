@@ -53,20 +53,43 @@ def evaluate_reconstruction(
     progress : callable, optional
     """
     rows, failures = [], {}
-    chosen = _some(prepared.some_rows(split).tolist(), limit)
-    for done, row in enumerate(chosen):
-        name = str(prepared.table["name"][row])
-        told: dict[str, Any] = {"name": name, "class": str(prepared.table["class"][row])}
-        mesh = mesh_of(prepared.records[row])
+    chosen = chosen_rows(prepared, split, limit)
+    for done, (name, row) in enumerate(chosen.items()):
         try:
-            found = rebuild(mesh, counter_generator("rebuild", seed, name))
-            errors = compare(found, mesh, counter_generator("compare", seed, name))
-            rows.append(told | errors | {"passed": certificate(found).passed})
+            rows.append(measure_reconstruction(prepared, row, rebuild, seed=seed))
         except ValueError as error:
             failures[name] = str(error)
         if progress is not None:
             progress(done + 1, len(chosen))
-    return Evaluation(rows, _means(rows) | {"shapes": len(rows), "split": split}, failures)
+    return reconstructions(rows, split, failures)
+
+
+def chosen_rows(prepared: PreparedShapes, split: str, limit: int | None = None) -> dict[str, int]:
+    """Return the rows of a split by the names of their shapes, or so many, evenly spaced."""
+    rows = prepared.some_rows(split).tolist()
+    count = min(limit or len(rows), len(rows))
+    some = [rows[i * len(rows) // count] for i in range(count)]
+    return {str(prepared.table["name"][row]): row for row in some}
+
+
+def measure_reconstruction(
+    prepared: PreparedShapes, row: int, rebuild: Rebuild, *, seed: int = 0
+) -> dict[str, Any]:
+    """Rebuild a shape and return how far it is from itself."""
+    name = str(prepared.table["name"][row])
+    mesh = mesh_of(prepared.records[row])
+    found = rebuild(mesh, counter_generator("rebuild", seed, name))
+    errors = compare(found, mesh, counter_generator("compare", seed, name))
+    told: dict[str, Any] = {"name": name, "class": str(prepared.table["class"][row])}
+    return told | errors | {"passed": certificate(found).passed}
+
+
+def reconstructions(
+    rows: list[dict[str, Any]], split: str, failures: Mapping[str, str]
+) -> Evaluation:
+    """Return the table of what :func:`measure_reconstruction` found, with its means."""
+    summary = _means(rows) | {"shapes": len(rows), "split": split}
+    return Evaluation(rows, summary, dict(failures))
 
 
 def evaluate_generation(
@@ -138,11 +161,6 @@ def _of_sets(made: list[Tensor], held: list[Tensor]) -> dict[str, float]:
 
 def _clouds(meshes: Sequence[Mesh], generator: torch.Generator) -> list[Tensor]:
     return [surface_points(mesh, POINTS, generator)[0] for mesh in meshes]
-
-
-def _some(rows: list[int], limit: int | None) -> list[int]:
-    count = min(limit or len(rows), len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -12,6 +12,8 @@ from rectiflow.commands.methods import add_rule, add_sampler
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
     Parser,
+    device_kind,
+    executor_of,
     fractions_of,
     pick_device,
     positive,
@@ -40,6 +42,8 @@ __all__ = [
     "add_sampler",
     "answer",
     "counter",
+    "device_kind",
+    "executor_of",
     "fractions_of",
     "pick_device",
     "positive",

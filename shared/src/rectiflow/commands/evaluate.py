@@ -41,6 +41,7 @@ class Evaluate(PipelineVerb):
         """Add the flags of every domain around the domain's own."""
         self.own_flags(parser)
         parser.add_network(default=None)
+        parser.add_executor()
         add = parser.group("output")
         add("-o", "--out", metavar="DIR", help="Write metrics.csv, summary.json and figures there.")
         parser.add_overwrite()
@@ -52,7 +53,58 @@ class Evaluate(PipelineVerb):
 
     @abstractmethod
     def measure(self, args: Namespace, progress: Callable[[float, float], None]) -> Measured:
-        """Measure as the flags ask."""
+        """Measure as the flags ask, what takes long on ``args.executor``."""
+
+    def each(
+        self,
+        args: Namespace,
+        open: Callable[[], Callable[[Any], Any]],
+        items: Mapping[str, Any],
+        progress: Callable[[float, float], None],
+        *,
+        at_once: int = 1,
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Do something with each item on ``args.executor``.
+
+        Parameters
+        ----------
+        open : callable
+            Called once by every worker, and sent to it pickled; returns what measures an item.
+        items : mapping
+            By name.
+        progress : callable
+            Told how many are done.
+        at_once : int
+            Items that one worker takes, and loses, together, where each takes little time.
+
+        Returns
+        -------
+        values, failures : dict
+            By name: what came of each item in their order, or why nothing did.
+
+        Raises
+        ------
+        Exception
+            What an item raised, when all have failed.
+        """
+        names = list(items)
+        groups = [names[i : i + at_once] for i in range(0, len(names), at_once)]
+        tasks = [[items[name] for name in group] for group in groups]
+        outcomes = args.executor.map(
+            _Each(open),
+            tasks,
+            lambda done, total: progress(min(done * at_once, len(names)), len(names)),
+        )
+        values: dict[str, Any] = {}
+        errors: dict[str, Exception] = {}
+        for group, outcome in zip(groups, outcomes, strict=True):
+            if outcome.error is None:
+                values |= zip(group, outcome.value, strict=True)
+            else:
+                errors |= dict.fromkeys(group, outcome.error)
+        if errors and not values:
+            raise next(iter(errors.values()))
+        return values, {name: str(error) for name, error in errors.items()}
 
     @abstractmethod
     def tell(self, found: Evaluation) -> str:
@@ -89,3 +141,14 @@ class Evaluate(PipelineVerb):
         }
         answer(document, "\n".join(lines), as_json=args.json)
         return 0
+
+
+@dataclass(frozen=True)
+class _Each:
+    """What workers do: measure some items."""
+
+    open: Callable[[], Callable[[Any], Any]]
+
+    def __call__(self) -> Callable[[list[Any]], list[Any]]:
+        measure = self.open()
+        return lambda items: [measure(item) for item in items]

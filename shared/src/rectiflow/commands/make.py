@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,10 @@ from rectiflow.commands.parser import Parser
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.costs import MARGIN, Load, costs_of
+from rectiflow.execution import Here, Loading
 from rectiflow.memory import free_memory
 from rectiflow.results import ResultFolder, shard_name
-from rectiflow.storage.faults import FileError
+from rectiflow.storage.faults import FileError, StorageError
 from rectiflow.storage.folders import claim, claim_file
 from rectiflow.storage.reading import read_json, size_text
 
@@ -66,6 +69,7 @@ class Make(PipelineVerb):
         self.own_flags(parser)
         parser.add_network()
         parser.add_shard()
+        parser.add_executor()
         parser.add_argument(
             "--plan",
             action="store_true",
@@ -101,7 +105,11 @@ class Make(PipelineVerb):
         """
 
     def chunks(self, args: Namespace, pipe: Any, jobs: list[Job]) -> Iterator[list[Job]]:
-        """Cut the jobs into calls: what a killed command has to do again."""
+        """Cut the jobs into calls: what one worker does, and a killed one has to do again.
+
+        Where samples of a call are made together the cut depends on the jobs alone, not on what is
+        done of them or who does them.
+        """
         return ([job] for job in jobs)
 
     def loads(self, args: Namespace, pipe: Any, jobs: list[Job]) -> list[Load]:
@@ -127,8 +135,10 @@ class Make(PipelineVerb):
         """Make what is not there, and tell what is."""
         part, parts = args.shard
         jobs = [job for i, job in enumerate(self.jobs(args)) if i % parts == part]
-        pipe = self.load(args)
-        settings = pipe.describe() | self.settings(args, pipe)
+        if args.plan:
+            args.executor = Here()
+        pipe = self.load_to_describe(args)
+        settings = self.describe(args, pipe) | self.settings(args, pipe)
         with self._claimed(args, jobs) if not args.plan else nullcontext():
             return self._run(args, pipe, settings, jobs)
 
@@ -173,17 +183,22 @@ class Make(PipelineVerb):
         missing = [job for job in jobs if not folder.holds(job.name, job.files, **job.expected)]
         if args.plan:
             return self._plan(args, pipe, missing)
-        if missing:
-            self._require_room(args, pipe, missing)
-        names = [job.name for job in jobs]
-        made = self._make(args, pipe, missing, folder, names) if missing else 0
+        if missing and args.executor.is_here:
+            self.require_room(args, pipe, missing)
+        wanted = {job.name for job in missing}
+        chunks = [
+            [job for job in chunk if job.name in wanted] for chunk in self.chunks(args, pipe, jobs)
+        ]
+        errors = self._make(args, pipe, list(filter(None, chunks)), folder, jobs) if missing else []
         document = {
-            **folder.document(names),
+            **folder.document([job.name for job in jobs]),
             "folder": folder.folder,
-            "made": made,
+            "made": len(missing) - sum(job.name in folder.failed for job in missing),
             "kept": len(jobs) - len(missing),
         }
         answer(document, self.tell(args, document), as_json=args.json)
+        if errors:
+            raise errors[0]
         if folder.failed and not document["samples"]:
             raise ValueError(
                 f"none of {len(folder.failed)} inputs can be used; the reasons are above."
@@ -212,11 +227,11 @@ class Make(PipelineVerb):
             f"{size_text(free)} that are free"
         )
         if jobs:
-            self._require_room(args, pipe, jobs)
+            self.require_room(args, pipe, jobs)
         answer(document, text, as_json=args.json)
         return 0
 
-    def _require_room(self, args: Namespace, pipe: Any, jobs: list[Job]) -> None:
+    def require_room(self, args: Namespace, pipe: Any, jobs: list[Job]) -> None:
         """Refuse what cannot fit, with the setting that would, where the costs are known."""
         model = costs_of(pipe, fit=False)
         if model is None:
@@ -233,32 +248,84 @@ class Make(PipelineVerb):
         )
 
     def _make(
-        self, args: Namespace, pipe: Any, jobs: list[Job], folder: ResultFolder, names: list[str]
-    ) -> int:
-        done = made = 0
+        self,
+        args: Namespace,
+        pipe: Any,
+        chunks: list[list[Job]],
+        folder: ResultFolder,
+        jobs: list[Job],
+    ) -> list[Exception]:
+        """Make what is missing; return the errors that the command has to end with."""
+        errors: list[Exception] = []
+        done, total = 0, sum(map(len, chunks))
         label = f"{self.name.removesuffix('e')}ing"
         with (
             counter(label, unit=self.unit, quiet=args.json) as show,
-            folder.writing(names) as staged,
+            folder.writing([job.name for job in jobs]) as staged,
         ):
-            for chunk in self.chunks(args, pipe, jobs):
+            load = partial(self.load, args)
+            making = (
+                _Making(self, args, staged, Loading(load, pipe), lambda p: show(done + p, total))
+                if args.executor.is_here
+                else _Making(self, args, staged.resolve(), Loading(load))
+            )
+            tasks = list(enumerate(chunks))
+            with closing(args.executor.run(making, tasks)) as outcomes:
+                for outcome in outcomes:
+                    chunk, error = chunks[outcome.index], outcome.error
+                    is_passed_over = isinstance(error, FileError) and not any(
+                        job.is_named for job in chunk
+                    )
+                    # What the machine refuses, the next would meet as well.
+                    if error and not is_passed_over:
+                        if isinstance(error, StorageError) or len(jobs) == 1:
+                            raise error
+                        errors.append(error)
+                    if error is None:
+                        rows, seconds = outcome.value
+                        folder.add(rows, making.place(outcome.index), seconds)
+                    else:
+                        for job in chunk:
+                            folder.refuse(job.name, str(error))
+                        sys.stderr.write(f"passed over: {error}\n")
+                    shutil.rmtree(making.place(outcome.index), ignore_errors=True)
+                    done += len(chunk)
+                    show(done, total)
+        return errors
 
-                def tick(now: int, total: int, done: int = done, size: int = len(chunk)) -> None:
-                    show(done + size * now / max(total, 1), len(jobs))
 
-                try:
-                    rows, seconds = self.make(args, pipe, chunk, staged, tick)
-                except FileError as error:
-                    if any(job.is_named for job in chunk):
-                        raise
-                    for job in chunk:
-                        folder.refuse(job.name, str(error))
-                    sys.stderr.write(f"passed over: {error}\n")
-                else:
-                    folder.add(rows, staged, seconds)
-                    made += len(chunk)
-                done += len(chunk)
-        return made
+@dataclass(frozen=True)
+class _Making:
+    """What workers do: make chunks of jobs with the pipeline of a verb, which each loads itself."""
+
+    verb: Make
+    args: Namespace
+    staged: Path
+    pipe: Loading[Any]
+    tick: Callable[[float], None] | None = None
+
+    def __call__(self) -> Callable[[tuple[int, list[Job]]], tuple[Rows, float]]:
+        """Load, and return what makes a chunk, whose files stay at :meth:`place`."""
+        self.pipe()
+        return self._make
+
+    def place(self, index: int) -> Path:
+        """Return the folder of a chunk."""
+        return self.staged / str(index)
+
+    def _make(self, task: tuple[int, list[Job]]) -> tuple[Rows, float]:
+        index, chunk = task
+        place = self.place(index)
+        shutil.rmtree(place, ignore_errors=True)  # of a worker that was killed
+        place.mkdir()
+
+        def tick(now: float, total: float) -> None:
+            if self.tick is not None:
+                self.tick(len(chunk) * now / max(total, 1))
+
+        if not self.args.executor.is_here:
+            self.verb.require_room(self.args, self.pipe(), chunk)
+        return self.verb.make(self.args, self.pipe(), chunk, place, tick)
 
 
 def _duration(seconds: float) -> str:

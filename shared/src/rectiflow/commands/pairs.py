@@ -7,11 +7,13 @@ from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser, positive
 from rectiflow.commands.verb import PipelineVerb
+from rectiflow.execution import Loading
 from rectiflow.rectify import Pair, PairStore, Verdict, generate_pairs
 
 NUM = 1000
@@ -53,6 +55,7 @@ class Pairs(PipelineVerb):
         )
         add("--batch", type=positive, default=16, help="How many pairs one call makes.")
         parser.add_shard()
+        parser.add_executor()
         parser.add_network()
         self.own_flags(parser)
         parser.add_overwrite()
@@ -60,6 +63,9 @@ class Pairs(PipelineVerb):
 
     def own_flags(self, parser: Parser) -> None:
         """Add the domain's flags."""
+
+    def _candidates(self, args: Namespace) -> Candidates:
+        return self.candidates(args, self.load(args))
 
     @abstractmethod
     def candidates(self, args: Namespace, pipe: Any) -> Candidates:
@@ -73,23 +79,26 @@ class Pairs(PipelineVerb):
         ValueError
             When no pair is kept.
         """
-        pipe = self.load(args)
+        pipe = self.load_to_describe(args)
         made = self.candidates(args, pipe)
         described = {
             key: value for key, value in pipe.describe().items() if key not in ("weights", "device")
         }
+        is_here = args.executor.is_here
+        making = _Making(Loading(partial(self._candidates, args), made if is_here else None))
         counts = generate_pairs(
-            made.sample,
+            making.sample,
             args.out,
             num=made.num or NUM,
             batch=args.batch,
             seed=args.seed,
             shard=args.shard,
-            keep=made.keep,
+            keep=None if made.keep is None else making.keep,
             metadata={**described, "real": args.real, **made.told},
             shard_size=max(args.batch, 64),
             progress=sys.stderr.isatty() and not args.json,
             overwrite=args.overwrite,
+            executor=args.executor,
         )
         store = PairStore(args.out)
         document = {
@@ -110,3 +119,20 @@ class Pairs(PipelineVerb):
         if store.is_complete and not len(store):
             raise ValueError(f"no pair was kept, got {store.rejected}; expected some. {self.mend}")
         return 0
+
+
+@dataclass(frozen=True)
+class _Making:
+    """Makes and judges candidates, loading what does when it is first asked to."""
+
+    made: Loading[Candidates]
+
+    def sample(self, indices: list[int]) -> Sequence[Pair]:
+        """Sample candidates."""
+        return self.made().sample(indices)
+
+    def keep(self, pair: Pair) -> Verdict:
+        """Judge one."""
+        judge = self.made().keep
+        assert judge is not None
+        return judge(pair)

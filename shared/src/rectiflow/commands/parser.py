@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from rectiflow.execution import Executor, Here, Processes, Ray, Slurm, worker_number
 from rectiflow.storage.splits import SPLITS
 
 DTYPES = ("float32", "bfloat16")
@@ -97,6 +98,22 @@ class Parser(argparse.ArgumentParser):
             help="The part that this worker does; parts are numbered from 0.",
         )
 
+    def add_executor(self) -> None:
+        """Add the flags that say where the tasks of a batch run; see :func:`executor_of`."""
+        add = self.group("where it runs")
+        add(
+            "--on",
+            metavar="ENGINE",
+            help="One of here, processes, ray, ray:ADDRESS of a cluster, slurm, and slurm:local to "
+            "try its jobs on this machine; here if absent, and with --workers processes.",
+        )
+        add(
+            "--workers",
+            type=positive,
+            metavar="N",
+            help="Tasks at a time; as many as there are cores if absent.",
+        )
+
     def add_device(self, add: Callable[..., Any]) -> None:
         """Add ``--device``."""
         add("--device", default="auto", help="One of auto, cpu, cuda and cuda:INDEX.")
@@ -121,6 +138,31 @@ class Parser(argparse.ArgumentParser):
         add("--dtype", choices=DTYPES, default="float32", help="What the networks compute in.")
         add("--compile", action="store_true", help="Compile the network before it runs.")
         add("--seed", type=int, default=0, help="Fixes the noise of each sample by its number.")
+
+
+def executor_of(on: str | None, workers: int | None, device: str = "cpu") -> Executor:
+    """Return the engine that ``--on``, ``--workers`` and ``--device`` name.
+
+    Examples
+    --------
+    >>> executor_of(None, None), executor_of(None, 2), executor_of("ray:10.0.0.1:6379", 8)
+    (Here(), Processes(workers=2), Ray(workers=8, address='10.0.0.1:6379', device='cpu'))
+    """
+    engine, colon, place = (on or ("here" if workers is None else "processes")).partition(":")
+    cores = len(os.sched_getaffinity(0))
+    if engine == "here" and not colon and workers in (None, 1):
+        return Here()
+    if engine == "processes" and not colon:
+        return Processes(workers or cores)
+    if engine == "ray" and bool(place) == bool(colon):
+        return Ray(workers or cores, place, device)
+    if engine == "slurm" and place in ("", "local") and bool(place) == bool(colon):
+        return Slurm(workers or cores, cluster=place or "slurm", device=device)
+    count = "" if workers is None else f" with --workers {workers}"
+    raise ValueError(
+        f"--on names no engine, got {on!r}{count}; expected here (one worker), processes, ray, "
+        " ray:ADDRESS, slurm or slurm:local."
+    )
 
 
 def positive(text: str) -> int:
@@ -194,10 +236,17 @@ def fractions_of(text: str) -> dict[str, float]:
     return dict(zip(SPLITS, shares, strict=True))
 
 
+def device_kind(name: str) -> str:
+    """Return ``cuda`` or ``cpu`` for the name of a device, which may be another machine's."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return name.partition(":")[0]
+
+
 def pick_device(name: str) -> torch.device:
     """Return the device of that name; ``auto`` is the GPU if there is one."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = device_kind(name)
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
         raise ValueError(f"unknown device {name!r}; expected auto, cpu, cuda or cuda:0.")
@@ -207,4 +256,6 @@ def pick_device(name: str) -> torch.device:
             f"device {name!r} is not there, got {count} CUDA device(s) on this machine; expected "
             "one of them. Leave --device out to take what there is."
         )
+    if kind == "cuda" and not colon and (number := worker_number()):
+        return torch.device("cuda", number % count)  # workers of a machine take turns
     return torch.device(name)

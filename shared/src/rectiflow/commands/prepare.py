@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rectiflow.commands.answers import answer
-from rectiflow.commands.parser import Parser, fractions_of, positive
+from rectiflow.commands.parser import Parser, fractions_of
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import Verb
 from rectiflow.storage.preparation import REJECTED, Report
@@ -35,7 +35,6 @@ class Prepare(Verb):
         add = parser.group("input and output")
         add("folder", metavar="FOLDER", help=self.takes)
         add("-o", "--out", required=True, metavar="SHARDS", help="The folder to write.")
-        add("--workers", type=positive, default=1, help="Processes that read.")
         self.own_flags(parser)
         add = parser.group("split")
         add(
@@ -46,6 +45,7 @@ class Prepare(Verb):
             help="Shares of train, valid and test, where the input does not tell.",
         )
         add("--seed", type=int, default=0, help="Another seed gives another split.")
+        parser.add_executor()
         parser.add_overwrite()
         parser.add_json()
 
@@ -54,7 +54,7 @@ class Prepare(Verb):
 
     @abstractmethod
     def prepare(self, args: Namespace, progress: Callable[[int, int], None]) -> Report:
-        """Prepare as the flags ask."""
+        """Prepare as the flags ask, on ``args.executor``."""
 
     def run(self, args: Namespace) -> int:
         """Prepare, and tell what was taken and why not the rest.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from rectiflow.commands.methods import of_checkpoint
-from rectiflow.commands.parser import Parser, pick_device
+from rectiflow.commands.parser import Parser, executor_of, pick_device
 
 if TYPE_CHECKING:
     from rectiflow.pipeline import Pipeline
@@ -45,6 +45,8 @@ class Verb(ABC):
         """Run it with the words after its name."""
         args = self.parser().parse_args(argv)
         args.words = [self.domain, self.name, *argv]
+        if hasattr(args, "on"):
+            args.executor = executor_of(args.on, args.workers, getattr(args, "device", "cpu"))
         return self.run(args)
 
 
@@ -68,3 +70,16 @@ class PipelineVerb(Verb):
             pipe.adapt(path, weight)
         of_checkpoint(args, pipe.folder)
         return pipe.compile() if args.compile else pipe
+
+    def load_to_describe(self, args: Namespace) -> Any:
+        """Load the pipeline, off the devices where others are going to run it."""
+        if args.executor.is_here:
+            return self.load(args)
+        pipe = self.load(Namespace(**{**vars(args), "device": "cpu"}))
+        of_checkpoint(args, pipe.folder)
+        return pipe
+
+    def describe(self, args: Namespace, pipe: Any) -> dict[str, Any]:
+        """Return what the pipeline tells of itself, with the device that runs it."""
+        own = {} if args.executor.is_here else {"device": args.device}
+        return pipe.describe() | own

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
+from rectiflow.execution import HERE, Executor, LostError
 from rectiflow.randomness import counter_generator
 from rectiflow.rectify.pairs import Pair
 from rectiflow.storage.folders import claim
@@ -59,6 +62,7 @@ def generate_pairs(
     shard_size: int = 256,
     progress: bool = True,
     overwrite: bool = False,
+    executor: Executor = HERE,
 ) -> dict[str, int]:
     """Try the candidates 0 ... num-1 and store those that are kept.
 
@@ -93,6 +97,10 @@ def generate_pairs(
         Show a progress bar.
     overwrite : bool, default False
         Begin anew where this worker's part was begun already.
+    executor : Executor, default Here()
+        Where candidates are tried, ``batch`` at a time. To others ``sample`` and ``keep`` are sent
+        pickled, and should load what they need when they are first called. Candidates that end
+        their worker each time are counted as rejected.
 
     Returns
     -------
@@ -126,62 +134,89 @@ def generate_pairs(
     names = () if is_begun else (folder.name,)
     with claim(out, "pairs", names, shard=shard, overwrite=overwrite):
         writer = ShardWriter(folder, told, shard_size=shard_size)
-        _generate(sample, candidates, writer, keep, batch, store_noise, progress)
+        _generate(_Trying(sample, keep, store_noise), candidates, writer, batch, executor, progress)
     rejected = writer.progress["rejected"]
     counts = {f"rejected: {reason}": n for reason, n in sorted(rejected.items())}
     return {"kept": writer.written, **counts}
 
 
+Tried = list[tuple[dict[str, Tensor] | None, str]]
+"""A record for each candidate, or None and why not."""
+
+LOST = "ended the worker"
+
+
+@dataclass(frozen=True)
+class _Trying:
+    """What workers do: sample some candidates and judge them."""
+
+    sample: Callable[[list[int]], Sequence[Pair]]
+    keep: Callable[[Pair], Verdict] | None
+    store_noise: bool
+
+    def __call__(self) -> Callable[[list[int]], Tried]:
+        return self._do
+
+    def _do(self, indices: list[int]) -> Tried:
+        return [self._judge(pair) for pair in _checked(self.sample(indices), indices)]
+
+    def _judge(self, pair: Pair) -> tuple[dict[str, Tensor] | None, str]:
+        verdict = Verdict(True) if self.keep is None else self.keep(pair)
+        if not verdict.kept:
+            return None, verdict.reason
+        scored = replace(pair, scores={**pair.scores, **verdict.scores})
+        return (scored if self.store_noise else replace(scored, x0=None)).to_record(), ""
+
+
 def _generate(
-    sample: Callable[[list[int]], Sequence[Pair]],
+    trying: _Trying,
     candidates: range,
     writer: ShardWriter,
-    keep: Callable[[Pair], Verdict] | None,
     batch: int,
-    store_noise: bool,
+    executor: Executor,
     progress: bool,
 ) -> None:
-    """Try the candidates that no earlier call tried."""
+    """Try the candidates that no earlier call tried, and keep them in their order."""
     state = writer.progress
     state.setdefault("tried", 0)
     state.setdefault("rejected", {})
-    saved = state["tried"]
+    saved, first = state["tried"], state["tried"]
+    starts = range(first, len(candidates), batch)
+    tasks = [list(candidates[start : start + batch]) for start in starts]
+    early: dict[int, Tried] = {}  # tried before those that come before them
+    following = 0
     bar = tqdm(
-        total=len(candidates),
-        initial=state["tried"],
-        unit="pair",
-        dynamic_ncols=True,
-        disable=not progress,
+        total=len(candidates), initial=first, unit="pair", dynamic_ncols=True, disable=not progress
     )
-    with bar:
+    with bar, closing(executor.run(trying, tasks)) as outcomes:
         try:
-            for start in range(state["tried"], len(candidates), batch):
-                indices = list(candidates[start : start + batch])
-                for pair in _checked(sample(indices), indices):
-                    _judge(pair, keep, writer, store_noise)
-                bar.update(len(indices))
-                # Rejected candidates count as well: a killed worker need not try them again.
-                if state["tried"] - saved >= writer.shard_size:
-                    writer.flush()
-                    saved = state["tried"]
+            for outcome in outcomes:
+                own = tasks[outcome.index]
+                is_lost = isinstance(outcome.error, LostError)
+                early[outcome.index] = [(None, LOST)] * len(own) if is_lost else outcome.get()
+                bar.update(len(own))
+                while following in early:
+                    for record, reason in early.pop(following):
+                        _store(record, reason, writer)
+                    following += 1
+                    # Rejected candidates count as well: a killed call need not try them again.
+                    if state["tried"] - saved >= writer.shard_size:
+                        writer.flush()
+                        saved = state["tried"]
         finally:
-            # Every pair taken so far is whole, so an interrupted worker keeps them too.
+            # Every pair taken so far is whole, so an interrupted call keeps them too.
             writer.flush()
 
 
-def _judge(
-    pair: Pair, keep: Callable[[Pair], Verdict] | None, writer: ShardWriter, store_noise: bool
-) -> None:
+def _store(record: dict[str, Tensor] | None, reason: str, writer: ShardWriter) -> None:
     """Store or count one candidate."""
-    verdict = Verdict(True) if keep is None else keep(pair)
     # Counted before it is added: adding may write the shard, and the count with it.
     writer.progress["tried"] += 1
-    if not verdict.kept:
-        rejected = writer.progress["rejected"]
-        rejected[verdict.reason] = rejected.get(verdict.reason, 0) + 1
+    if record is not None:
+        writer.add(record)
         return
-    scored = replace(pair, scores={**pair.scores, **verdict.scores})
-    writer.add((scored if store_noise else replace(scored, x0=None)).to_record())
+    rejected = writer.progress["rejected"]
+    rejected[reason] = rejected.get(reason, 0) + 1
 
 
 def _checked(pairs: Sequence[Pair], indices: list[int]) -> Sequence[Pair]:

@@ -11,19 +11,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import multiprocessing
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-
+from rectiflow.execution import HERE, Executor, LostError
 from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import Claim, claim
 from rectiflow.storage.reading import read_json
@@ -80,7 +76,6 @@ class _Chunk(Generic[Input]):
     """Inputs that one worker turns into one folder of records."""
 
     inputs: tuple[Input, ...]
-    judge: Callable[[Input], Judged]
     folder: Path
 
     @property
@@ -128,7 +123,7 @@ def extract(
     judge: Callable[[Input], Judged],
     folder: Path,
     *,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     lost: Callable[[Input], Row] | None = None,
     per_chunk: int = PER_CHUNK,
@@ -143,26 +138,25 @@ def extract(
         Called in the workers, which must be able to import it; refuses, never raises.
     folder : Path
         Keeps what is done, chunk by chunk; to be removed when the preparation is complete.
-    workers : int, default 1
-        Processes. The result does not depend on it.
+    executor : Executor, default Here()
+        Where inputs are judged. The result does not depend on it.
     progress : callable, optional
         ``progress(done, total)`` after every few inputs.
     lost : callable, optional
-        The refusal of an input at which a worker was killed, such as by a library that ends the
-        process. Absent, its death ends the extraction; with one worker nothing can be told.
+        The refusal of an input that ends its worker each time, such as by a library that ends
+        the process. Absent, it ends the extraction; so it does in this process itself.
     per_chunk : int, default 32
         Inputs whose work is lost when the process is killed; 1 where one takes long.
     """
     starts = range(0, len(inputs), per_chunk)
     chunks = [
-        _Chunk(tuple(inputs[i : i + per_chunk]), judge, folder / f"{k:06d}")
-        for k, i in enumerate(starts)
+        _Chunk(tuple(inputs[i : i + per_chunk]), folder / f"{k:06d}") for k, i in enumerate(starts)
     ]
     waiting = [chunk for chunk in chunks if not chunk.done]
     done = len(inputs) - sum(len(chunk.inputs) for chunk in waiting)
     if done:
         log.info("continuing after %d of %d files", done, len(inputs))
-    for count in _run(waiting, min(workers, len(waiting)), lost):
+    for count in _run(waiting, _Judging(judge), executor, lost):
         done += count
         if progress is not None:
             progress(done, len(inputs))
@@ -170,71 +164,53 @@ def extract(
 
 
 def _run(
-    chunks: list[_Chunk[Any]], workers: int, lost: Callable[[Any], Row] | None
+    chunks: list[_Chunk[Any]],
+    judging: _Judging,
+    executor: Executor,
+    lost: Callable[[Any], Row] | None,
 ) -> Iterator[int]:
     """Judge chunks, yielding the number of inputs as each is done."""
-    if workers <= 1:
-        yield from map(_judge_chunk, chunks)
-        return
-    pool = _pool(workers)
-    futures = {pool.submit(_judge_chunk, chunk): chunk for chunk in chunks}
-    try:
-        for future in as_completed(list(futures)):
-            count = future.result()
-            del futures[future]
-            yield count
-    except BrokenProcessPool:
-        if lost is None:
-            raise
-        log.warning("a worker was killed; the rest is judged one by one to find at which input")
-        with _Apart(lost) as apart:
-            for chunk in futures.values():
-                yield len(chunk.inputs) if chunk.done else _judge_chunk(apart.chunk(chunk))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    apart: list[_Chunk[Any]] = []
+    with closing(executor.run(judging, chunks)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome.error, LostError) and lost is not None:
+                apart.append(chunks[outcome.index])
+            else:
+                yield outcome.get()
+    for chunk in apart:
+        assert lost is not None
+        log.warning("a worker was killed; its inputs are judged one by one to find at which")
+        outcomes_of = executor.map(judging, chunk.inputs)
+        yield _keep(
+            chunk,
+            [
+                Judged(refused=[lost(each)]) if isinstance(o.error, LostError) else o.get()
+                for each, o in zip(chunk.inputs, outcomes_of, strict=True)
+            ],
+        )
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=torch.set_num_threads,
-        initargs=(1,),
-    )
+@dataclass(frozen=True)
+class _Judging:
+    """What workers do: judge a chunk and keep what was found, or a single input and return it."""
+
+    judge: Callable[[Any], Judged]
+
+    def __call__(self) -> Callable[[Any], Any]:
+        return self._do
+
+    def _do(self, task: Any) -> Any:
+        if isinstance(task, _Chunk):
+            return _keep(task, map(self.judge, task.inputs))
+        return self.judge(task)
 
 
-class _Apart:
-    """Judges inputs one by one in a process that may be killed at any of them."""
-
-    def __init__(self, lost: Callable[[Any], Row]) -> None:
-        self.lost = lost
-
-    def __enter__(self) -> _Apart:
-        self._pool = _pool(1)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown()
-
-    def chunk(self, chunk: _Chunk[Any]) -> _Chunk[Any]:
-        """Return a chunk that is judged so."""
-        return replace(chunk, judge=partial(self._judge, chunk.judge))
-
-    def _judge(self, judge: Callable[[Any], Judged], each: Any) -> Judged:
-        try:
-            return self._pool.submit(judge, each).result()
-        except BrokenProcessPool:
-            self._pool = _pool(1)
-            return Judged(refused=[self.lost(each)])
-
-
-def _judge_chunk(chunk: _Chunk[Any]) -> int:
+def _keep(chunk: _Chunk[Any], found: Iterable[Judged]) -> int:
     """Write what is accepted of a chunk and the rows of all; return the number of inputs."""
     rows: list[Row] = []
     rejected: list[Row] = []
     with ShardWriter(chunk.folder, shard_size=1 << 20) as writer:
-        for each in chunk.inputs:
-            judged = chunk.judge(each)
+        for judged in found:
             for record, row in judged.accepted:
                 writer.add(record, row["name"])
                 rows.append(row)
@@ -348,7 +324,7 @@ class Preparation(Generic[Input]):
         inputs: Sequence[Input],
         out: Path,
         *,
-        workers: int = 1,
+        executor: Executor = HERE,
         progress: Progress | None = None,
         overwrite: bool = False,
     ) -> Report:
@@ -361,30 +337,24 @@ class Preparation(Generic[Input]):
         out : Path
             Receives the shards with ``manifest.json``, ``metadata.csv``, ``rejected.csv`` and
             ``report.json``.
-        workers, progress
+        executor, progress
             As for :func:`extract`.
         overwrite : bool, default False
             Begin anew, whatever is there of these names.
 
         Raises
         ------
-        ValueError
-            If ``workers`` is not positive.
         FileExistsError
             If something else has these names, or another process writes there.
         ShardError
             If ``out`` holds a preparation with other settings.
         """
-        if workers < 1:
-            raise ValueError(
-                f"workers must be at least 1, got {workers}; expected a number of cores."
-            )
         is_begun = (out / MANIFEST).is_file() and not overwrite  # it says whose it is itself
         names = () if is_begun else (MANIFEST, METADATA, REJECTED, REPORT)
         with claim(out, MAKER, names, overwrite=overwrite) as own:
             if overwrite:
                 shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-            report = self._run(inputs, out, own, workers, progress)
+            report = self._run(inputs, out, own, executor, progress)
             shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         return report
 
@@ -393,7 +363,7 @@ class Preparation(Generic[Input]):
         inputs: Sequence[Input],
         out: Path,
         own: Claim,
-        workers: int,
+        executor: Executor,
         progress: Progress | None,
     ) -> Report:
         with ShardWriter(out, self.settings) as writer:
@@ -405,7 +375,7 @@ class Preparation(Generic[Input]):
                 inputs,
                 self.judge,
                 out / _PARTIAL,
-                workers=workers,
+                executor=executor,
                 progress=progress,
                 lost=self.lost,
                 per_chunk=self.per_chunk,

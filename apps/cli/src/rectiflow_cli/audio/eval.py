@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,39 +85,38 @@ class Eval(commands.Evaluate):
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files against references, or a model."""
-        from rectiflow_audio.evaluation import evaluate
+        from rectiflow_audio.evaluation import summarise
+
+        if args.weights is not None:
+            if len(args.paths) > 1 or args.reference or args.mixture:
+                raise UsageError(
+                    f"--weights takes one prepared folder or list, got {' '.join(args.paths)}"
+                    f"{' with --reference or --mixture' if args.reference or args.mixture else ''}"
+                    "; leave --weights out to measure files."
+                )
+            [args.source] = args.paths
+        total, _ = _examples(args)
+        numbers = {f"{i:05d}": i for i in range(total)}
+        found, failures = self.each(args, partial(self._measuring, args), numbers, progress)
+        told = {"source": args.paths if args.weights is None else args.source}
+        return Measured(summarise(list(found.values()), failures), told)
+
+    def _measuring(self, args: Any) -> Callable[[int], Any]:
+        """Load what separates and what measures, and return what measures an example."""
+        from rectiflow_audio.evaluation import Measure
 
         nets: dict[str, Any] = {
             "clap": _clap(args) if args.clap_score else None,
             "embed": _vggish(args.fad) if args.fad else None,
         }
+        _, example = _examples(args)
         if args.weights is None:
-            examples, estimates = _of_files(args)
-            found = evaluate(
-                lambda mixture, query: estimates[query],
-                examples,
-                progress=lambda done: progress(done, len(examples)),
-                **nets,
-            )
-            return Measured(found, {"source": args.paths})
-        if len(args.paths) > 1 or args.reference or args.mixture:
-            raise UsageError(
-                f"--weights takes one prepared folder or list, got {' '.join(args.paths)}"
-                f"{' with --reference or --mixture' if args.reference or args.mixture else ''}; "
-                "leave --weights out to measure files."
-            )
-        [args.source] = args.paths
-        total, made = _examples(args, _ambiguous(args.ambiguous))
-        systems = Systems(self.load(args), separation(args))
-        found = evaluate(
-            systems.separate,
-            made,
-            codec=systems.codec,
-            ideal_mask=args.ideal,
-            progress=lambda done: progress(done, total),
-            **nets,
-        )
-        return Measured(found, {"source": args.source})
+            _, estimates = _of_files(args)
+            measure = Measure(lambda mixture, query: estimates[query], **nets)
+        else:
+            systems = Systems(self.load(args), separation(args))
+            measure = Measure(systems.separate, systems.codec, args.ideal, **nets)
+        return lambda number: measure(example(number), number + 1)
 
     def tell(self, found: Any) -> str:
         """Return a table of means."""
@@ -190,10 +190,15 @@ def _of_files(args: argparse.Namespace) -> tuple[list[Example], dict[str, Tensor
     return examples, estimates
 
 
-def _examples(
-    args: argparse.Namespace, ambiguous: dict[str, list[str]]
-) -> tuple[int, Iterable[Example]]:
-    """Return how many mixtures there are, and the mixtures."""
+Examples = tuple[int, "Callable[[int], Example]"]
+"""How many mixtures there are, and what gives each by its number."""
+
+
+def _examples(args: argparse.Namespace) -> Examples:
+    """Lay out the mixtures that the flags name."""
+    if args.weights is None:
+        own, _ = _of_files(args)
+        return len(own), own.__getitem__
     source = Path(args.source)
     if not source.exists():
         raise UsageError(f"there is no {source}; expected a prepared folder or a list of mixtures.")
@@ -203,7 +208,7 @@ def _examples(
                 f"{source} is a prepared folder, got --form or --folder, which go with a list; "
                 "leave them out."
             )
-        return _of_shards(args, source, ambiguous)
+        return _of_shards(args, source, _ambiguous(args.ambiguous))
     if not args.form or not args.folder:
         raise UsageError(
             f"{source} is a list, got --form {args.form} and --folder {args.folder}; expected "
@@ -212,9 +217,7 @@ def _examples(
     return _of_list(args, source)
 
 
-def _of_shards(
-    args: argparse.Namespace, folder: Path, ambiguous: dict[str, list[str]]
-) -> tuple[int, Iterable[Example]]:
+def _of_shards(args: argparse.Namespace, folder: Path, ambiguous: dict[str, list[str]]) -> Examples:
     from rectiflow_audio.data import MixtureDataset, MixtureRules, PreparedSounds
     from rectiflow_audio.evaluation import Example
 
@@ -226,17 +229,16 @@ def _of_shards(
     )
     total = args.num or len(dataset)
 
-    def made() -> Iterator[Example]:
-        for i in range(total):
-            row = i % len(dataset)
-            item = dataset[(row, i // len(dataset))]
-            label = clips.labels[row]
-            yield Example(item["mixture"], item["target"], item["caption"], label, f"{i:05d}")
+    def example(i: int) -> Example:
+        row = i % len(dataset)
+        item = dataset[(row, i // len(dataset))]
+        label = clips.labels[row]
+        return Example(item["mixture"], item["target"], item["caption"], label, f"{i:05d}")
 
-    return total, made()
+    return total, example
 
 
-def _of_list(args: argparse.Namespace, path: Path) -> tuple[int, Iterable[Example]]:
+def _of_list(args: argparse.Namespace, path: Path) -> Examples:
     from rectiflow_audio.data.lists import FORMS
     from rectiflow_audio.evaluation import read_examples
 
@@ -244,7 +246,7 @@ def _of_list(args: argparse.Namespace, path: Path) -> tuple[int, Iterable[Exampl
         path, args.folder, prepared=args.numbered, skip_missing=args.skip_missing
     )
     rows = list(islice(rows, args.num))
-    return len(rows), read_examples(rows, snr=args.snr)
+    return len(rows), lambda i: next(read_examples([rows[i]], snr=args.snr))
 
 
 def _ambiguous(words: list[str]) -> dict[str, list[str]]:

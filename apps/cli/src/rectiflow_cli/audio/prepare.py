@@ -60,7 +60,7 @@ class Prepare(commands.Prepare):
             seed=args.seed,
             encode=TextEncoder.load(args.text, device=pick_device(args.device)),
             wordings=wordings,
-            workers=args.workers,
+            executor=args.executor,
             progress=progress,
             overwrite=args.overwrite,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
@@ -49,28 +51,42 @@ class Eval(commands.Evaluate):
 
     def measure(self, args: Any, progress: Callable[[float, float], None]) -> Measured:
         """Simulate, measure, and draw the errors over time."""
+        from rectiflow.evaluation import Evaluation
         from rectiflow_pde.data.datamodule import flows_of
-        from rectiflow_pde.evaluation import Guess, by_pipeline, evaluate, persistence, time_mean
+        from rectiflow_pde.evaluation import summarise
 
         flows = flows_of(args.shards, args.split)[: args.num]
         if not flows:
             raise UsageError(f"{args.shards} has no flow in its {args.split} split.")
+        named = {f"{args.split}_{i:04d}": flow for i, flow in enumerate(flows)}
+        found, failures = self.each(args, partial(self._measuring, args), named, progress)
+        rows = [row | {"name": name} for name, (own, _) in found.items() for row in own]
+        [frames] = {frames for _, frames in found.values()}
+        told = {"frames": frames, "split": args.split}
+        return Measured(Evaluation(rows, summarise(rows), failures), told)
+
+    def _measuring(self, args: Any) -> Callable[[Any], tuple[list[Any], int]]:
+        """Load what simulates, and return what measures a flow: rows, and of how many frames."""
+        from rectiflow_pde.evaluation import Guess, by_pipeline, evaluate, persistence, time_mean
+
         guesses = [Guess("persistence", persistence), Guess("time mean", time_mean)]
         if args.weights is None and args.beside:
             raise UsageError("--beside needs --weights: beside what?")
-        several = [args.weights, *args.beside] if args.weights else []
-        for weights in several:
-            args.weights = weights
-            pipe = self.load(args)
-            args.frames = min(args.frames, pipe.settings.frames)
+        frames = args.frames
+        for weights in [args.weights, *args.beside] if args.weights else []:
+            own = Namespace(**{**vars(args), "weights": weights})
+            pipe = self.load(own)
+            frames = min(frames, pipe.settings.frames)
             told = {"seed": args.seed, "members": args.ensemble}
-            told |= {"solver": args.solver, "grid": args.grid}
+            told |= {"solver": own.solver, "grid": own.grid}
             told["name"] = weights if args.beside else ""
             for steps in [1] if pipe.settings.guesses else args.steps or [pipe.settings.steps]:
                 guesses.append(by_pipeline(pipe, steps=steps, **told))
-        named = {f"{args.split}_{i:04d}": flow for i, flow in enumerate(flows)}
-        found = evaluate(named, guesses, frames=args.frames, progress=progress)
-        return Measured(found, {"frames": args.frames, "split": args.split})
+
+        def measure(flow: Any) -> tuple[list[Any], int]:
+            return evaluate({"": flow}, guesses, frames=frames).rows, frames
+
+        return measure
 
     def tell(self, found: Evaluation) -> str:
         """Return the means by method and kind of flow."""

@@ -60,7 +60,7 @@ class Prepare(commands.Prepare):
             splits={row["name"]: row["split"] for _, row in listed},
             fractions=args.splits,
             seed=args.seed,
-            workers=args.workers,
+            executor=args.executor,
             progress=progress,
             overwrite=args.overwrite,
         )

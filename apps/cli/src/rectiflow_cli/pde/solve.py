@@ -45,7 +45,6 @@ class Solve(commands.Verb):
         add("system", choices=tuple(_OWN), help="What is solved.")
         add("-o", "--out", required=True, metavar="SHARDS", help="The folder to write.")
         add("--num", type=positive, default=1, help="How many flows.")
-        add("--workers", type=positive, default=1, help="Processes that solve.")
         add("--paraview", choices=("pvd", "xdmf"), help="Write the flows for ParaView as well.")
         add = parser.group("physics")
         drawn = "A number, or A,B to draw from."
@@ -73,6 +72,7 @@ class Solve(commands.Verb):
             help="Shares of train, valid and test.",
         )
         add("--seed", type=int, default=0, help="Of the draws and of the split.")
+        parser.add_executor()
         parser.add_overwrite()
         parser.add_json()
 
@@ -104,7 +104,7 @@ class Solve(commands.Verb):
         return {
             "fractions": args.splits,
             "seed": args.seed,
-            "workers": args.workers,
+            "executor": args.executor,
             "progress": show,
             "overwrite": args.overwrite,
         }

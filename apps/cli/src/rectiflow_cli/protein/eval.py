@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,11 @@ _SHOWN = (
 )
 _ROWS_SHOWN = 20
 
+AT_ONCE = 32
+"""Structures that one worker measures together, where no tools do."""
+TOGETHER = 16
+"""Structures that one worker samples together."""
+
 
 class Eval(commands.Evaluate):
     """Measure structures: geometry, secondary structure, diversity; designability with tools.
@@ -68,9 +74,8 @@ class Eval(commands.Evaluate):
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files or samples."""
-        from rectiflow_protein.evaluation import evaluate
+        from rectiflow_protein.evaluation import summarise
 
-        designer, predictor = flags.make_tools(args)
         if bool(args.paths) == bool(args.weights):
             raise UsageError(
                 f"eval measures files or a model, got {'both' if args.paths else 'neither'}; "
@@ -79,37 +84,60 @@ class Eval(commands.Evaluate):
         chains, told = (
             _read(args.paths, quiet=args.json, max_bytes=flags.max_bytes_of(args))
             if args.paths
-            else (self._sampled(args), {})
+            else (self._sampled(args, progress), {})
         )
-        found = evaluate(
-            [chain.backbone for chain in chains],
-            designer=designer,
-            predictor=predictor,
-            num_sequences=args.num_sequences,
+        named = {chain.backbone.name: chain.backbone for chain in chains}
+        has_tools = bool(args.predictor)
+        found, failures = self.each(
+            args, partial(_measuring, args), named, progress, at_once=1 if has_tools else AT_ONCE
+        )
+        measured = summarise(
+            [named[name] for name in found],
+            list(found.values()),
             diversity=not args.no_diversity,
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
-            progress=progress,
         )
-        return Measured(found, told, partial(_figures, chains))
+        measured = replace(measured, failures=measured.failures | failures)
+        return Measured(measured, told, partial(_figures, chains))
 
-    def _sampled(self, args: Any) -> list[Chain]:
+    def _sampled(self, args: Any, progress: Any) -> list[Chain]:
         if not args.lengths:
             raise UsageError("--weights samples backbones, got no --lengths; expected some.")
-        lengths = [n for n in args.lengths for _ in range(args.num)]
+        numbers = list(enumerate(n for n in args.lengths for _ in range(args.num)))
+        groups = [numbers[i : i + TOGETHER] for i in range(0, len(numbers), TOGETHER)]
+        named = {str(group[0][0]): group for group in groups}
+        found, _ = self.each(args, partial(self._sampling, args), named, progress)
+        return [chain for chains in found.values() for chain in chains]
+
+    def _sampling(self, args: Any) -> Callable[[list[tuple[int, int]]], list[Chain]]:
+        """Load the network, and return what samples some lengths."""
         pipe = self.load(args)
-        result = pipe(
-            lengths,
-            steps=args.steps,
-            solver=flags.make_solver(args),
-            grid=args.grid,
-            seed=args.seed,
-            corrections=flags.make_corrections(args),
-        )
-        return [Chain(sample.backbone(), sample.name) for sample in result.samples]
+
+        def sample(numbers: list[tuple[int, int]]) -> list[Chain]:
+            result = pipe(
+                [length for _, length in numbers],
+                steps=args.steps,
+                solver=flags.make_solver(args),
+                grid=args.grid,
+                seed=args.seed,
+                indices=[number for number, _ in numbers],
+                corrections=flags.make_corrections(args),
+            )
+            return [Chain(each.backbone(), each.name) for each in result.samples]
+
+        return sample
 
     def tell(self, found: Evaluation) -> str:
         """Return a line for each structure, and the means."""
         return _text(found.rows, found.summary)
+
+
+def _measuring(args: Any) -> Callable[[Backbone], Any]:
+    """Make the tools, and return what measures a backbone."""
+    from rectiflow_protein.evaluation import measure
+
+    designer, predictor = flags.make_tools(args)
+    return lambda backbone: measure(backbone, designer, predictor, args.num_sequences)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Prepare(commands.Prepare):
             **{**filters, **given, "max_bytes": flags.max_bytes_of(args)},
             fractions=args.splits,
             seed=args.seed,
-            workers=args.workers,
+            executor=args.executor,
             progress=progress,
             overwrite=args.overwrite,
         )

@@ -7,15 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.commands import Job, Parser, device_kind, positive, table
 from rectiflow.costs import Load
 
 from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackbonePipeline
-
-_BATCHES_PER_SAVE = 4  # what a killed run has to do again, in full batches
 
 POLY_ALANINE = (
     "The structures are poly-alanine: backbones without a sequence. Next, design one with a "
@@ -105,8 +103,8 @@ class Sample(commands.Make):
         )
 
     def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
-        """Cut the samples, longest first, into calls of a few batches each."""
-        budget = _BATCHES_PER_SAVE * (args.max_pairs or pipe.pairs_per_batch)
+        """Cut the samples, longest first, into calls of a batch each."""
+        budget = self._budget(args)
         chunk: list[Job] = []
         pairs = 0
         for job in sorted(jobs, key=lambda job: (-job.asked[1], job.asked[0])):
@@ -119,13 +117,19 @@ class Sample(commands.Make):
         if chunk:
             yield chunk
 
+    def _budget(self, args: Any) -> int:
+        """Return the residue pairs of a batch on the device that is asked for, maybe elsewhere."""
+        from rectiflow_protein.pipeline import PAIRS_PER_BATCH
+
+        return args.max_pairs or PAIRS_PER_BATCH[device_kind(args.device)]
+
     def loads(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> list[Load]:
         """Return the padded batches that the calls come to."""
         from rectiflow_protein.sampling import batches
 
         solver = flags.make_solver(args)
         calls = pipe.sampling(args.steps, solver, 0, None, grid=args.grid)["nfe"]
-        budget = args.max_pairs or pipe.pairs_per_batch
+        budget = self._budget(args)
         found = []
         for chunk in self.chunks(args, pipe, jobs):
             lengths = [job.asked[1] for job in chunk]

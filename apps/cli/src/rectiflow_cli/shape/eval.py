@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from rectiflow_shape.geometry import Mesh
 
 SHOWN = 16  # rows
+TOGETHER = 16  # shapes that go through the network together
 
 
 class Evaluate(commands.Evaluate):
@@ -50,14 +53,22 @@ class Evaluate(commands.Evaluate):
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure as the flags ask."""
         from rectiflow_shape.data import PreparedShapes
-        from rectiflow_shape.evaluation import evaluate_reconstruction
+        from rectiflow_shape.evaluation import chosen_rows, reconstructions
 
         prepared = PreparedShapes(args.shards)
         if args.generate:
             return Measured(self._generated(args, prepared, progress))
-        options = {"seed": args.seed, "limit": args.limit, "progress": progress}
-        rebuild = self._rebuild(args)
-        return Measured(evaluate_reconstruction(prepared, args.split, rebuild, **options))
+        chosen = chosen_rows(prepared, args.split, args.limit)
+        found, failures = self.each(args, partial(self._rebuilding, args), chosen, progress)
+        return Measured(reconstructions(list(found.values()), args.split, failures))
+
+    def _rebuilding(self, args: Any) -> Callable[[int], dict[str, Any]]:
+        """Load what rebuilds, and return what measures a row."""
+        from rectiflow_shape.data import PreparedShapes
+        from rectiflow_shape.evaluation import measure_reconstruction
+
+        prepared, rebuild = PreparedShapes(args.shards), self._rebuild(args)
+        return lambda row: measure_reconstruction(prepared, row, rebuild, seed=args.seed)
 
     def _rebuild(self, args: Any) -> Any:
         from rectiflow_shape import reconstruction
@@ -81,21 +92,40 @@ class Evaluate(commands.Evaluate):
 
     def _generated(self, args: Any, prepared: Any, progress: Any) -> Evaluation:
         from rectiflow_shape.evaluation import evaluate_generation, meshes_by_class
-        from rectiflow_shape.request import Asked
 
         if args.weights is None:
             raise UsageError("--generate needs a flow; expected --weights.")
-        pipe = self.load(args)
         held = meshes_by_class(prepared, ("test", "valid"), args.limit)
         known = meshes_by_class(prepared, ("train",), args.limit)
-        kinds = [name for name in pipe.settings.classes if name in held]
+        found, _ = self.each(
+            args,
+            partial(self._generating, args),
+            {
+                f"{name} {first}": (name, range(args.generate)[first : first + TOGETHER])
+                for name in self.load_to_describe(args).settings.classes
+                if name in held
+                for first in range(0, args.generate, TOGETHER)
+            },
+            progress,
+        )
         made: dict[str, list[Any]] = {}
-        for at, name in enumerate(kinds):
-            asked = [Asked(i, name) for i in range(args.generate)]
-            result = pipe(asked, depth=args.depth, **made_by(args))
-            made[name] = [sample.mesh for sample in result.samples]
-            progress(at + 1, 2 * len(kinds))
+        for name, meshes in found.values():
+            made.setdefault(name, []).extend(meshes)
         return evaluate_generation(made, held, known, seed=args.seed)
+
+    def _generating(self, args: Any) -> Callable[[Any], Any]:
+        """Load the flow, and return what makes some shapes of a class."""
+        from rectiflow_shape.request import Asked
+
+        pipe = self.load(args)
+
+        def make(task: tuple[str, range]) -> tuple[str, list[Mesh]]:
+            name, numbers = task
+            asked = [Asked(i, name) for i in numbers]
+            samples = pipe(asked, depth=args.depth, **made_by(args)).samples
+            return name, [sample.mesh for sample in samples]
+
+        return make
 
     def tell(self, found: Evaluation) -> str:
         """Return the rows and the means."""

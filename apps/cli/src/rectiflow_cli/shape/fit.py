@@ -36,10 +36,10 @@ class Fit(Verb):
         add("--up", choices=("x", "y", "z"), help="Which axis of the input is up.")
         add_fit(parser)
         add = parser.group("work")
-        add("--workers", type=positive, default=1, help="Processes, of a folder.")
         add("--batch", type=positive, default=8, help="Shapes of a folder optimised together.")
         add("--seed", type=int, default=0, help="Of what is drawn.")
         parser.add_device(add)
+        parser.add_executor()
         parser.add_overwrite()
         parser.add_json()
 
@@ -106,8 +106,8 @@ class Fit(Verb):
                 fit_settings(args),
                 seed=args.seed,
                 batch=args.batch,
-                device=str(pick_device(args.device)),
-                workers=args.workers,
+                device=args.device,
+                executor=args.executor,
                 progress=show,
                 overwrite=args.overwrite,
             )

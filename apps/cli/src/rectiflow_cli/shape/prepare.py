@@ -53,7 +53,7 @@ class Prepare(commands.Prepare):
             up=args.up,
             fractions=args.splits,
             seed=args.seed,
-            workers=args.workers,
+            executor=args.executor,
             progress=progress,
             overwrite=args.overwrite,
         )

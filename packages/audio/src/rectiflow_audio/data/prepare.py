@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rectiflow.execution import HERE, Executor
 from rectiflow.storage.preparation import (
     Extracted,
     Kept,
@@ -48,7 +49,7 @@ def prepare(
     seed: int = 0,
     encode: TextEncoder | None = None,
     wordings: Wordings | None = None,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -83,7 +84,7 @@ def prepare(
         preparation.
     wordings : Wordings, optional
         Further captions to embed.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
@@ -124,7 +125,9 @@ def prepare(
         finish=partial(_finish, fractions=fractions, seed=seed, entries=entries, root=folder),
         settings=settings,
     )
-    report = preparation.run(entries, out, workers=workers, progress=progress, overwrite=overwrite)
+    report = preparation.run(
+        entries, out, executor=executor, progress=progress, overwrite=overwrite
+    )
     if encode is not None:
         PreparedSounds(out).encode(encode, wordings)
     return report

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.preparation import Judged, Preparation, Progress, Report, split_rows
 from rectiflow.storage.prepared import Prepared
@@ -97,7 +98,7 @@ def solve_grids(
     *,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -122,7 +123,7 @@ def solve_grids(
         per_chunk=1,
     )
     return preparation.run(
-        range(count), Path(out), workers=workers, progress=progress, overwrite=overwrite
+        range(count), Path(out), executor=executor, progress=progress, overwrite=overwrite
     )
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rectiflow.execution import HERE, Executor
 from rectiflow.storage.faults import FileError
 from rectiflow.storage.preparation import (
     Extracted,
@@ -67,7 +68,7 @@ def prepare(
     splits: Mapping[str, str] | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -89,7 +90,7 @@ def prepare(
         Split of flows by name; the rest by ``fractions``.
     fractions, seed
         Shares of train, valid and test, by a hash of the name.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Raises
@@ -129,7 +130,7 @@ def prepare(
         settings=settings,
         per_chunk=4,
     )
-    return preparation.run(inputs, out, workers=workers, progress=progress, overwrite=overwrite)
+    return preparation.run(inputs, out, executor=executor, progress=progress, overwrite=overwrite)
 
 
 def _plain(reading: Reading) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.preparation import Judged, Preparation, Progress, Report
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, check_fractions
@@ -30,13 +31,13 @@ def solve_flows(
     step: float | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Solve ``count`` flows drawn from ranges into a folder of prepared flows.
 
-    Flow ``i`` of a seed is the same whatever ``count`` and the number of workers. What an
+    Flow ``i`` of a seed is the same whatever ``count`` and wherever it is solved. What an
     earlier, killed call solved is kept.
 
     Parameters
@@ -56,7 +57,7 @@ def solve_flows(
         Shares of train, valid and test.
     seed : int
         Of the draws and of the split.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Raises
@@ -90,7 +91,7 @@ def solve_flows(
     )
     inputs = [(f"cylinder_{seed}_{i:05d}", flow) for i, flow in enumerate(flows)]
     return preparation.run(
-        inputs, Path(out), workers=workers, progress=progress, overwrite=overwrite
+        inputs, Path(out), executor=executor, progress=progress, overwrite=overwrite
     )
 
 

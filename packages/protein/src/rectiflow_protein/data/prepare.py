@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rectiflow.execution import HERE, Executor
 from rectiflow.storage.preparation import (
     Extracted,
     Kept,
@@ -61,7 +62,7 @@ def prepare(
     clusters: str | Path | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    workers: int = 1,
+    executor: Executor = HERE,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
     overwrite: bool = False,
@@ -99,7 +100,7 @@ def prepare(
         Of the split.
     max_bytes : int, default 128 MiB
         Largest structure file, uncompressed; larger ones are refused.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
@@ -139,7 +140,7 @@ def prepare(
         ),
         settings=settings,
     )
-    return preparation.run(files, out, workers=workers, progress=progress, overwrite=overwrite)
+    return preparation.run(files, out, executor=executor, progress=progress, overwrite=overwrite)
 
 
 def _filters(

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.commands import pick_device
+from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.preparation import (
     Extracted,
@@ -83,7 +85,7 @@ def fit_all(
     batch: int = 8,
     device: str = "cpu",
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -103,10 +105,10 @@ def fit_all(
     batch : int
         Shapes that are optimised together.
     device : str
-        Where.
+        Where; workers of a machine take turns at ``"cuda"``.
     fractions : mapping
         Shares of the splits where an entry tells none.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
     """
     out = Path(out)
@@ -124,9 +126,10 @@ def fit_all(
         judge=partial(_fitted, outline=outline, settings=settings, seed=seed, device=device),
         finish=partial(_finish, fractions=fractions, seed=seed),
         settings=told,
+        per_chunk=1,
     )
     groups = [tuple(entries[i : i + batch]) for i in range(0, len(entries), batch)]
-    return preparation.run(groups, out, workers=workers, progress=progress, overwrite=overwrite)
+    return preparation.run(groups, out, executor=executor, progress=progress, overwrite=overwrite)
 
 
 def _fitted(
@@ -148,7 +151,8 @@ def _fitted(
     if not begun:
         return judged
     generator = counter_generator("fit batches", seed, kept[0].name)
-    for entry, fitted in zip(kept, refine(begun, settings, generator, device), strict=True):
+    where = pick_device(device)
+    for entry, fitted in zip(kept, refine(begun, settings, generator, where), strict=True):
         mosaic = fitted.mosaic
         record = {"centres": mosaic.centres, "scales": mosaic.scales, "values": mosaic.values}
         row: dict[str, Any] = {"name": entry.name, "source": entry.file, "class": entry.category}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rectiflow.execution import HERE, Executor
 from rectiflow.storage.preparation import (
     Extracted,
     Judged,
@@ -89,7 +90,7 @@ def prepare(
     up: Axis | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    workers: int = 1,
+    executor: Executor = HERE,
     progress: Progress | None = None,
     overwrite: bool = False,
 ) -> Report:
@@ -113,7 +114,7 @@ def prepare(
         Shares of train, valid and test among shapes whose split the table does not tell.
     seed : int
         Of that split and of what is drawn.
-    workers, progress, overwrite
+    executor, progress, overwrite
         As for :meth:`rectiflow.storage.preparation.Preparation.run`.
 
     Returns
@@ -153,7 +154,7 @@ def prepare(
         lost=partial(_refused, reason="the process that read it was killed"),
         per_chunk=8,  # some take seconds
     )
-    return preparation.run(entries, out, workers=workers, progress=progress, overwrite=overwrite)
+    return preparation.run(entries, out, executor=executor, progress=progress, overwrite=overwrite)
 
 
 def shape_of(entry: Entry, folder: Path, samples: Samples, up: Axis | None, seed: int) -> Judged:
