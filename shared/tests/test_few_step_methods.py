@@ -6,7 +6,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from rectiflow.conversions import mix
 from rectiflow.diagnostics import first_order_defect
 from rectiflow.fields import bind
 from rectiflow.flow import Flow
@@ -27,6 +26,7 @@ from rectiflow.rectify import (
 )
 from rectiflow.rectify.denoisers import Preconditioning
 from rectiflow.solvers import DDIM, Euler, Heun
+from rectiflow.states import combine
 from rectiflow.training import FlowObjective
 from torch import nn
 
@@ -185,7 +185,11 @@ def test_rectified_pairs_are_of_first_order_on_every_path(path, prediction):
     def exact(x, t):  # of the pairs x1 = scale x0
         c = path.coeffs(t[:, None])
         noise = x / (c.a * scale + c.b)
-        said = {Velocity: mix(c.da, scale * noise, c.db, noise), Noise: noise, Data: scale * noise}
+        said = {
+            Velocity: combine((c.da, c.db), (scale * noise, noise)),
+            Noise: noise,
+            Data: scale * noise,
+        }
         return said[type(prediction)]
 
     flow = Flow(path=path, prediction=prediction, premetric=ElementwiseHuber())
@@ -200,7 +204,7 @@ def test_rectified_pairs_are_of_first_order_on_every_path(path, prediction):
     assert torch.allclose(noise, x0, atol=1e-8)
     bent = flow.velocity(
         lambda x, t: {
-            Velocity: lambda d, e, c: mix(c.da, d, c.db, e),
+            Velocity: lambda d, e, c: combine((c.da, c.db), (d, e)),
             Noise: lambda d, e, c: e,
             Data: lambda d, e, c: d,
         }[type(prediction)](

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from rectiflow.conversions import mix
 from rectiflow.paths import Linear, Path
 from rectiflow.solvers.base import Solver
 from rectiflow.solvers.context import Context, Memory, Time
-from rectiflow.states import State
+from rectiflow.states import State, combine
 
 if TYPE_CHECKING:
     from rectiflow.fields import VelocityField
@@ -51,4 +50,4 @@ class Anchored(Solver):
         noise = known[0][1] if known else self.path.noise(v, x, start)
         to = self.path.coeffs(stop)
         left = context.remember(start, stop, state=x, velocity=v, noise=noise)
-        return mix(to.a, self.path.data(v, x, start), to.b, noise), left
+        return combine((to.a, to.b), (self.path.data(v, x, start), noise)), left

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rectiflow.conversions import mix
 from rectiflow.flow import Flow
 from rectiflow.grids import uniform
 from rectiflow.paths import Linear, Path
 from rectiflow.solvers.base import Solver
 from rectiflow.solvers.context import Context, Memory, Time
 from rectiflow.solvers.runge_kutta import Euler
-from rectiflow.states import State, batch_of, select
+from rectiflow.states import State, batch_of, combine, select
 from rectiflow.storage.records import state_of
 
 if TYPE_CHECKING:
@@ -145,4 +144,4 @@ class ConsistencyStep(Solver):
             raise ValueError(
                 f"{self} draws noise, got none; expected noise=KeyedNoise(seed, samples)"
             )
-        return mix(to.a, data, to.b, context.noise.like(x)), left
+        return combine((to.a, to.b), (data, context.noise.like(x))), left
