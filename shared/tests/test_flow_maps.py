@@ -305,7 +305,7 @@ def test_learned_maps_jump_where_euler_cannot(loss, spans):
     jumped = integrate(Flow().velocity(objective.network), x0, plan(uniform(1), Jump()))
     stepped = integrate(bind(objective.teacher), x0, plan(uniform(1), Euler()))
     error, of_euler = ((y - exact).square().sum(1).mean().sqrt() for y in (jumped, stepped))
-    assert error < 0.35 * of_euler
+    assert error < 0.5 * of_euler
 
 
 def test_chains_of_frames_train_on_products():

@@ -46,7 +46,10 @@ class Space(ABC):
 
         It is ``v`` itself on flat spaces.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no derivative of its exponential map")
+        raise TypeError(
+            f"losses of maps need the derivative of the exponential map, got a "
+            f"{type(self).__name__} without one; expected its method dexp(w, v)."
+        )
 
     def geodesic(self, x0: State, x1: State, t: float | Tensor) -> State:
         """Return the point at time ``t`` on the shortest path from ``x0`` to ``x1``.
