@@ -284,7 +284,7 @@ def _listening() -> Iterator[tuple[list[logging.LogRecord], io.StringIO]]:
     logging.captureWarnings(True)
     try:
         with redirect_stderr(text):
-            yield listener.queue, text  # type: ignore[misc]
+            yield listener.queue, text
     finally:
         logging.captureWarnings(False)
         root.removeHandler(listener)

@@ -64,6 +64,8 @@ class Ray(Executor):
     def run(self, open: Open, tasks: Sequence[Any]) -> Outcomes:
         """Do tasks, as many at a time as there are workers."""
         ledger, sent = Ledger(tasks), Sent.of(open)
+        if not tasks:
+            return
         ray = import_ray(local=not self.address)
         is_ours = not ray.is_initialized()
         running: dict[Any, int] = {}
