@@ -36,7 +36,8 @@ BLOCK = re.compile(
     r"(?P<run><!-- run -->\n+)?^```(?P<language>console|python)\n(?P<text>.*?)^```$", re.M | re.S
 )
 TIMEOUT_S = 300
-ELSEWHERE = {"git", "uv", ".", "cd", "python3", ".venv/bin/pre-commit"}  # not ours to parse
+ELSEWHERE = {"git", "uv", ".", "cd", "python3", "torchrun"}  # not ours to parse
+ELSEWHERE |= {".venv/bin/pre-commit"}
 
 
 @dataclass(frozen=True)
