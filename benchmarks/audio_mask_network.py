@@ -23,7 +23,7 @@ from rectiflow.conditioning import TextEncoder
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.files import whole_file, write_tensors
 from rectiflow.storage.pretrained import load_strict, load_tensors
-from rectiflow.training.stream import DrawnBatches
+from rectiflow.training.stream import DrawnBatches, StepStream
 from rectiflow_audio.data.augment import Augment
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.dataset import MixtureDataset
@@ -167,7 +167,6 @@ def main() -> None:
         optimizer, lambda step: min(1, (step + 1) / 100, (1 - step / args.steps) / 0.7)
     )
     order = DrawnBatches(len(dataset), args.batch, seed=args.seed)
-    per_epoch = len(order.batches(0))
     checkpoint = args.out.with_name(f"{args.out.name}.checkpoint")
     parts = {"network": network, "optimizer": optimizer, "schedule": schedule}
     step, seconds = 0, 0.0
@@ -177,9 +176,8 @@ def main() -> None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
     since, losses = time.process_time(), []
-    while step < args.steps:
-        epoch, first = divmod(step, per_epoch)
-        for rows in order.batches(epoch)[first : first + args.steps - step]:
+    if step < args.steps:
+        for rows in islice(StepStream(order, step), args.steps - step):
             batch = default_collate([dataset[row] for row in rows])
             with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
                 loss = objective(batch, counter_generator("mask", args.seed, step))["loss"]

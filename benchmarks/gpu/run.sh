@@ -5,7 +5,7 @@ set -euo pipefail
 
 usage="usage: bash benchmarks/gpu/run.sh ENTRY... --out DIR [--data DIR] [--wheels DIR] [--device D]"
 known=(parity core-overhead protein-network protein-small protein-reflow audio-parity audio-separation
-  audio-small shape-parity shape-generation pde-networks)
+  audio-small shape-parity shape-generation pde-networks training-sharded)
 minutes=9
 
 fail() {

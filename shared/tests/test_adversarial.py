@@ -137,7 +137,7 @@ def weights(training):
 def means(count):
     """Return the mean of each of the first batches."""
     data = tiny_data()
-    source, records = data.batches(0, 1), data.dataset
+    source, records = data.batches, data.dataset
     batches = [*source.batches(0), *source.batches(1)][:count]
     return [torch.stack([records[i]["x1"] for i in batch]).mean().item() for batch in batches]
 

@@ -92,10 +92,6 @@ def run(training, data, folder, steps=STEPS):
     return training.network.eval()
 
 
-def batches(n, rank, world_size):
-    return ShuffledBatches(n, BATCH, seed=1, rank=rank, world_size=world_size)
-
-
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     """A 1-rectified flow between the mixtures, and pairs that it made."""
@@ -107,7 +103,7 @@ def first(tmp_path_factory):
     # Two independent draws: the data set itself is the independent coupling.
     rows = Rows(x0=mixture(n, 0.0, 1), x1=mixture(n, 60.0, 2))
     training = FlowTraining(FlowObjective(Mlp(), Flow()), OPTIMIZER, SCHEDULER, ema=[0.99])
-    data = FlowData(rows, partial(batches, n), collate_fn=as_it_is)
+    data = FlowData(rows, ShuffledBatches(n, BATCH, seed=1), collate_fn=as_it_is)
     network = run(training, data, folder / "first")
 
     def sample(indices):
@@ -164,7 +160,7 @@ def test_distilled_student_jumps(first, tmp_path):
     objective = OneStepDistillation(copy.deepcopy(teacher))
     before = objective(rows.columns, torch.Generator())["loss"].item()
     training = FlowTraining(objective, OPTIMIZER, ema=[0.9])
-    data = FlowData(rows, partial(batches, 1024), collate_fn=as_it_is)
+    data = FlowData(rows, ShuffledBatches(1024, BATCH, seed=1), collate_fn=as_it_is)
     run(training, data, tmp_path, steps=120)
     after = objective(rows.columns, torch.Generator())["loss"].item()
     assert after < 0.25 * before
@@ -270,7 +266,7 @@ def test_reflow_sets_up_paired_training():
     assert isinstance(training.objective.flow.coupling, Paired)
     assert isinstance(flow.coupling, Independent)
     assert training.network is not network
-    assert len(data.batches(0, 1).batches(0)) == 4
+    assert len(list(data.batches.batches(0))) == 4
     with pytest.raises(ValueError, match="Paired needs the stored noise"):
         training.objective({"x1": torch.randn(5, 2)}, torch.Generator())
 

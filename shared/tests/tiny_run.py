@@ -65,11 +65,7 @@ def tiny_data(workers: int = 0) -> FlowData:
     points = torch.randn(50, 2, generator=torch.Generator().manual_seed(1))
     records: Any = [{"x1": point} for point in points]
     held_out = [{"x1": points[:8] + 0.1}, {"x1": points[8:12]}]
-
-    def batches(rank: int, world_size: int) -> ShuffledBatches:
-        return ShuffledBatches(50, 8, seed=5, rank=rank, world_size=world_size)
-
-    return FlowData(records, batches, held_out, num_workers=workers)
+    return FlowData(records, ShuffledBatches(50, 8, seed=5), held_out, num_workers=workers)
 
 
 def tiny_run(folder: Path | str, **options: Any) -> tuple[RunFolder, FlowTraining]:

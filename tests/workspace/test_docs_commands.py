@@ -44,7 +44,8 @@ BLOCK = re.compile(
 )
 TIMEOUT_S = 300
 SHELL = set("|&;<>$`*?~")  # what only a shell understands
-ELSEWHERE = {"git", "uv", ".", "cd", "python3", ".venv/bin/pre-commit"}  # not ours to parse
+ELSEWHERE = {"git", "uv", ".", "cd", "python3", "torchrun"}  # not ours to parse
+ELSEWHERE |= {".venv/bin/pre-commit"}
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,8 @@ def test_experiment_builds_its_training_and_data(name, made):
         training.make_scheduler(optimizer)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * cfg.optimizer.lr)
     data = instantiate(cfg.data.module, _convert_="all")
-    source = data.batches(0, 1)
-    assert source.batches(0)
+    source = data.batches
+    assert next(source.batches(0))
     assert source.max_num_res_squared == cfg.data.module.batching.max_num_res_squared
     kind = LengthBatches if name.startswith("reqflow") else PaddedBatches
     assert isinstance(source, CropBatches if name == "small_crops" else kind)

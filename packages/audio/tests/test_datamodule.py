@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 def stream(data, start: int = 0, count: int = 5, rank: int = 0, world_size: int = 1):
     """The batches a trainer would see from a step on."""
-    module = SimpleNamespace(batches_seen=start)
+    module = SimpleNamespace(batches_seen=start, items_seen=None)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, lightning_module=module)
     batches = iter(data.train_dataloader())
     return [next(batches) for _ in range(count)]

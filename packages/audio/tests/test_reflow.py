@@ -104,7 +104,7 @@ def test_stored_pairs_train_both_ways(pipe, objective, tmp_path):
     make(inverted_pair_sampler(pipe, Mixtures(), steps=2, seed=0), tmp_path / "real", num=2)
     data = PairData(tmp_path / "pairs", 2, real=tmp_path / "real", hold_out_every=4)
     assert len(PairStore(tmp_path / "pairs")) == 7
-    rows = data.batches(0, 1).batches(0)[0]
+    rows = next(data.batches.batches(0))
     batch = default_collate([data.dataset[index] for index in rows])
     assert set(batch) >= {"x0", "x1", "cond.mixture", "cond.context", "cond.context_mask"}
     generator = torch.Generator().manual_seed(0)

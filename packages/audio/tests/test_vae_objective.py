@@ -190,7 +190,7 @@ def tones():
 
 
 def trained(training, folder, max_steps):
-    data = FlowData(tones(), lambda *rank: ShuffledBatches(16, 4, seed=1), [])
+    data = FlowData(tones(), ShuffledBatches(16, 4, seed=1), [])
     options = {"accelerator": "cpu", "devices": 1, "progress": False, "log_every": 5}
     run = fit(training, data, folder, max_steps=max_steps, **options)
     return run, read_metrics(run.metrics)

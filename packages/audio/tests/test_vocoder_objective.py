@@ -180,7 +180,7 @@ def test_training_lowers_the_mel_error_and_folds_its_norms(tmp_path):
     training = AdversarialTraining(made, optimizer, ema=[0.5], grad_clip=1000.0)
     time = torch.arange(1500) / 16_000
     tones = [{"target": 0.4 * torch.sin(2 * torch.pi * f * time)} for f in range(300, 1900, 200)]
-    data = FlowData(tones, lambda *rank: ShuffledBatches(8, 4, seed=1), [])
+    data = FlowData(tones, ShuffledBatches(8, 4, seed=1), [])
     options = {"accelerator": "cpu", "devices": 1, "progress": False, "log_every": 6}
     run = fit(training, data, tmp_path, max_steps=24, **options)
     rows = read_metrics(run.metrics)

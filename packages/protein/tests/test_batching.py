@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rectiflow.training.shuffle import WINDOW
 from rectiflow_protein.data import (
     BackboneDataset,
     Crop,
@@ -35,19 +36,16 @@ def lengths():
     return np.random.default_rng(0).integers(60, 256, size=500).tolist()
 
 
-@pytest.mark.parametrize(("world_size", "rank"), [(1, 0), (2, 0), (2, 1)])
-def test_length_batches_are_the_official_ones(golden, world_size, rank):
+def test_length_batches_are_the_official_ones(golden):
     source = LengthBatches(
         golden["lengths"],
         max_batch_size=6,
         max_num_res_squared=20_000,
         seed=123,
-        world_size=world_size,
-        rank=rank,
     )
-    expected = golden["batches"][f"world{world_size}_rank{rank}"]
-    assert [source.batches(epoch) for epoch in range(len(expected))] == expected
-    assert source.batches(0) == expected[0]  # epochs may be asked for in any order
+    expected = golden["batches"]["world1_rank0"]
+    assert [list(source.batches(epoch)) for epoch in range(len(expected))] == expected
+    assert list(source.batches(0)) == expected[0]  # epochs may be asked for in any order
 
 
 def test_filters_are_the_official_ones(golden):
@@ -98,23 +96,11 @@ def test_each_cluster_gives_one_chain_per_epoch(lengths, kind):
 
 
 @pytest.mark.parametrize("kind", [LengthBatches, PaddedBatches])
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_ranks_have_as_many_batches_and_keep_the_budget(lengths, kind, world_size):
+def test_batches_keep_the_budget(lengths, kind):
     budget = 150_000
-    ranks = [
-        kind(
-            lengths,
-            max_batch_size=16,
-            max_num_res_squared=budget,
-            world_size=world_size,
-            rank=rank,
-        )
-        for rank in range(world_size)
-    ]
+    source = kind(lengths, max_batch_size=16, max_num_res_squared=budget)
     for epoch in (0, 3):
-        shares = [source.batches(epoch) for source in ranks]
-        assert len({len(share) for share in shares}) == 1
-        for batch in itertools.chain(*shares):
+        for batch in source.batches(epoch):
             longest = max(lengths[row] for row in batch)
             over = longest**2 if kind is LengthBatches else 0  # the published "+ 1"
             assert len(batch) * longest**2 <= budget + over
@@ -123,12 +109,12 @@ def test_ranks_have_as_many_batches_and_keep_the_budget(lengths, kind, world_siz
 
 def test_padded_batches_use_every_chain_once_and_pad_little(lengths):
     source = PaddedBatches(lengths, max_num_res_squared=200_000)
-    batches = source.batches(5)
+    batches = list(source.batches(5))
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     used = sum(lengths[row] ** 2 for batch in batches for row in batch)
     padded = sum(len(batch) * max(lengths[row] for row in batch) ** 2 for batch in batches)
     assert used / padded > 0.85
-    assert source.batches(5) == batches != source.batches(6)
+    assert list(source.batches(5)) == batches != list(source.batches(6))
 
 
 def test_padded_batches_without_shuffle_are_sorted_by_length(lengths):
@@ -138,18 +124,23 @@ def test_padded_batches_without_shuffle_are_sorted_by_length(lengths):
 
 
 def test_a_chain_over_the_budget_is_a_batch_by_itself():
-    batches = PaddedBatches([100, 900, 101], max_num_res_squared=30_000).batches(0)
+    batches = list(PaddedBatches([100, 900, 101], max_num_res_squared=30_000).batches(0))
     assert [1] in batches
 
 
-def test_padded_ranks_step_together(lengths):
-    shares = [
-        PaddedBatches(lengths, max_num_res_squared=200_000, world_size=4, rank=rank).batches(2)
-        for rank in range(4)
-    ]
-    longest = np.array([[max(lengths[row] for row in batch) for batch in s] for s in shares])
-    spread = longest.max(0) - longest.min(0)
-    assert np.median(spread) < 0.25 * longest.mean()
+@pytest.mark.parametrize("kind", [PaddedBatches, LengthBatches, CropBatches])
+def test_large_epochs_are_planned_a_window_at_a_time(kind):
+    """The first batch of a million chains comes at once, and the epoch uses every chain."""
+    n = 3 * WINDOW
+    lengths = np.random.default_rng(0).integers(60, 256, size=n)
+    source = kind(lengths, max_num_res_squared=500_000)
+    start = time.process_time()
+    first = next(iter(source.batches(0)))
+    assert time.process_time() - start < 3.0
+    if kind is PaddedBatches:
+        rows = [row for batch in source.batches(0) for row in batch]
+        assert sorted(rows) == list(range(n))
+        assert first == rows[: len(first)]
 
 
 @pytest.mark.parametrize(
@@ -158,7 +149,6 @@ def test_padded_ranks_step_together(lengths):
         (([],), {}, "lengths must be positive and not empty, got 0"),
         (([10, 0],), {}, "lengths must be positive"),
         (([10, 10], ["a"]), {}, "one cluster per chain, got 1; expected 2"),
-        (([10],), {"rank": 2, "world_size": 2}, "got rank 2 of 2"),
         (([10],), {"max_batch_size": 0}, "at least one chain, got max_batch_size=0"),
         (([10],), {"spread": 2.0}, "spread is out of range, got 2.0"),
     ],
@@ -240,7 +230,7 @@ def test_collate_refuses_nothing():
 
 def test_crops_use_every_chain_once_and_fill_the_budget(lengths):
     source = CropBatches(lengths, max_num_res_squared=26_000, shortest=40, longest=96)
-    crops = source.batches(3)
+    crops = list(source.batches(3))
     rows = [crop.row for batch in crops for crop in batch]
     assert sorted(rows) == list(range(len(lengths)))
     sizes = []
@@ -251,28 +241,16 @@ def test_crops_use_every_chain_once_and_fill_the_budget(lengths):
         assert all(crop.start >= 0 and crop.stop <= lengths[crop.row] for crop in batch)
         sizes.append(length)
     assert len(set(sizes)) > 20
-    assert crops == source.batches(3)
-    assert crops != source.batches(4)
+    assert crops == list(source.batches(3))
+    assert crops != list(source.batches(4))
 
 
 def test_crops_reach_both_ends_of_a_chain():
     source = CropBatches([50], shortest=40, longest=48)
-    seen = [source.batches(epoch)[0][0] for epoch in range(300)]
+    seen = [next(source.batches(epoch))[0] for epoch in range(300)]
     assert {crop.stop - crop.start for crop in seen} == set(range(40, 49))
     assert min(crop.start for crop in seen) == 0
     assert max(crop.stop for crop in seen) == 50
-
-
-def test_ranks_share_the_crops_of_an_epoch(lengths):
-    ranks = [
-        CropBatches(lengths, max_num_res_squared=26_000, world_size=2, rank=rank).batches(0)
-        for rank in range(2)
-    ]
-    assert len(ranks[0]) == len(ranks[1])
-    for one, other in zip(*ranks, strict=True):
-        assert len(one) == len(other)
-        assert len({crop.stop - crop.start for crop in [*one, *other]}) == 1
-    assert {c.row for own in ranks for batch in own for c in batch} == set(range(len(lengths)))
 
 
 def test_crops_of_one_chain_per_cluster():

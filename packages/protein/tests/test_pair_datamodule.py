@@ -34,7 +34,7 @@ def test_nothing_need_be_held_out(folders):
 
 def test_batches_hold_noise_and_sample_of_the_same_pair(folders):
     data = BackbonePairs(folders / "generated", LengthBatches, hold_out_every=None)
-    [indices] = [b for b in data.batches(0, 1).batches(0) if 0 in b][:1]
+    [indices] = [b for b in data.batches.batches(0) if 0 in b][:1]
     batch = data.options["collate_fn"]([data.dataset[i] for i in indices])
     assert {"x0.trans", "x0.rot", "x1.trans", "x1.rot", "res_mask", "res_idx"} <= set(batch)
     assert batch["x0.trans"].shape == batch["x1.trans"].shape
@@ -49,13 +49,8 @@ def test_real_pairs_are_a_fixed_share(folders):
     mixed = data.dataset
     assert len(mixed) == 16
     assert sum(mixed.is_real(i) for i in range(16)) == 8
-    source = data.batches(0, 1)
+    source = data.batches
     assert list(source.lengths) == [len(mixed[i]["x1.trans"]) for i in range(16)]
-
-
-def test_ranks_share_the_pairs(folders):
-    data = BackbonePairs(folders / "generated", LengthBatches, hold_out_every=None)
-    assert len(data.batches(0, 2).batches(0)) == len(data.batches(1, 2).batches(0))
 
 
 @pytest.mark.parametrize(

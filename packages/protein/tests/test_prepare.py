@@ -83,6 +83,7 @@ def test_every_file_is_used_or_refused_with_a_reason(folder, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == [
         ".rectiflow",
         "manifest.json",
+        "metadata.columns",
         "metadata.csv",
         "rejected.csv",
         "report.json",

@@ -34,6 +34,8 @@ class Evaluation:
         """Write ``metrics.csv`` and ``summary.json``."""
         table, summary = Path(folder) / "metrics.csv", Path(folder) / "summary.json"
         with claim(folder, "evaluation", [table.name, summary.name]):
-            write_rows(table, dict.fromkeys(name for row in self.rows for name in row), self.rows)
+            write_rows(
+                table, [*dict.fromkeys(name for row in self.rows for name in row)], self.rows
+            )
             write_json(summary, plain(self.summary))
         return [table, summary]

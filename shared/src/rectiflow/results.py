@@ -19,6 +19,7 @@ from typing import Any
 
 from rectiflow.storage.files import staging, write_json
 from rectiflow.storage.folders import claim
+from rectiflow.storage.journal import Journal
 from rectiflow.storage.reading import read_json
 
 RESULT = "result.json"
@@ -110,8 +111,8 @@ def plain(value: Any) -> Any:
 class ResultFolder:
     """A folder of results that several workers fill, and that can be gone on with.
 
-    Each worker keeps ``result.json``, or ``result-i-of-n.json`` of its shard. A file appears whole;
-    a sample that is listed, with its files there, is done.
+    Each worker keeps ``result.json``, or ``result-i-of-n.json`` of its shard, and a journal beside
+    it while it writes. A file appears whole; a sample that is listed, its files there, is done.
 
     Parameters
     ----------
@@ -152,11 +153,13 @@ class ResultFolder:
         self._own: dict[str, dict[str, Any]] = {}
         self._others: dict[str, dict[str, Any]] = {}
         self._seconds = 0.0
+        self._journal = Journal(self.path)
+        self._is_writing = False
         for path in listings(self.folder, stem):
             self._read(path, replace)
 
     def _read(self, path: Path, replace: bool) -> None:
-        told = read_json(path)
+        told = read_listing(path)
         before = told.get("settings", {})
         differing = [
             f"{key} {before.get(key)!r}, now {value!r}"
@@ -200,26 +203,39 @@ class ResultFolder:
         """
         self.wanted = list(wanted)
         with staging(self.folder) as own:
-            yield own
+            self._list()
+            self._is_writing = True
+            try:
+                yield own
+            finally:
+                self._is_writing = False
+                self._list()
 
     def add(self, rows: Sequence[Mapping[str, Any]], staged: Path, seconds: float) -> None:
         """Move the files of some samples into place, and list them."""
-        for row in rows:
+        told = [plain(row) for row in rows]
+        for row in told:
             for file in row["files"]:
                 (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(staged / file, self.folder / file)
-            self._own[row["name"]] = plain(row)
+            self._own[row["name"]] = row
             self.failed.pop(row["name"], None)
         self._seconds += seconds
-        self._list()
+        self._add({"samples": told, "seconds": round(self._seconds, 3)})
 
     def refuse(self, name: str, reason: str) -> None:
         """List a sample that cannot be made, and why."""
         self.failed[name] = reason
-        self._list()
+        self._add({"failed": {name: reason}})
+
+    def _add(self, entry: dict[str, Any]) -> None:
+        if self._is_writing:
+            self._journal.append(entry)
+        else:
+            self._list()
 
     def _list(self) -> None:
-        write_json(self.path, self.document(sorted(self._own)))
+        self._journal.fold(self.document(sorted(self._own)))
 
     def document(self, names: Sequence[str]) -> dict[str, Any]:
         """Return the content of ``result.json`` for the samples of these names that are there."""
@@ -228,6 +244,22 @@ class ResultFolder:
         if self.command:
             more |= {"command": self.command, "directory": str(Path.cwd())}
         return document(self.settings, rows, self._seconds, **more)
+
+
+def read_listing(path: Path) -> dict[str, Any]:
+    """Return a file that lists results, with what the journal of a worker adds to it."""
+    told = read_json(path)
+    entries = Journal(path).entries()
+    if not entries:
+        return told
+    rows = {row["name"]: row for row in told.get("samples", ())}
+    failed = dict(told.get("failed", {}))
+    for entry in entries:
+        rows |= {row["name"]: row for row in entry.get("samples", ())}
+        failed |= entry.get("failed", {})
+        told["seconds"] = entry.get("seconds", told.get("seconds", 0.0))
+    failed = {name: reason for name, reason in failed.items() if name not in rows}
+    return {**told, "samples": list(rows.values()), "failed": failed}
 
 
 def shard_name(stem: str, shard: tuple[int, int]) -> str:

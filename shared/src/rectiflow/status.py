@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rectiflow.results import listings
+from rectiflow.results import listings, read_listing
 from rectiflow.storage.preparation import REPORT, read_report
 from rectiflow.storage.reading import read_json
 from rectiflow.storage.shards import MANIFEST, read_manifest
@@ -95,7 +95,7 @@ def status_of(folder: Path | str) -> Status:
 def _results(folder: Path, found: list[Path]) -> Status:
     parts, command = [], ""
     for path in found:
-        told = read_json(path)
+        told = read_listing(path)
         there = {
             row["name"]
             for row in told["samples"]

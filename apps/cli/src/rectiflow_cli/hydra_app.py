@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rectiflow.storage.files import write_json
+from rectiflow.storage.reading import read_json
 
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.domains import Domain, domain_of, nearest
-from rectiflow_cli.errors import UsageError
+from rectiflow_cli.errors import USER_INPUT, UsageError, exit_code, message_of
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -31,22 +36,27 @@ WITH_VALUE = {
 
 @contextmanager
 def _process(argv: list[str], **environment: str) -> Iterator[None]:
-    """Give Hydra what it reads off the process, and put the process back afterwards."""
-    words, before = sys.argv, {name: os.environ.get(name) for name in environment}
-    sys.argv = argv
+    """Give Hydra and Lightning what they read off the process, and put it back afterwards.
+
+    Lightning would start the other processes of a training as it finds this one to be started,
+    which may be by a launcher of jobs, and leaves words in the environment that would make the
+    next training of a sweep one of these processes.
+    """
+    main: Any = sys.modules["__main__"]
+    words, before, spec = sys.argv, dict(os.environ), getattr(main, "__spec__", None)
+    sys.argv, main.__spec__ = argv, None
     os.environ.update(environment)
     try:
         yield
     finally:
-        sys.argv = words
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        sys.argv, main.__spec__ = words, spec
+        os.environ.clear()
+        os.environ.update(before)
 
 
-def run(domain: str, config: str, task: Callable[[DictConfig], object], argv: Sequence[str]) -> int:
+def run(
+    domain: str, config: str, task: Callable[[DictConfig], Any], argv: Sequence[str]
+) -> list[Any]:
     """Compose ``configs/<domain>/<config>.yaml`` with the overrides and run the task on it.
 
     Sweeps (``-m``), ``--help``, ``--cfg job`` and ``--info`` are Hydra's.
@@ -56,38 +66,50 @@ def run(domain: str, config: str, task: Callable[[DictConfig], object], argv: Se
     domain, config : str
         The domain's config folder and the name of a primary config in it.
     task : callable
-        Takes the composed config; called once per job.
+        Takes the composed config; called once per job, by some launchers in another process.
     argv : sequence of str
         Overrides and Hydra's own flags.
 
     Returns
     -------
-    int
-        0 when every job is done; errors propagate.
+    list
+        What the task returned for each job, in their order.
+
+    Raises
+    ------
+    Exception
+        What the first job raised that failed; of one in another process, what was said of it.
     """
     import hydra
 
     # Hydra's parser takes the flag before or after the overrides, not among them.
     words = sorted(argv, key=lambda word: word not in ("-m", "--multirun"))
+    results: dict[int, Any] = {}
     failures: list[Exception] = []
-    # Data-parallel training starts its other processes by the words of this one.
-    again = [str(Path(__file__).with_name("__main__.py")), domain, config, *words]
+    here, elsewhere = os.getpid(), Path.cwd() / "runs" / f".sweep-{uuid.uuid4().hex[:12]}"
 
     def job(cfg: DictConfig) -> None:
-        """Keep the error for us: Hydra would print a line of its own about it."""
+        """Keep result and error for us: Hydra would print a line of its own about an error."""
+        from hydra.core.hydra_config import HydraConfig
+
         if failures:
             return
+        number = HydraConfig.get().job.get("num", 0)
+        told: dict[str, Any] = {}
         try:
-            with _process(again):
-                task(cfg)
+            with _process(_again(domain, config, words)):
+                told["result"] = results[number] = task(cfg)
         except Exception as error:
             failures.append(error)
+            told = {"code": exit_code(error), "error": message_of(error)}
+        if os.getpid() != here:
+            write_json(elsewhere / f"{number}.json", told)
 
     root = str(domain_of(domain).configs)
     application = hydra.main(version_base="1.3", config_path=root, config_name=config)(job)
     with (
         _process(
-            [f"rectiflow {domain} {config}", *words],
+            [f"rectiflow {domain} {config}", *words, *(_SILENT if rank() else ())],
             HYDRA_MAIN_MODULE=f"{domain}-{config}",  # becomes hydra.job.name
             HYDRA_FULL_ERROR="1",  # errors arrive here as they are, not printed and swallowed
         ),
@@ -96,7 +118,40 @@ def run(domain: str, config: str, task: Callable[[DictConfig], object], argv: Se
         application()
     if failures:
         raise failures[0]
-    return 0
+    for path in sorted(elsewhere.glob("*.json"), key=lambda path: int(path.stem)):
+        told = read_json(path)
+        if "error" in told:
+            shutil.rmtree(elsewhere)
+            kind = UsageError if told["code"] == USER_INPUT else RuntimeError
+            raise kind(f"job {path.stem} of the sweep: {told['error']}")
+        results[int(path.stem)] = told["result"]
+    shutil.rmtree(elsewhere, ignore_errors=True)
+    return [results[number] for number in sorted(results)]
+
+
+_SILENT = (
+    *("hydra.run.dir=.", "hydra.output_subdir=null"),
+    *("hydra.job_logging.root.handlers=[console]", "~hydra.job_logging.handlers.file"),
+)
+"""Overrides that let Hydra leave no folder and no log: of all processes but a training's first."""
+
+
+def rank() -> int:
+    """Return the number of this process in a training of several."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # by torchrun, by Lightning, by srun
+    return int(next((os.environ[name] for name in names if os.environ.get(name)), 0))
+
+
+def _again(domain: str, config: str, words: Sequence[str]) -> list[str]:
+    """Return the words that start another process of the same job, and of no other of a sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    flags, values = [], iter(words)
+    for word in values:
+        if word.startswith("-") and word not in ("-m", "--multirun"):
+            flags += [word, next(values)] if word in WITH_VALUE else [word]
+    main = str(Path(__file__).with_name("__main__.py"))
+    return [main, domain, config, *flags, *HydraConfig.get().overrides.task]
 
 
 def compose(domain: str, config: str, overrides: Sequence[str] = ()) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,12 +48,12 @@ def run(domain: Domain, config: str, argv: Sequence[str]) -> int:
     hydra_app.refuse_flags(domain, config, words)
     recipe = domain.recipe()
     recipe.refuse(words)
-    results: list[dict[str, Any]] = []
 
-    def task(cfg: DictConfig) -> None:
-        results.append(train(recipe, cfg, overwrite="--overwrite" in argv))
+    def task(cfg: DictConfig) -> dict[str, Any]:
+        return train(recipe, cfg, overwrite="--overwrite" in argv)
 
-    hydra_app.run(domain.name, config, task, with_former_overrides(domain.name, words))
+    given = with_former_overrides(domain.name, words)
+    results = hydra_app.run(domain.name, config, task, given)
     if results and _is_first_process():
         from rectiflow.commands import answer
 
@@ -92,21 +93,63 @@ def train(recipe: Recipe, cfg: DictConfig, *, overwrite: bool = False) -> dict[s
     from rectiflow.training import RunFolder
 
     folder, resume = hydra_app.run_folder(cfg)
+    folder = Path(of_first("folder", str(folder)))
     if not _is_first_process():
-        return _fit(recipe, cfg, folder, resume)
+        return _fit(recipe, cfg, folder, resume, of_first("data"))
     with RunFolder(folder).claimed(resume=resume, overwrite=overwrite):
         record_start(cfg, folder, resume)
-        return _fit(recipe, cfg, folder, resume)
+        return _fit(recipe, cfg, folder, resume, of_first("data", _data_folder(cfg, folder)))
 
 
-def _fit(recipe: Recipe, cfg: DictConfig, folder: Path, resume: bool) -> dict[str, Any]:
+def of_first(name: str, value: str = "") -> str:
+    """Return what the first process of a training chose, in each of its processes.
+
+    Those that torchrun started are told over the network, those that the first one starts later
+    by their environment.
+
+    Parameters
+    ----------
+    name : str
+        Of what is chosen.
+    value : str
+        The first process' choice; that of others does not matter.
+
+    Raises
+    ------
+    UsageError
+        When something else started several processes.
+    """
+    import torch
+
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        key = f"RECTIFLOW_{name.upper()}_OF_FIRST"
+        if not hydra_app.rank():
+            os.environ[key] = value
+        if key not in os.environ:
+            raise UsageError(
+                f"this is process {hydra_app.rank()} of several, got no word of the first; "
+                "expected to be started by it, by trainer.devices, or all of them by torchrun."
+            )
+        return os.environ[key]
+    if not torch.distributed.is_initialized():
+        if int(os.environ["LOCAL_RANK"]) < torch.cuda.device_count():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group()
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def _fit(
+    recipe: Recipe, cfg: DictConfig, folder: Path, resume: bool, data_folder: str
+) -> dict[str, Any]:
     """Build everything, train and export."""
     import torch
     from omegaconf import OmegaConf
     from rectiflow.training import RunFolder
     from rectiflow.training.recipe import export_run
 
-    data = build(cfg.data.module, folder=_data_folder(cfg, folder))
+    data = build(cfg.data.module, folder=data_folder)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(cfg.seed)  # layers draw their first weights from the global generator
         training: FlowTraining = build(cfg.training)

@@ -140,8 +140,8 @@ def settings_of(cfg: Config, data: FlowData, network: Any) -> ShapeSettings:
         if store is not None and store.metadata.get("guidance", 1.0) != 1.0:
             settings = replace(settings, guidance=1.0)
     else:
-        example = data.dataset[0]
-        tokens = len(example["centres"]) if "centres" in example else None
+        example = data.dataset[0]  # a mosaic, a surface, or a pair of states
+        tokens = next((len(example[name]) for name in ("centres", "x1") if name in example), None)
         settings = ShapeSettings(
             text_encoder=None if cfg.data.module.get("pictures", False) else cfg.text,
             classes=getattr(data, "classes", ()),

@@ -132,8 +132,10 @@ def generate_pairs(
     folder = Path(out) / f"part-{part:04d}-of-{parts:04d}"
     is_begun = (folder / MANIFEST).is_file() and not overwrite  # its manifest tells whose it is
     names = () if is_begun else (folder.name,)
-    with claim(out, "pairs", names, shard=shard, overwrite=overwrite):
-        writer = ShardWriter(folder, told, shard_size=shard_size)
+    with (
+        claim(out, "pairs", names, shard=shard, overwrite=overwrite),
+        ShardWriter(folder, told, shard_size=shard_size) as writer,
+    ):
         _generate(_Trying(sample, keep, store_noise), candidates, writer, batch, executor, progress)
     rejected = writer.progress["rejected"]
     counts = {f"rejected: {reason}": n for reason, n in sorted(rejected.items())}

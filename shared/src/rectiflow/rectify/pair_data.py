@@ -17,7 +17,7 @@ from rectiflow.training.stream import BatchSource, drawn
 
 Example = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 Batching = Callable[..., BatchSource]
-"""``batching(lengths, rank=0, world_size=1)`` makes the batches of one rank."""
+"""``batching(lengths)`` makes the batches of items of these lengths."""
 
 
 class PairData(FlowData):
@@ -93,14 +93,13 @@ class PairData(FlowData):
             store = PairStore(real)
             train = Mixed(Pairs(store, range(len(store)), example), train, real_fraction)
         validation = Pairs(self.store, kept_out, example)
-        batches: Callable[[int, int], BatchSource]
+        batches: BatchSource
         if batching is None or held_out is None or length_of is None:
             batches = drawn(len(train), batch_size, seed)
             last: Any = batch_size
         else:
-            lengths = _lengths(train, length_of)
-            batches = lambda rank, world: batching(lengths, rank=rank, world_size=world)  # noqa: E731
-            last = held_out(validation.lengths(length_of)).batches(0) if kept_out else ()
+            batches = batching(_lengths(train, length_of))
+            last = list(held_out(validation.lengths(length_of)).batches(0)) if kept_out else ()
         super().__init__(
             train,
             batches,

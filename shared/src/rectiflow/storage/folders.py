@@ -90,9 +90,10 @@ class Claim:
             When one exists and is not this maker's, or two would be the same file.
         """
         maker, wanted = self.maker if maker is None else maker, list(names)
-        makers = makers_of(self.folder)
         self._require_apart(wanted)
         there = [name for name in wanted if os.path.lexists(self.folder / name)]
+        # What is not there is nobody's: the record of a large folder is not read for each file.
+        makers = makers_of(self.folder) if there else {}
         for name in there:
             found = _identity(self.folder / name)
             if found is not None and found in self._inputs:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from rectiflow.execution import HERE, Executor, LostError
+from rectiflow.storage.columns import SUFFIX
 from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import Claim, claim
 from rectiflow.storage.reading import read_json
@@ -385,9 +386,9 @@ class Preparation(Generic[Input]):
             found.copy_to(writer, kept.rows)
             columns = list(self.columns)
             table = [{key: row[key] for key in columns} for row in rows]
-            write_rows(out / METADATA, columns, table)
+            own.add([Path(METADATA).with_suffix(SUFFIX).name, *kept.tables])
+            write_rows(out / METADATA, self.columns, table)
             write_rows(out / REJECTED, self.refusal, found.rejected)
-            own.add(kept.tables)
             for name, (names, further) in kept.tables.items():
                 write_rows(out / name, names, further)
             splits = Counter(row["split"] for row in rows)

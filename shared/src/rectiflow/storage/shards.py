@@ -2,37 +2,45 @@
 
 A folder holds ``manifest.json`` and ``shard-00000.safetensors``, ... A record is a dict of named
 tensors. Arrays are concatenated along their first axis, beside ``<name>@offsets``; numbers
-(tensors without axes) are stacked. A shard exists if and only if the manifest lists it, so a
-killed writer leaves nothing half-written behind.
+(tensors without axes) are stacked; the names of the records are the bytes of ``@names``. A shard
+exists if and only if the manifest lists it, or the journal beside a manifest that is still being
+written, so a killed writer leaves nothing half-written behind.
 
 Longer than 400 lines because writer, reader and the manifest that binds them are one format.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import re
-from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rectiflow.storage.faults import FileError
-from rectiflow.storage.files import write_json, write_tensors
-from rectiflow.storage.folders import claim
+from rectiflow.storage.files import write_tensors
+from rectiflow.storage.folders import Claim, claim
+from rectiflow.storage.journal import Journal
 from rectiflow.storage.reading import digest_of_file, read_json
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 MAKER = "shards"
 """Who the files of a folder of shards are recorded to belong to."""
+MOST_OPEN = 64
+"""Shards that all readers of a process keep mapped: a process may have 65,530 maps, by default."""
+
 _OFFSETS = "@offsets"
+_NAMES = "@names"
 _SHARD_NAME = re.compile(r"shard-\d{5,}\.safetensors")
 _DAMAGE = (
     *(SafetensorError, ValueError, TypeError, KeyError, IndexError, RuntimeError),
@@ -74,6 +82,12 @@ class ShardWriter:
     progress : dict
         Plain JSON written with each shard; where a resumed writer should continue.
 
+    Notes
+    -----
+    The folder is locked from the first shard until the block ends, or the process. Bytes written
+    are proportional to the records: shards are listed in a journal, see
+    :mod:`rectiflow.storage.journal`.
+
     Examples
     --------
     >>> import tempfile
@@ -98,6 +112,9 @@ class ShardWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         # Through JSON and back, so that what is compared on resume is what is stored.
         told = json.loads(json.dumps(dict(metadata or {})))
+        self._journal = Journal(self.folder / MANIFEST)
+        self._claim: Claim | None = None
+        self._stack = ExitStack()
         if (self.folder / MANIFEST).exists():
             self._manifest = read_manifest(self.folder)
             _require_same(self.folder, self._manifest["metadata"], told)
@@ -110,7 +127,7 @@ class ShardWriter:
                 "progress": {},
                 "shards": [],
             }
-        self.progress: dict[str, Any] = self._manifest["progress"]
+        self.progress: dict[str, Any] = copy.deepcopy(self._manifest["progress"])
         self._pending: list[dict[str, Tensor]] = []
         self._names: list[str] = []
 
@@ -141,7 +158,7 @@ class ShardWriter:
         """
         found = {key: _describe(value) for key, value in record.items()}
         expected = self._manifest["arrays"] or found
-        if any(key.endswith(_OFFSETS) for key in found) or not found:
+        if any(key.endswith(_OFFSETS) or key == _NAMES for key in found) or not found:
             raise ValueError(
                 f"record has unusable names, got {sorted(found)}; expected at least one array and "
                 f"no name ending in {_OFFSETS!r}."
@@ -159,37 +176,53 @@ class ShardWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is pending as a shard, then the manifest with ``progress``."""
+        """Write what is pending as a shard, and list it together with ``progress``."""
+        manifest = self._manifest
+        if self._claim is None:
+            # A manifest that is there was read by the constructor: it is one of ours.
+            is_new = not (self.folder / MANIFEST).exists()
+            own = claim(self.folder, MAKER, [MANIFEST] if is_new else ())
+            self._claim = self._stack.enter_context(own)
+        if not manifest["shards"]:  # the first tells which arrays there are
+            self._journal.fold({**manifest, "progress": self.progress}, indent=1)
         if self._pending:
-            self._manifest["shards"].append(self._write_shard())
-            self._manifest["records"] += len(self._pending)
-        self._manifest["progress"] = self.progress
-        # A manifest that is there was read by the constructor: it is one of ours.
-        is_new = not (self.folder / MANIFEST).exists()
-        with claim(self.folder, MAKER, [MANIFEST] if is_new else ()):
-            write_json(self.folder / MANIFEST, self._manifest, indent=1)
+            shard = self._write_shard(self._claim)
+            manifest["shards"].append(shard)
+            manifest["records"] += len(self._pending)
+            self._journal.append({"shard": shard, "progress": self.progress})
+        elif manifest["shards"]:
+            self._journal.append({"progress": self.progress})
+        manifest["progress"] = copy.deepcopy(self.progress)
         self._pending, self._names = [], []
 
-    def _write_shard(self) -> dict[str, Any]:
+    def _write_shard(self, own: Claim) -> dict[str, Any]:
         file = f"shard-{len(self._manifest['shards']):05d}.safetensors"
-        with claim(self.folder, MAKER, [file]):
-            write_tensors(self.folder / file, _pack(self._pending))
-        described = {
+        own.add([file])
+        packed = _pack(self._pending)
+        if any(self._names):
+            told = [name.encode("utf-8", "backslashreplace") for name in self._names]
+            packed[_NAMES] = torch.frombuffer(bytearray(b"".join(told)), dtype=torch.uint8)
+            ends = itertools.accumulate(map(len, told), initial=0)
+            packed[_NAMES + _OFFSETS] = torch.tensor(list(ends))
+        write_tensors(self.folder / file, packed)
+        return {
             "file": file,
             "records": len(self._pending),
             "bytes": (self.folder / file).stat().st_size,
             "sha256": digest_of_file(self.folder / file),
         }
-        if any(self._names):
-            described["names"] = list(self._names)
-        return described
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            self.flush()
+        """Write what is pending unless there was an error, and list all shards in the manifest."""
+        with self._stack:
+            if kind is None:
+                self.flush()
+            if self._journal.path.is_file():
+                self._journal.fold(self._manifest, indent=1)
+        self._claim = None
 
 
 class ShardReader:
@@ -221,25 +254,28 @@ class ShardReader:
         self.metadata: dict[str, Any] = manifest["metadata"]
         self.progress: dict[str, Any] = manifest["progress"]
         self.arrays: dict[str, dict[str, Any]] = manifest["arrays"]
-        self._shards: list[dict[str, Any]] = manifest["shards"]
-        counts = [shard["records"] for shard in self._shards]
-        self._starts = list(itertools.accumulate(counts, initial=0))
-        for shard in self._shards:
+        shards = manifest["shards"]
+        self._files = [shard["file"] for shard in shards]
+        counts = [shard["records"] for shard in shards]
+        self._starts = np.array(list(itertools.accumulate(counts, initial=0)))
+        # Those of folders that were written before names went into the shards.
+        self._names = {i: shard["names"] for i, shard in enumerate(shards) if "names" in shard}
+        for shard in shards:
             _check_shard(self.folder, shard, verify=verify)
-        self._files: dict[int, Any] = {}
+        self._number = next(_READERS)
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return int(self._starts[-1])
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Return record ``index``; negative indices count from the end."""
         position = index + len(self) if index < 0 else index
         if not 0 <= position < len(self):
             raise IndexError(f"record {index} does not exist; the folder has {len(self)}.")
-        shard = bisect_right(self._starts, position) - 1
-        row = position - self._starts[shard]
+        shard = int(np.searchsorted(self._starts, position, "right")) - 1
+        row = position - int(self._starts[shard])
         file = self._open(shard)
-        with _readable(self.folder / self._shards[shard]["file"]):
+        with _readable(self.folder / self._files[shard]):
             return {name: self._read(file, name, row) for name in self.arrays}
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
@@ -248,9 +284,21 @@ class ShardReader:
     @property
     def names(self) -> list[str]:
         """Return the identifier of each record; empty strings where none was given."""
-        return [
-            name for shard in self._shards for name in shard.get("names", [""] * shard["records"])
-        ]
+        return [name for shard in range(len(self._files)) for name in self._names_of(shard)]
+
+    def _names_of(self, shard: int) -> list[str]:
+        records = int(self._starts[shard + 1] - self._starts[shard])
+        if shard in self._names:
+            return self._names[shard]
+        with _readable(self.folder / self._files[shard]):
+            file = self._open(shard)
+            if _NAMES not in file.keys():  # noqa: SIM118 (not a dict)
+                return [""] * records
+            whole = file.get_tensor(_NAMES).numpy().tobytes()
+            ends = file.get_tensor(_NAMES + _OFFSETS).tolist()
+            if len(ends) != records + 1 or sorted(ends) != ends:
+                raise ValueError("offsets of names do not go up")
+            return [whole[a:b].decode() for a, b in itertools.pairwise(ends)]
 
     def column(self, name: str) -> Tensor:
         """Return one number per record, shape ``(records,)``.
@@ -283,20 +331,25 @@ class ShardReader:
     def _tensors(self, name: str) -> list[Tensor]:
         """Return one tensor of every shard whole, its first axis as long as the manifest tells."""
         found: list[Tensor] = []
-        for number, shard in enumerate(self._shards):
-            with _readable(self.folder / shard["file"]):
-                found.append(self._open(number).get_tensor(name))
-                expected = shard["records"] + name.endswith(_OFFSETS)
+        for number, records in enumerate(np.diff(self._starts).tolist()):
+            with _readable(self.folder / self._files[number]):
+                # A copy: what shows the map would keep it open.
+                found.append(self._open(number).get_tensor(name).clone())
+                expected = records + name.endswith(_OFFSETS)
                 if found[-1].shape != (expected,):
                     raise ValueError(f"{name} has shape {tuple(found[-1].shape)}")
         return found
 
     def _open(self, shard: int) -> Any:
-        if shard not in self._files:
-            path = self.folder / self._shards[shard]["file"]
+        key = (self._number, shard)
+        if key not in _OPEN:
+            path = self.folder / self._files[shard]
             with _readable(path):
-                self._files[shard] = safe_open(path, framework="pt")
-        return self._files[shard]
+                _OPEN[key] = safe_open(path, framework="pt")
+            if len(_OPEN) > MOST_OPEN:
+                _OPEN.popitem(last=False)
+        _OPEN.move_to_end(key)
+        return _OPEN[key]
 
     def _read(self, file: Any, name: str, row: int) -> Tensor:
         if not self.arrays[name]["ragged"]:
@@ -306,13 +359,17 @@ class ShardReader:
             raise ValueError(f"offsets of {name} do not go up")
         return file.get_slice(name)[start:stop]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         # Open files do not travel to worker processes; each opens its own.
-        return {**self.__dict__, "_files": {}}
+        self.__dict__ |= {**state, "_number": next(_READERS)}
+
+
+_READERS = itertools.count()
+_OPEN: OrderedDict[tuple[int, int], Any] = OrderedDict()  # by reader and shard, latest last
 
 
 def read_manifest(folder: Path | str) -> dict[str, Any]:
-    """Return the manifest of a folder of shards.
+    """Return the manifest of a folder of shards, what its journal adds included.
 
     Raises
     ------
@@ -329,6 +386,7 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
         )
     try:
         manifest = read_json(path)
+        entries = Journal(path).entries()
     except FileError as error:
         raise ShardError(
             path, f"is not a manifest of shards: {error.found}. Prepare again."
@@ -340,6 +398,14 @@ def read_manifest(folder: Path | str) -> dict[str, Any]:
             "again.",
         )
     try:
+        # What the manifest lists already, a writer has folded into it that was killed just then.
+        listed = {shard["file"] for shard in manifest["shards"]} if entries else set()
+        for entry in entries:
+            shard = entry.get("shard")
+            if shard is not None and shard["file"] not in listed:
+                manifest["shards"].append(shard)
+                manifest["records"] += shard["records"]
+            manifest["progress"] = entry["progress"]
         _require_manifest(manifest)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ShardError(path, f"is damaged ({error!r}). Prepare again.") from error

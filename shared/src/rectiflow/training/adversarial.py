@@ -65,9 +65,7 @@ class AdversarialTraining(FlowTraining):
 
     Notes
     -----
-    Terms of the discriminator are logged with the prefix ``discriminator_``. On several devices
-    use the strategy ``"ddp_find_unused_parameters_true"``, since each backward pass reaches one
-    part of the parameters only.
+    Terms of the discriminator are logged with the prefix ``discriminator_``.
 
     References
     ----------
@@ -75,6 +73,7 @@ class AdversarialTraining(FlowTraining):
     """
 
     objective: AdversarialObjective
+    reaches_all = False  # each of the two losses has its own parameters
 
     def __init__(
         self,
@@ -120,39 +119,43 @@ class AdversarialTraining(FlowTraining):
             ),
         ]
 
-    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Any:
         """Differentiate both losses of one micro-batch, and step if it completes a step."""
         making, judging = self.trainer.optimizers
         if self.at_step_boundary:
             making.zero_grad()
             judging.zero_grad()
         batch = self.with_step(batch)
-        terms = self._differentiate(making, self.objective.generator_loss, batch, "generator")
-        judged = self._differentiate(
-            judging, self.objective.discriminator_loss, batch, "discriminator"
+        key, weight = self.draw_key(), self.count(batch)
+        losses = {
+            "generator": self.objective.generator_loss,
+            "discriminator": self.objective.discriminator_loss,
+        }
+        terms, judged = (
+            self._differentiate(optimizer, loss, batch, (name, *key), weight)
+            for optimizer, (name, loss) in zip((making, judging), losses.items(), strict=True)
         )
-        self.batches_seen += 1
         self.meter.add(terms, samples=batch_size(batch))
         self.meter.add({f"discriminator_{name}": value for name, value in judged.items()})
         if self.at_step_boundary:
             self._step_both()
-        return terms["loss"].detach()
+        return {"loss": terms["loss"].detach(), "mean": terms["loss"].detach()}
 
     def _differentiate(
         self,
         optimizer: Optimizer,
         loss: Callable[[Mapping[str, Tensor], int, Generator], dict[str, Tensor] | None],
         batch: Mapping[str, Tensor],
-        name: str,
+        key: tuple[str, int, int, int],
+        weight: int,
     ) -> dict[str, Tensor]:
         """Add the gradient of one loss to the parameters of its optimiser only."""
-        key = (self.seed, self.global_rank, self.batches_seen)
-        seed_global_generators(counter_seed("global", name, *key), self.device)
-        generator = counter_generator(name, *key, device=self.device)
+        seed_global_generators(counter_seed("global", *key), self.device)
+        generator = counter_generator(*key, device=self.device)
         self.toggle_optimizer(optimizer)
         terms = loss(batch, self.global_step, generator) or {}
         if terms:
-            self.manual_backward(terms["loss"] / self.accumulate)
+            self.manual_backward(terms["loss"] * (weight / self.accumulate))
         self.untoggle_optimizer(optimizer)
         return terms
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from rectiflow.flow import Flow
 from rectiflow.randomness import counter_generator
 from rectiflow.storage.records import flatten_state, state_of
-from rectiflow.training.stream import BatchSource, step_loader
+from rectiflow.training.stream import BatchSource, draw_key, step_loader
 
 
 @dataclass(frozen=True)
@@ -23,20 +23,19 @@ class CoupleBatch:
     Parameters
     ----------
     flow : Flow
-    seed, rank : int
+    seed : int
         With the number of the batch, the key of its noise: a resumed run draws the same.
     """
 
     flow: Flow
     seed: int
-    rank: int
 
     def __call__(self, batch: dict[str, Tensor], number: int) -> dict[str, Tensor]:
         """Return the batch with ``x0``, unless it has noise or no data yet."""
         x1 = state_of(batch, "x1")
         if x1 is None or state_of(batch, "x0") is not None:
             return batch
-        generator = counter_generator("coupling", self.seed, self.rank, number)
+        generator = counter_generator("coupling", *draw_key(self.seed, number))
         x0 = self.flow.noise_for(x1, mask=batch.get("mask"), generator=generator)
         return {**batch, **flatten_state("x0", x0)}
 
@@ -51,8 +50,9 @@ class FlowData(LightningDataModule):
     ----------
     dataset : Dataset
         Items are records, ``dict[str, Tensor]``.
-    batches : callable
-        ``batches(rank, world_size)`` gives that rank's :class:`BatchSource`.
+    batches : BatchSource
+        The batches of all ranks, which are dealt out: the order of the data is the same for any
+        number of them.
     validation : iterable of batches, optional
         Iterated anew at each validation; a list or a ``DataLoader``.
     **options
@@ -62,7 +62,7 @@ class FlowData(LightningDataModule):
     def __init__(
         self,
         dataset: Dataset[Any],
-        batches: Callable[[int, int], BatchSource],
+        batches: BatchSource,
         validation: Iterable[Mapping[str, Tensor]] | None = None,
         **options: Any,
     ) -> None:
@@ -78,9 +78,12 @@ class FlowData(LightningDataModule):
         paired = flow is not None and flow.coupling.in_loader
         return step_loader(
             self.dataset,
-            self.batches(trainer.global_rank, trainer.world_size),
+            self.batches,
             start_batch=training.batches_seen,
-            finish=CoupleBatch(flow, training.seed, trainer.global_rank) if paired else None,
+            start_item=training.items_seen,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+            finish=CoupleBatch(flow, training.seed) if paired else None,
             **self.options,
         )
 

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rectiflow.training.sharding import copy_into, laid_out, part_of, whole_of
+
 DecayProfile: TypeAlias = Callable[[int], float]
 """Decay of the n-th update, n = 1, 2, ...; ``average <- decay average + (1 - decay) value``."""
 
@@ -149,15 +151,14 @@ class Ema:
         self.updates += 1
         weight = 1.0 - self.profile(self.updates)
         current = dict(module.named_parameters())
-        averages = [self.average[name] for name in current]
-        values = [value.detach().float() for value in current.values()]
+        averages = [part_of(self.average[name]) for name in current]
+        values = [part_of(value.detach()).float() for value in current.values()]
         torch._foreach_lerp_(averages, values, weight)
 
-    @torch.no_grad()
     def copy_to(self, module: nn.Module) -> None:
         """Overwrite the module's parameters with the average."""
         for name, value in module.named_parameters():
-            value.copy_(self.average[name])
+            copy_into(value, self.average[name])
 
     @contextmanager
     def averaged(self, module: nn.Module) -> Iterator[nn.Module]:
@@ -167,22 +168,21 @@ class Ema:
         try:
             yield module
         finally:
-            with torch.no_grad():
-                for name, value in module.named_parameters():
-                    value.copy_(own[name])
+            for name, value in module.named_parameters():
+                copy_into(value, own[name])
 
-    def to(self, device: torch.device | str) -> Ema:
-        """Move the average to a device."""
-        self.average = {name: value.to(device) for name, value in self.average.items()}
-        return self
+    def follow(self, module: nn.Module) -> None:
+        """Bring the average to where the module's parameters are, shared out as they are."""
+        for name, value in module.named_parameters():
+            self.average[name] = laid_out(self.average[name].to(value.device), value)
+
+    def whole(self) -> dict[str, Tensor]:
+        """Return the averages whole; where they are shared out, all processes take part."""
+        return {name: whole_of(value) for name, value in self.average.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the profile's name, the number of updates and the averages."""
-        return {
-            "profile": str(self.profile),
-            "updates": self.updates,
-            "average": dict(self.average),
-        }
+        """Return the profile's name, the number of updates and the averages, whole."""
+        return {"profile": str(self.profile), "updates": self.updates, "average": self.whole()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a saved average.
@@ -206,4 +206,4 @@ class Ema:
             )
         self.updates = int(state["updates"])
         for name, value in saved.items():
-            self.average[name].copy_(value)
+            copy_into(self.average[name], value)

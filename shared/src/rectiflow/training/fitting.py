@@ -11,9 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
 from rectiflow.training.flow_training import FlowTraining
@@ -40,6 +42,7 @@ def fit(
     accumulate: int = 1,
     accelerator: str = "auto",
     devices: int | str | list[int] = "auto",
+    num_nodes: int = 1,
     strategy: Any = "auto",
     precision: Any = "32-true",
     resume: bool = False,
@@ -76,8 +79,10 @@ def fit(
         :func:`~rectiflow.training.post_hoc.reconstruct`.
     accumulate : int
         Micro-batches per optimiser step.
-    accelerator, devices, strategy, precision
-        As for ``lightning.Trainer``.
+    accelerator, devices, num_nodes, strategy, precision
+        As for ``lightning.Trainer``. On each of several nodes torchrun starts ``devices``
+        processes. The strategy ``"fsdp"`` shares parameters, gradients, moments and averages of
+        the network out among the processes, for networks that are too large for one device.
     resume : bool
         Continue the run in ``run_dir``, from the beginning if it was stopped before its first
         checkpoint.
@@ -138,7 +143,8 @@ def fit(
             trainer = Trainer(
                 accelerator=accelerator,
                 devices=devices,
-                strategy=strategy,
+                num_nodes=num_nodes,
+                strategy=_strategy(strategy, training, devices, num_nodes),
                 precision=precision,
                 max_steps=max_steps,
                 max_epochs=-1,
@@ -155,10 +161,31 @@ def fit(
                 callbacks=[*own, *callbacks],
                 logger=[*_own_loggers(folder, start_step), *loggers],
             )
-            trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+            external = torch.distributed.is_initialized()
+            try:
+                trainer.fit(training, data, ckpt_path=checkpoint, weights_only=True)
+            finally:  # the next training of this process may have other ranks
+                if torch.distributed.is_initialized() and not external:
+                    torch.distributed.destroy_process_group()
+        training.gather()
     if checkpoints.interrupted_by is not None:
         raise SystemExit(128 + checkpoints.interrupted_by)
     return folder
+
+
+def _strategy(strategy: Any, training: FlowTraining, devices: Any, num_nodes: int) -> Any:
+    """Make the strategy of a name where Lightning's own of that name does not serve."""
+    if strategy == "ddp":
+        return DDPStrategy(find_unused_parameters=not training.reaches_all)
+    if strategy != "fsdp":
+        return strategy
+    if not training.reaches_all:
+        raise ValueError("fsdp trains one network, got an adversarial training; use strategy ddp.")
+    if not isinstance(devices, int | list):
+        raise ValueError(f"fsdp needs the number of devices, got {devices!r}; expected such as 4.")
+    own = devices if isinstance(devices, int) else len(devices)
+    # Checkpoints hold whole tensors: they resume on any number of devices, and export as ever.
+    return ModelParallelStrategy(own * num_nodes, 1, save_distributed_checkpoint=False)
 
 
 def _held_out(data: LightningDataModule) -> Any:

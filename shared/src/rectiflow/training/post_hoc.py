@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +34,17 @@ class Snapshot:
     profile: PowerDecay
 
 
-def save_snapshot(ema: Ema, folder: Path | str) -> Snapshot:
+def save_snapshot(
+    ema: Ema, folder: Path | str, average: Mapping[str, Tensor] | None = None
+) -> Snapshot:
     """Store an average for later reconstruction; the file says what it is.
+
+    Parameters
+    ----------
+    ema : Ema
+    folder : Path or str
+    average : mapping, optional
+        Its tensors whole, where a process holds a part of them only.
 
     Raises
     ------
@@ -49,7 +58,7 @@ def save_snapshot(ema: Ema, folder: Path | str) -> Snapshot:
         )
     path = Path(folder) / f"ema-{ema.profile.sigma_rel:g}-{ema.updates:09d}.safetensors"
     metadata = {"updates": str(ema.updates), "sigma_rel": repr(ema.profile.sigma_rel)}
-    write_tensors(path, ema.average, metadata)
+    write_tensors(path, ema.average if average is None else average, metadata)
     return Snapshot(path, ema.updates, ema.profile)
 
 

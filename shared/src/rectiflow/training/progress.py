@@ -31,9 +31,7 @@ class Progress(Callback):
         if training.at_step_boundary:
             self._bar.update(trainer.global_step - self._bar.n)
             if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-                # Lightning divides the loss by the number of micro-batches of a step.
-                loss = float(outputs["loss"]) * trainer.accumulate_grad_batches
-                self._bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+                self._bar.set_postfix(loss=f"{float(outputs['mean']):.4g}", refresh=False)
 
     def on_train_end(self, trainer: Trainer, training: Any) -> None:
         """Close the bar."""

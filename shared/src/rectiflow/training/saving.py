@@ -140,12 +140,14 @@ class Snapshots(Callback):
         """Store if due."""
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        if not (training.at_step_boundary and due and trainer.is_global_zero):
+        if not (training.at_step_boundary and due):
             return
         with training.meter.paused():
             for ema in training.averages:
                 if isinstance(ema.profile, PowerDecay):
-                    save_snapshot(ema, self.folder)
+                    average = ema.whole()
+                    if trainer.is_global_zero:
+                        save_snapshot(ema, self.folder, average)
 
 
 def save_checkpoint(trainer: Trainer, path: Path) -> None:

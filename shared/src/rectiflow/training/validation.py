@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
 from rectiflow.randomness import counter_generator
-from rectiflow.training.flow_training import FlowTraining, _mean_over_ranks, batch_size
+from rectiflow.training.flow_training import FlowTraining, batch_size, mean_over_ranks
+from rectiflow.training.sharding import is_sharded
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ class Validation(Callback):
         Held-out data. Every validation sees the same times and noise, so that its losses differ
         only by the network. Ranks share the batches out.
     evaluate : callable, optional
-        Called on rank 0.
+        Called on rank 0; on all ranks where the network is shared out among them.
     run_dir : Path
         Handed to ``evaluate``.
 
@@ -69,11 +71,19 @@ class Validation(Callback):
         with training.meter.paused(), training.averaged(), _evaluating(training):
             self.latest = self._losses(trainer, training)
             if self.evaluate is not None and trainer.is_global_zero:
-                found = self.evaluate(training.network, step, self.run_dir)
-                self.latest |= {f"val/{name}": float(value) for name, value in found.items()}
-        trainer.strategy.barrier("validation")
+                self._evaluate(self.run_dir, training, step)
+            elif self.evaluate is not None and is_sharded(training.network):
+                with TemporaryDirectory() as scratch:  # its part of the network is asked for
+                    self._evaluate(Path(scratch), training, step)
+        # What the first process alone has measured may choose the best checkpoint, which all save.
+        self.latest = trainer.strategy.broadcast(self.latest)
         training.log_metrics(self.latest, step)
         log.info("step %d: %s", step, _summary(self.latest))
+
+    def _evaluate(self, run_dir: Path, training: FlowTraining, step: int) -> None:
+        assert self.evaluate is not None
+        found = self.evaluate(training.network, step, run_dir)
+        self.latest |= {f"val/{name}": float(value) for name, value in found.items()}
 
     def _losses(self, trainer: Trainer, training: FlowTraining) -> dict[str, float]:
         sums: dict[str, float] = {}
@@ -91,8 +101,7 @@ class Validation(Callback):
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + n * float(value)
                 counts[name] = counts.get(name, 0) + n
-        means = {f"val/{name}": sums[name] / counts[name] for name in sums}
-        return _mean_over_ranks(means)
+        return {f"val/{name}": mean for name, mean in mean_over_ranks(sums, counts).items()}
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -166,8 +167,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
                 f"loop, absent, alone and crowd are probabilities, got {loop}, {absent}, {alone} "
                 f"and {crowd}; expected each in [0, 1], and absent + alone at most 1."
             )
-        pairs = zip(clips.labels, clips.captions, strict=True)
-        self._labels = [labels_of(label, caption) for label, caption in pairs]
+        known = cache(labels_of)  # clips of the same labels share their set
+        self._labels = [*map(known, clips.labels, clips.captions)]
         self._of_label = _rows_by_label(self._labels) if balanced else []
         self._require_partners()
         if absent_texts := [text for text in self.captions if text not in texts]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rectiflow.storage.prepared import Prepared
 from rectiflow.storage.reading import read_rows
@@ -18,7 +19,7 @@ from rectiflow_audio.data.mixtures import NOTHING_PHRASES
 from rectiflow_audio.data.texts import TextTable, encode_texts
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from rectiflow.conditioning import TextEncoder
 
 CAPTIONS = "captions.csv"
@@ -55,10 +56,12 @@ class PreparedSounds(Prepared):
         """
         rows = self.some_rows(split)
         return Clips(
-            StoredWaves(self.records, rows.tolist()),
-            self.table["caption"][rows].tolist(),
-            self.table["label"][rows].tolist(),
-            [self.further.get(source, ()) for source in self.table["source"][rows].tolist()],
+            StoredWaves(self.records, rows),
+            self.table["caption"][rows],
+            self.table["label"][rows],
+            [self.further.get(source, ()) for source in self.table["source"][rows]]
+            if self.further
+            else (),
         )
 
     @cached_property
@@ -105,14 +108,16 @@ class StoredWaves(Sequence[Tensor]):
         Records to use, in this order.
     """
 
-    def __init__(self, records: ShardReader, rows: Sequence[int]) -> None:
-        self.records, self.rows = records, list(rows)
+    def __init__(
+        self, records: ShardReader, rows: Sequence[int] | Int[np.ndarray, " rows"]
+    ) -> None:
+        self.records, self.rows = records, np.asarray(rows, np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return unpack_wave(self.records[self.rows[index]])
+        return unpack_wave(self.records[int(self.rows[index])])
 
 
 def pack_wave(wave: Float[Tensor, " n"]) -> dict[str, Tensor]:

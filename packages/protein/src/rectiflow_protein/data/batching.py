@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
+from itertools import cycle, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rectiflow.training.shuffle import shuffled_windows
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
 
 Batch = list[int]
 
@@ -20,10 +25,11 @@ _PADDING = {"x0.rot": _IDENTITY, "x1.rot": _IDENTITY, "aatype": 20}  # zeros for
 
 @dataclass(frozen=True)
 class Batches(ABC):
-    """Batches of row indices for every epoch and rank.
+    """Batches of row indices for every epoch; ranks take turns at them.
 
-    The same object, epoch and rank always give the same list, whatever was asked before, so a
-    killed run can continue in the middle of an epoch. Subclasses say how an epoch is cut.
+    The same object and epoch always give the same batches, whatever was asked before, so a killed
+    run can continue in the middle of an epoch. Large epochs are planned a window at a time, see
+    :func:`~rectiflow.training.shuffle.shuffled_windows`. Subclasses say how a window is cut.
 
     Parameters
     ----------
@@ -38,24 +44,20 @@ class Batches(ABC):
         Budget of a batch in residues squared, which is what the pair representation costs.
     seed : int, default 123
         Seed of epoch 0; epoch ``e`` uses ``seed + e``.
-    world_size, rank : int
-        How many processes share the epoch, and which of them this is.
     shuffle : bool, default True
         Draw the chains of an epoch in random order.
     """
 
-    lengths: Sequence[int]
+    lengths: Sequence[int] | Int[np.ndarray, " rows"]
     clusters: Sequence[object] | None = None
     _: KW_ONLY
     max_batch_size: int = 128
     max_num_res_squared: int = 1_000_000
     seed: int = 123
-    world_size: int = 1
-    rank: int = 0
     shuffle: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.lengths) == 0 or min(self.lengths) < 1:
+        if len(self.lengths) == 0 or np.min(self.lengths) < 1:
             raise ValueError(
                 f"lengths must be positive and not empty, got {len(self.lengths)} of them; "
                 "expected one number of residues per chain. Did the filters reject every chain?"
@@ -65,11 +67,6 @@ class Batches(ABC):
                 f"clusters must name one cluster per chain, got {len(self.clusters)}; expected "
                 f"{len(self.lengths)}. Read both from the same metadata.csv."
             )
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(
-                f"rank is outside the world, got rank {self.rank} of {self.world_size}; expected "
-                "0 <= rank < world_size. Pass the values of the distributed process group."
-            )
         if self.max_batch_size < 1 or self.max_num_res_squared < 1:
             raise ValueError(
                 f"a batch must hold at least one chain, got max_batch_size={self.max_batch_size}, "
@@ -77,24 +74,32 @@ class Batches(ABC):
             )
 
     @cached_property
-    def members(self) -> list[list[int]]:
-        """Rows of each cluster, clusters in the order of their text; of each chain without them."""
+    def _members(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows cluster by cluster in the order of the clusters' text, where each begins, how many.
+
+        Of each chain alone without clusters.
+        """
+        rows = np.arange(len(self.lengths))
         if self.clusters is None:
-            return [[row] for row in range(len(self.lengths))]
-        rows: dict[str, list[int]] = {}
-        for row, cluster in enumerate(self.clusters):
-            rows.setdefault(str(cluster), []).append(row)
-        return [rows[key] for key in sorted(rows)]
+            return rows, rows, np.ones_like(rows)
+        codes = np.unique(np.asarray(self.clusters).astype(str), return_inverse=True)[1]
+        sizes = np.bincount(codes)
+        return np.argsort(codes, kind="stable"), np.cumsum(sizes) - sizes, sizes
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """Give the row indices of every batch of ``epoch``."""
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        rows, starts, sizes = self._members
+        draw = np.random.default_rng([self.seed, epoch])
+        chosen = rows[starts + draw.integers(0, sizes)]
+        if not self.shuffle:
+            return self._planned(chosen, generator)
+        windows = shuffled_windows(len(chosen), generator)
+        return (b for window in windows for b in self._planned(chosen[window.numpy()], generator))
 
     @abstractmethod
-    def batches(self, epoch: int) -> list[Batch]:
-        """Row indices of every batch of ``epoch`` for this rank."""
-
-    def _rows(self, epoch: int, generator: torch.Generator) -> list[int]:
-        """Rows of an epoch: one per cluster or all of them, shuffled."""
-        draw = np.random.default_rng([self.seed, epoch])
-        rows = [int(draw.choice(rows)) for rows in self.members]
-        return [rows[i] for i in order(len(rows), generator)] if self.shuffle else rows
+    def _planned(self, rows: np.ndarray, generator: torch.Generator) -> Iterator[Batch]:
+        """Cut the rows of a window into batches."""
 
 
 @dataclass(frozen=True)
@@ -103,33 +108,23 @@ class LengthBatches(Batches):
 
     For length ``L`` a batch holds up to ``B = min(max_batch_size, max_num_res_squared // L² + 1)``
     chains. A group of ``k < B`` chains is repeated ``floor(B / k)`` times, each copy getting its
-    own time and noise. Every rank makes ``ceil(chains or clusters / world_size)`` batches, by
-    going round its share again or by cutting it.
+    own time and noise. An epoch has as many batches as chains or clusters, by going round again.
 
     References
     ----------
-    Yue et al., "ReQFlow" (ICML 2025), official code; the row lists agree with it exactly when no
-    clusters are given. The chain drawn from a cluster differs, since the official code draws it
-    with pandas.
+    Yue et al., "ReQFlow" (ICML 2025), official code; the row lists of one process agree with it
+    exactly when no clusters are given. (Several processes there split the chains before they make
+    batches; here they take turns at the batches of one process.) The chain drawn from a cluster
+    differs, since the official code draws it with pandas.
     """
 
-    def batches(self, epoch: int) -> list[Batch]:
-        """Row indices of every batch of ``epoch`` for this rank."""
-        wanted = math.ceil(len(self.members) / self.world_size)
-        share = self._share(epoch)
-        return (share * math.ceil(wanted / len(share)))[:wanted]
-
-    def _share(self, epoch: int) -> list[Batch]:
-        """Batches of one pass over this rank's chains, in random order."""
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        rows = self._rows(epoch, generator)
-        if len(self.lengths) > self.world_size and len(rows) > self.rank:
-            rows = rows[self.rank :: self.world_size]
+    def _planned(self, rows: np.ndarray, generator: torch.Generator) -> Iterator[Batch]:
         by_length: dict[int, list[int]] = {}
-        for row in rows:
-            by_length.setdefault(int(self.lengths[row]), []).append(row)
+        for row, length in zip(rows.tolist(), np.asarray(self.lengths)[rows].tolist(), strict=True):
+            by_length.setdefault(length, []).append(row)
         groups = [batch for length in sorted(by_length) for batch in self._cut(by_length, length)]
-        return [groups[i] for i in order(len(groups), generator)]
+        turns = order(len(groups), generator)
+        return islice(cycle([groups[i] for i in turns]), len(rows))
 
     def _cut(self, by_length: Mapping[int, list[int]], length: int) -> list[Batch]:
         """Batches of the chains of one length."""
@@ -146,9 +141,7 @@ class PaddedBatches(Batches):
     Chains are sorted by ``length · (1 + spread · u)``, ``u ~ U(-½, ½)`` drawn anew each epoch, and
     cut greedily so that ``chains · longest² <= max_num_res_squared``; a chain over the budget is a
     batch by itself. Small data sets, whose lengths are mostly different, keep distinct chains in a
-    batch this way, where :class:`LengthBatches` would repeat one chain. Ranks receive batches of
-    neighbouring length at the same step; the last step repeats early batches if the number of
-    batches is no multiple of ``world_size``.
+    batch this way, where :class:`LengthBatches` would repeat one chain.
 
     Parameters
     ----------
@@ -168,31 +161,23 @@ class PaddedBatches(Batches):
                 "0 sorts by length alone."
             )
 
-    def batches(self, epoch: int) -> list[Batch]:
-        """Row indices of every batch of ``epoch`` for this rank."""
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        cut = self._cut(self._rows(epoch, generator), generator)
-        missing = -len(cut) % self.world_size
-        cut += (cut * missing)[:missing]
-        steps = [cut[i : i + self.world_size] for i in range(0, len(cut), self.world_size)]
-        turns = order(len(steps), generator) if self.shuffle else range(len(steps))
-        return [steps[i][self.rank] for i in turns]
-
-    def _cut(self, rows: list[int], generator: torch.Generator) -> list[Batch]:
+    def _planned(self, rows: np.ndarray, generator: torch.Generator) -> Iterator[Batch]:
         """Cut the jittered order of lengths into batches within the budget."""
         jitter = torch.rand(len(rows), generator=generator, dtype=torch.float64).numpy() - 0.5
         lengths = np.asarray(self.lengths)[rows]
-        keys = lengths * (1 + self.spread * jitter) if self.shuffle else lengths
-        batches: list[Batch] = []
+        ranked = np.argsort(
+            lengths * (1 + self.spread * jitter) if self.shuffle else lengths, kind="stable"
+        )
+        cut: list[Batch] = []
         longest = 0
-        for i in np.argsort(keys, kind="stable"):
-            length = int(lengths[i])
+        for row, length in zip(rows[ranked].tolist(), lengths[ranked].tolist(), strict=True):
             longest = max(longest, length)
-            if not batches or not self._fits(len(batches[-1]) + 1, longest):
-                batches.append([])
+            if not cut or not self._fits(len(cut[-1]) + 1, longest):
+                cut.append([])
                 longest = length
-            batches[-1].append(rows[i])
-        return batches
+            cut[-1].append(row)
+        turns = order(len(cut), generator) if self.shuffle else range(len(cut))
+        return (cut[i] for i in turns)
 
     def _fits(self, chains: int, longest: int) -> bool:
         return chains <= self.max_batch_size and chains * longest**2 <= self.max_num_res_squared
@@ -234,4 +219,4 @@ def _pad(x: Tensor, key: str, length: int) -> Tensor:
 
 def order(n: int, generator: torch.Generator) -> list[int]:
     """Return a random permutation of ``range(n)``."""
-    return [int(i) for i in torch.randperm(n, generator=generator)]
+    return torch.randperm(n, generator=generator).tolist()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from rectiflow_protein.data.batching import Batches, order
@@ -40,33 +41,29 @@ class CropBatches(Batches):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.shortest <= min(self.longest, *self.lengths):
+        if not 1 <= self.shortest <= min(self.longest, np.min(self.lengths)):
             raise ValueError(
                 f"crops need chains of at least their shortest length, got crops of "
-                f"{self.shortest} to {self.longest} residues and a chain of {min(self.lengths)}; "
-                "expected 1 <= shortest <= longest and no shorter chain. Filter by length."
+                f"{self.shortest} to {self.longest} residues and a chain of "
+                f"{np.min(self.lengths)}; expected 1 <= shortest <= longest and no shorter chain. "
+                "Filter by length."
             )
 
-    def batches(self, epoch: int) -> Sequence[list[Crop]]:  # type: ignore[override]
-        """Crops of every batch of ``epoch`` for this rank; ranks get crops of one length."""
-        generator = torch.Generator().manual_seed(self.seed + epoch)
-        waiting = self._rows(epoch, generator)
-        own = []
-        while waiting:
-            bound = min(self.longest, max(self.lengths[row] for row in waiting))
-            length = _integer(self.shortest, bound, generator)
+    def _planned(  # type: ignore[override]
+        self, rows: np.ndarray, generator: torch.Generator
+    ) -> Iterator[list[Crop]]:
+        waiting, lengths = rows, np.asarray(self.lengths)[rows]
+        made = []
+        while len(waiting):
+            length = _integer(self.shortest, min(self.longest, int(lengths.max())), generator)
             size = min(self.max_batch_size, max(1, self.max_num_res_squared // length**2))
-            fits = [row for row in waiting if self.lengths[row] >= length]
-            taken = fits[: size * self.world_size]
-            waiting = [row for row in waiting if row not in set(taken)]
-            crops = [self._crop(row, length, generator) for row in taken]
-            share = -(-len(crops) // self.world_size)
-            crops += crops[: share * self.world_size - len(crops)]
-            own.append(crops[self.rank :: self.world_size])
-        return [own[i] for i in order(len(own), generator)]
+            taken = np.flatnonzero(lengths >= length)[:size]
+            made.append([self._crop(row, length, generator) for row in waiting[taken].tolist()])
+            waiting, lengths = np.delete(waiting, taken), np.delete(lengths, taken)
+        return (made[i] for i in order(len(made), generator))
 
     def _crop(self, row: int, length: int, generator: torch.Generator) -> Crop:
-        start = _integer(0, self.lengths[row] - length, generator)
+        start = _integer(0, int(self.lengths[row]) - length, generator)
         return Crop(row, start, start + length)
 
 

@@ -32,8 +32,8 @@ class BackboneDataModule(FlowData):
     folder : str or Path
         Output of ``prepare``.
     batching : callable, default PaddedBatches
-        Makes the :class:`Batches` of one rank from ``lengths, clusters, rank=, world_size=``: a
-        class, or ``partial(LengthBatches, max_num_res_squared=500_000)``.
+        Makes the :class:`Batches` of ``lengths, clusters``: a class, or
+        ``partial(LengthBatches, max_num_res_squared=500_000)``.
     by_cluster : bool, default True
         Draw one chain per cluster and epoch; otherwise every chain.
     filters : sequence of Filter
@@ -65,14 +65,13 @@ class BackboneDataModule(FlowData):
         self.prepared = PreparedBackbones(folder)
         table = self.prepared.table
         rows = self.prepared.some_rows("train", filters)
-        lengths = table["length"][rows].tolist()
-        clusters = table["cluster"][rows].tolist() if by_cluster else None
+        clusters = table["cluster"][rows] if by_cluster else None
         held_out = self.prepared.dataset("valid", filters)
         padded = partial(collate, multiple=multiple)
-        last = IN_ORDER(table["length"][held_out.rows].tolist()).batches(0) if held_out.rows else ()
+        last = list(IN_ORDER(table["length"][held_out.rows]).batches(0)) if len(held_out) else ()
         super().__init__(
-            BackboneDataset(self.prepared.records, rows.tolist()),
-            lambda rank, world_size: batching(lengths, clusters, rank=rank, world_size=world_size),
+            BackboneDataset(self.prepared.records, rows),
+            batching(table["length"][rows], clusters),
             HeldOut(held_out, last, padded) if last else None,
             collate_fn=padded,
             num_workers=num_workers,

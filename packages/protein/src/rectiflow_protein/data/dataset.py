@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -45,9 +46,11 @@ class BackboneDataset(Dataset[dict[str, Tensor]]):
     torch.Size([7, 4])
     """
 
-    def __init__(self, records: Records, rows: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, records: Records, rows: Sequence[int] | Int[np.ndarray, " n"] | None = None
+    ) -> None:
         self.records = records
-        self.rows = list(range(len(records))) if rows is None else [int(i) for i in rows]
+        self.rows = np.arange(len(records)) if rows is None else np.asarray(rows, np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -55,9 +58,9 @@ class BackboneDataset(Dataset[dict[str, Tensor]]):
     def __getitem__(self, i: int | Crop) -> dict[str, Tensor]:
         """Return the example of one chain or of a piece of it; see :func:`example`."""
         if isinstance(i, Crop):
-            record = self.records[self.rows[i.row]]
+            record = self.records[int(self.rows[i.row])]
             return example({name: part[i.start : i.stop] for name, part in record.items()})
-        return example(self.records[self.rows[i]])
+        return example(self.records[int(self.rows[i])])
 
 
 def example(record: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -39,4 +39,4 @@ class PreparedBackbones(Prepared):
 
     def dataset(self, split: str, filters: Sequence[Filter] = ()) -> BackboneDataset:
         """Training examples of a split."""
-        return BackboneDataset(self.records, self.rows(split, filters).tolist())
+        return BackboneDataset(self.records, self.rows(split, filters))

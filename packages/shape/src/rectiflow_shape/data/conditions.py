@@ -62,9 +62,9 @@ class Told:
 
     def __init__(self, table: Table, rows: Sequence[int], encoder: str, folder: Path) -> None:
         self.classes = classes_of(table)
-        names = table["class"].tolist()
-        self.labels = [self.classes.index(names[row]) for row in rows]
-        captions = [table["caption"].tolist()[row] for row in rows]
+        number = {name: i for i, name in enumerate(self.classes)}
+        self.labels = [number[name] for name in table["class"][rows].tolist()]
+        captions = table["caption"][rows].tolist()
         shorts = [short_caption(name) for name in self.classes]
         captions = [c or shorts[i] for c, i in zip(captions, self.labels, strict=True)]
         unique = sorted({*captions, *shorts})
