@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rectiflow.evaluation import Evaluation
+from torch import Tensor
 
 from rectiflow_protein.metrics import backbone_metrics
 
@@ -22,6 +25,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True)
+class Known:
+    """Natural chains to hold samples against.
+
+    Attributes
+    ----------
+    train : list of Tensor, each of shape (n_i, 3)
+        CA of the chains that a network was trained on, Å.
+    held_out : list of Backbone
+        Chains of the valid and test splits, of the lengths of interest.
+    """
+
+    train: list[Tensor]
+    held_out: list[Backbone]
+
+    @classmethod
+    def read(cls, shards: Path | str, shortest: int, longest: int) -> Self:
+        """Read the splits of a prepared folder; held out are chains of these lengths."""
+        from rectiflow_protein.data import LengthFilter, PreparedBackbones
+        from rectiflow_protein.io import Backbone
+
+        prepared = PreparedBackbones(shards)
+        records, window = prepared.records, [LengthFilter(shortest, longest)]
+        rows = [row for split in ("valid", "test") for row in prepared.rows(split, window)]
+        return cls(
+            [records[int(row)]["coords"][:, 1].clone() for row in prepared.rows("train", [])],
+            [
+                Backbone.from_coords(records[int(row)]["coords"].clone(), name=str(row))
+                for row in rows
+            ],
+        )
+
+    def nearest(self, backbone: Backbone) -> float:
+        """Return the TM-score of the most alike training chain."""
+        from rectiflow_protein.metrics import nearest_tm
+
+        return nearest_tm(torch.as_tensor(backbone.coords[:, 1]), self.train)[0]
+
+
 _CONSISTENCY = ("sc_mean_displacement", "sc_rmsd", "sc_tm", "designable")
 ALIGNABLE = 3  # residues; TM-align needs as many
 
@@ -34,6 +77,7 @@ def evaluate(
     num_sequences: int = 8,
     diversity: bool = True,
     novelty: Mapping[str, float] | None = None,
+    known: Known | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a set of backbones.
@@ -53,6 +97,10 @@ def evaluate(
         TM-score of the nearest known structure by backbone name, from
         :func:`~rectiflow_protein.metrics.read_foldseek`. Adds ``novelty_tm``; its mean is over the
         designable backbones where that is known, as published. Lower is more novel.
+    known : Known, optional
+        Adds ``nearest_tm``, the TM-score of the most alike training chain, and to the summary
+        ``nearest_tm_held_out``, the same of held-out natural chains: samples that are no copies are
+        about as far from the training chains as these.
     progress : callable, optional
         Called with backbones done and in all.
 
@@ -101,6 +149,8 @@ def evaluate(
                 row |= dict(zip(_CONSISTENCY, _figures(result), strict=True))
         if novelty is not None:
             row["novelty_tm"] = novelty.get(backbone.name, float("nan"))
+        if known is not None:
+            row["nearest_tm"] = round(known.nearest(backbone), 5)
         rows.append(row)
         if row.get("designable", 1) == 1:
             chosen.append(backbone)
@@ -117,6 +167,9 @@ def evaluate(
         summary |= summarise(consistency)
         if novelty is not None:
             summary["novelty_tm"] = _means([r for r in rows if r["designable"] == 1])["novelty_tm"]
+    if known is not None and known.held_out:
+        scores = [known.nearest(backbone) for backbone in known.held_out]
+        summary["nearest_tm_held_out"] = sum(scores) / len(scores)
     if diversity:
         summary |= _diversity(chosen)
     return Evaluation(rows, summary, {name: str(error) for name, error in failures.items()})

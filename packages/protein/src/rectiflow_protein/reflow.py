@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from rectiflow.solvers import Solver
 
+    from rectiflow_protein.constraints import Constraint
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.pipeline import BackbonePipeline
-    from rectiflow_protein.sampling import Correction
 
 Keep = Callable[[Pair], Verdict]
 
@@ -38,7 +38,7 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
-    corrections: Sequence[Correction] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
@@ -51,7 +51,7 @@ def pair_sampler(
         The teacher.
     lengths : sequence of int
         Lengths to go round.
-    steps, seed, solver, corrections
+    steps, seed, solver, constraints
         As for the pipeline.
     """
 
@@ -61,7 +61,7 @@ def pair_sampler(
             steps=steps,
             seed=seed,
             solver=solver,
-            corrections=corrections,
+            constraints=constraints,
             indices=indices,
         )
         return [Pair(index=s.index, x0=dict(s.noise), x1=dict(s.frames)) for s in result.samples]

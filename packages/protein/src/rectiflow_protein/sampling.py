@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from rectiflow.solvers import Solver
 from rectiflow.states import State
 from torch import Tensor
 
+from rectiflow_protein.constraints import Chains, Correction, Predict
 from rectiflow_protein.flow import FRAME_PATH, PRIOR_SCALE, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
-from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.result import BackboneSample
 
 if TYPE_CHECKING:
@@ -36,16 +36,6 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     rot = FRAME_SPACE.parts["rot"].prior((length,), generator=generator)
     assert isinstance(rot, Tensor)
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
-
-
-class Correction(Protocol):
-    """Changes what the network predicts, before it is followed and shown to the next call."""
-
-    def __call__(
-        self, frames: dict[str, Tensor], t: float, mask: Float[Tensor, "b n"] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the clean frames to go for, given those predicted at time t."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -76,17 +66,18 @@ class SampleBatch:
 
     def __init__(
         self,
-        network: ReQFlowNetwork,
-        noise: list[dict[str, Tensor]],
+        network: Predict,
+        chains: Chains,
         last_time: float | None,
         corrections: Sequence[Correction],
         trajectory: bool,
         tick: Callable[[], None],
     ) -> None:
-        device = next(network.parameters()).device
-        self.network, self.noise, self.tick = network, noise, tick
+        device, lengths = chains.device, chains.lengths
+        named = zip(lengths, chains.indices, strict=True)
+        self.noise = noise = [draw_noise(length, chains.seed, index) for length, index in named]
+        self.network, self.chains, self.tick = network, chains, tick
         self.last_time, self.corrections, self.keep = last_time, corrections, trajectory
-        lengths = [len(x["trans"]) for x in noise]
         longest = max(lengths)
         self.mask = None
         if min(lengths) < longest:
@@ -133,16 +124,15 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(
-        self, steps: int, solver: Solver, seed: int, indices: list[int]
-    ) -> Iterator[BackboneSample]:
+    def run(self, steps: int, solver: Solver) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
+        seed, indices, lengths = self.chains.seed, self.chains.indices, self.chains.lengths
         grid = np.linspace(START_TIME, 1.0, steps).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
         if steps > 1:
-            noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
+            noise = ChainNoise(seed, indices, lengths=lengths)
             x = integrate(
                 self.velocity,
                 x,
@@ -159,7 +149,10 @@ class SampleBatch:
             n = len(begin["trans"])
             states, predictions = (m if m is None else m[:, row, :n] for m in movies)
             frames = {name: part[row, :n].cpu() for name, part in final.items()}
-            yield BackboneSample(index, atoms[row, :n], frames, begin, states, predictions)
+            sample = BackboneSample(index, atoms[row, :n], frames, begin, states, predictions)
+            for correct in self.corrections:
+                sample = correct.finish(row, sample)
+            yield sample
 
     def _movie(self, frames: list[dict[str, Tensor]]) -> np.ndarray | None:
         if not frames:

@@ -26,16 +26,17 @@ MOVIES = ("_trajectory", "_predictions")
 _SHOWN = (
     "name",
     "length",
-    "ca_ca_valid",
+    "ca_ca_bonded",
     "peptide_valid",
     "ramachandran",
-    "clashes",
+    "contacts",
     "helix",
     "strand",
     "radius_of_gyration",
     "sc_mean_displacement",
     "designable",
     "novelty_tm",
+    "nearest_tm",
 )
 _ROWS_SHOWN = 20
 
@@ -62,13 +63,19 @@ class Eval(commands.Evaluate):
         add = parser.group("measures")
         add("--no-diversity", action="store_true", help="Do not compare all pairs.")
         add("--foldseek", metavar="TABLE", help="The result of a Foldseek search, for novelty.")
+        add(
+            "--known",
+            metavar="SHARDS",
+            help="Prepared chains: the TM-score of the most alike one of their train split, beside "
+            "that of the held-out chains of the same lengths. Seconds for each chain.",
+        )
         flags.add_bound(add)
         flags.add_tools(parser)
         flags.add_solver(parser, steps=50)
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files or samples."""
-        from rectiflow_protein.evaluation import evaluate
+        from rectiflow_protein.evaluation import Known, evaluate
 
         designer, predictor = flags.make_tools(args)
         if bool(args.paths) == bool(args.weights):
@@ -81,6 +88,7 @@ class Eval(commands.Evaluate):
             if args.paths
             else (self._sampled(args), {})
         )
+        lengths = [len(chain.backbone) for chain in chains]
         found = evaluate(
             [chain.backbone for chain in chains],
             designer=designer,
@@ -88,6 +96,7 @@ class Eval(commands.Evaluate):
             num_sequences=args.num_sequences,
             diversity=not args.no_diversity,
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
+            known=Known.read(args.known, min(lengths), max(lengths)) if args.known else None,
             progress=progress,
         )
         return Measured(found, told, partial(_figures, chains))
@@ -102,7 +111,7 @@ class Eval(commands.Evaluate):
             steps=args.steps,
             solver=flags.make_solver(args),
             seed=args.seed,
-            corrections=flags.make_corrections(args),
+            constraints=flags.make_constraints(args),
         )
         return [Chain(sample.backbone(), sample.name) for sample in result.samples]
 
