@@ -1,10 +1,11 @@
 """How well samples keep to what is asked of them, with the shipped weights, and at which cost.
 
     python benchmarks/protein_constraints.py --out FILE.json
-    python benchmarks/protein_constraints.py --weights small_base --steps 20 --num 8 --out FILE.json
+    python benchmarks/protein_constraints.py --num 4 --rows C3 D2 --out FILE.json
 
 Each row is one kind of constraint; ``free`` is the same network without any. Seconds are of one
-core, per sample, all tries included.
+core, per sample, all tries included. Rows that the file has of the same weights, steps and seed
+stay in it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from rectiflow.machine import describe_machine
 from rectiflow.storage.files import write_json
+from rectiflow.storage.reading import read_json
 from rectiflow_protein.composition import Composition
 from rectiflow_protein.constraints import Constraint
 from rectiflow_protein.contacts import Contact
@@ -172,16 +174,17 @@ def main() -> None:
         found = bonds(result.samples) | measure(result.samples)
         contacts = float(np.mean([sample.metrics()["contacts"] for sample in result.samples]))
         found |= {"contacts": contacts, "seconds_per_sample": seconds}
-        table[name] = {key: round(value, 5) for key, value in found.items()}
+        table[name] = {"num": args.num} | {key: round(value, 5) for key, value in found.items()}
         print(name, *(f"{key} {value:.3g}" for key, value in table[name].items()), flush=True)
+        before = read_json(args.out) if args.out.is_file() else {}
+        settings = {"weights_hash": pipe.weights_hash, "steps": args.steps, "seed": args.seed}
+        if settings.items() <= before.items():  # rows of an earlier run stay
+            table = before["table"] | table
         document = {
             "date": date.today().isoformat(),
             "machine": describe_machine(),
             "weights": args.weights,
-            "weights_hash": pipe.weights_hash,
-            "steps": args.steps,
-            "num": args.num,
-            "seed": args.seed,
+            **settings,
             "table": table,
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)

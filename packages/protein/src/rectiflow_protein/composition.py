@@ -153,7 +153,7 @@ class _Layouts(Correction):
             for k, piece in enumerate(layout):
                 self.atoms[i, piece.rows] = piece.atoms.float()
                 self.pieces[i, k, piece.rows] = 1.0
-        self.anchors = None
+        self.anchors: Anchors | None = None
         if count:
             rows = [torch.cat([p.rows for p in layout]).sort().values for layout in layouts]
             self.anchors = Anchors(rows, longest, device)

@@ -18,6 +18,7 @@ from rectiflow_cli.protein.sample import Sample
 
 if TYPE_CHECKING:
     from rectiflow_protein.motif import Motif
+    from rectiflow_protein.motifbench import Problem
     from rectiflow_protein.pipeline import BackbonePipeline
 
 
@@ -64,7 +65,7 @@ class Scaffold(Sample):
         from rectiflow_protein.result import file_names
 
         self.motifs: dict[str, Motif] = {}
-        self.problems = {}
+        self.problems: dict[str, Problem] = {}
         if args.motif is not None:
             if args.structures is not None:
                 raise UsageError("--structures goes with --problems, got --motif; leave it out.")
