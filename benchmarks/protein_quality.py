@@ -3,10 +3,14 @@
     python benchmarks/protein_quality.py --weights small_base small --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 50 --repulsion off on --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 10 --nearest --data SHARDS --out FILE.json
+    python benchmarks/protein_quality.py --weights small --steps 50 --num 16 \\
+        --temperature 0 0.25 0.5 0.75 1 --data SHARDS --out FILE.json
 
 ``--data`` is a folder made by ``rectiflow protein prepare`` (a ``backbones.npz`` is prepared on the
 fly): the chains of the sampled lengths in its valid and test splits give the reference row. With
-``--nearest`` each chain is held against all training chains by TM-score, some minutes a row.
+``--nearest`` each chain is held against all training chains by TM-score, some minutes a row. With
+several temperatures the table is the curve of validity against diversity: it ends with lines for a
+model card.
 """
 
 from __future__ import annotations
@@ -21,16 +25,18 @@ from pathlib import Path
 import torch
 from rectiflow.machine import describe_machine
 from rectiflow.storage.files import write_json
-from rectiflow_protein.data import LengthFilter, PreparedBackbones, prepare
-from rectiflow_protein.evaluation import evaluate
+from rectiflow_protein.data import prepare
+from rectiflow_protein.evaluation import Known, evaluate
+from rectiflow_protein.flow import FrameAncestral
 from rectiflow_protein.io import Backbone
-from rectiflow_protein.metrics import nearest_tm
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.repulsion import Repulsion
 
 SHOWN = ("ca_ca_bonded", "ca_ca_valid", "contacts", "close_contacts", "peptide_valid")
 SHOWN += ("ramachandran", "helix", "strand", "coil", "radius_of_gyration", "diversity_tm")
 SHOWN += ("nearest_tm",)
+CURVE = ("ca_ca_bonded", "peptide_valid", "contacts", "helix", "strand", "diversity_tm")
+CURVE += ("clusters_tm_0.5",)
 NO_CB = [0, 1, 2, 4]
 
 
@@ -40,6 +46,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="prepared chains, for the reference row")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50, 100])
     parser.add_argument("--repulsion", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
     parser.add_argument("--nearest", action="store_true", help="TM-score of the nearest chain")
     parser.add_argument("--num", type=int, default=64)
     parser.add_argument("--shortest", type=int, default=60)
@@ -54,48 +61,39 @@ def rounded(summary: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in summary.items()}
 
 
-class Reference:
-    """Prepared chains: those held out, of the sampled lengths, and those trained on."""
+def read_known(args: argparse.Namespace) -> Known | None:
+    """Read the reference chains, which are prepared first where ``--data`` is an archive."""
+    if args.data is None:
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.data
+        if folder.is_file():
+            folder = Path(scratch)
+            prepare(args.data, folder, min_length=40, max_length=512)
+        return Known.read(folder, args.shortest, args.longest)
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.held_out: list[Backbone] = []
-        self.train: list[torch.Tensor] = []
-        if args.data is None:
-            return
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = args.data
-            if folder.is_file():
-                folder = Path(scratch)
-                prepare(args.data, folder, min_length=40, max_length=512)
-            prepared = PreparedBackbones(folder)
-            window = [LengthFilter(args.shortest, args.longest)]
-            held_out = [row for split in ("valid", "test") for row in prepared.rows(split, window)]
-            self.held_out = [
-                Backbone.from_coords(prepared.records[int(row)]["coords"].clone(), name=str(row))
-                for row in held_out
-            ]
-            train = prepared.rows("train", []).tolist() if args.nearest else []
-            self.train = [prepared.records[row]["coords"][:, 1].clone() for row in train]
 
-    def summary(self, chains: list[Backbone]) -> dict[str, float]:
-        """Mean of every metric."""
-        found = evaluate(chains).summary
-        if self.train:
-            ca = [torch.from_numpy(chain.coords[:, 1]) for chain in chains]
-            found["nearest_tm"] = sum(nearest_tm(c, self.train)[0] for c in ca) / len(ca)
-        return rounded(found)
+def summary(chains: list[Backbone], known: Known | None) -> dict[str, float]:
+    """Mean of every metric."""
+    return rounded(evaluate(chains, known=known).summary)
 
 
 def measure(
-    pipe: BackbonePipeline, steps: int, repulsion: bool, known: Reference, args: argparse.Namespace
+    pipe: BackbonePipeline,
+    steps: int,
+    repulsion: bool,
+    temperature: float,
+    known: Known | None,
+    args: argparse.Namespace,
 ) -> dict[str, float]:
     """Sample and measure; seconds are of sampling alone."""
     span = args.longest - args.shortest
     lengths = [args.shortest + span * i // max(args.num - 1, 1) for i in range(args.num)]
-    corrections = [Repulsion()] if repulsion else []
-    result = pipe(lengths, steps=steps, seed=args.seed, corrections=corrections)
+    constraints = [Repulsion()] if repulsion else []
+    solver = FrameAncestral(temperature) if temperature else None
+    result = pipe(lengths, steps=steps, solver=solver, seed=args.seed, constraints=constraints)
     chains = [Backbone.from_coords(s.atoms[:, NO_CB], name=s.name) for s in result.samples]
-    return known.summary(chains) | rounded({"seconds_per_sample": result.seconds / args.num})
+    return summary(chains, known) | rounded({"seconds_per_sample": result.seconds / args.num})
 
 
 def main() -> None:
@@ -110,13 +108,17 @@ def main() -> None:
         "seed": args.seed,
     }
     table = {}
-    known = Reference(args)
-    if known.held_out:
-        table["held-out chains"] = known.summary(known.held_out)
-    for weights, steps, repulsion in product(args.weights, args.steps, args.repulsion):
+    known = read_known(args)
+    held_against = Known(known.train, []) if known is not None and args.nearest else None
+    if known is not None and known.held_out:
+        table["held-out chains"] = summary(known.held_out, held_against)
+    for weights, steps, repulsion, temperature in product(
+        args.weights, args.steps, args.repulsion, args.temperature
+    ):
         pipe = BackbonePipeline.from_pretrained(weights, device=args.device)
         name = f"{Path(weights).name}, {steps} steps" + ", repulsion" * (repulsion == "on")
-        table[name] = measure(pipe, steps, repulsion == "on", known, args)
+        name += f", temperature {temperature:g}" * (len(args.temperature) > 1)
+        table[name] = measure(pipe, steps, repulsion == "on", temperature, held_against, args)
     found |= {"table": table, "minutes": round((time.time() - started) / 60, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, found)
@@ -124,6 +126,15 @@ def main() -> None:
     print(" " * width, *(f"{name[:12]:>12}" for name in SHOWN))
     for name, row in table.items():
         print(f"{name:<{width}}", *(f"{row.get(key, float('nan')):12.3f}" for key in SHOWN))
+    if len(args.temperature) > 1:
+        print_card(table)
+
+
+def print_card(table: dict[str, dict[str, float]]) -> None:
+    """Print the rows as a table of a model card."""
+    print(f"\n| | {' | '.join(CURVE)} |\n|{'---|' * (len(CURVE) + 1)}")
+    for name, row in table.items():
+        print(f"| {name} | {' | '.join(f'{row[key]:.3f}' for key in CURVE)} |")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from rectiflow_protein.data.synthetic import backbone_from_torsions
-from rectiflow_protein.evaluation import evaluate
+from rectiflow_protein.evaluation import Known, evaluate
 from rectiflow_protein.io import Backbone
 
 
@@ -84,3 +84,19 @@ def test_novelty_is_averaged_over_the_backbones_that_were_found():
     found = evaluate([chain(0), chain(1)], diversity=False, novelty={"chain_1": 0.7, "other": 0.1})
     assert math.isnan(found.rows[0]["novelty_tm"])
     assert found.summary["novelty_tm"] == pytest.approx(0.7)
+
+
+def test_samples_are_held_against_training_chains_and_so_are_held_out_ones(tmp_path):
+    from rectiflow_protein.data.synthetic import prepare_synthetic
+
+    folder = prepare_synthetic(tmp_path / "shards", num=10, min_length=24, max_length=40, seed=1)
+    known = Known.read(folder, 30, 40)
+    assert len(known.train) == 8
+    assert all(30 <= len(held) <= 40 for held in known.held_out)
+    copy = Backbone.from_coords(np.repeat(known.train[3].numpy()[:, None], 4, 1), name="copy")
+    assert known.nearest(copy) == pytest.approx(1, abs=1e-3)
+    found = evaluate([chain(0)], known=Known(known.train, [chain(1)]), diversity=False)
+    assert 0 < found.rows[0]["nearest_tm"] <= 1
+    assert found.summary["nearest_tm"] == pytest.approx(
+        found.summary["nearest_tm_held_out"], abs=0.1
+    )

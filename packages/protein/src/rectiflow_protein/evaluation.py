@@ -7,10 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rectiflow.evaluation import Evaluation
+from torch import Tensor
 
 from rectiflow_protein.metrics import backbone_metrics
 
@@ -24,6 +26,46 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True)
+class Known:
+    """Natural chains to hold samples against.
+
+    Attributes
+    ----------
+    train : list of Tensor, each of shape (n_i, 3)
+        CA of the chains that a network was trained on, Å.
+    held_out : list of Backbone
+        Chains of the valid and test splits, of the lengths of interest.
+    """
+
+    train: list[Tensor]
+    held_out: list[Backbone]
+
+    @classmethod
+    def read(cls, shards: Path | str, shortest: int, longest: int) -> Self:
+        """Read the splits of a prepared folder; held out are chains of these lengths."""
+        from rectiflow_protein.data import LengthFilter, PreparedBackbones
+        from rectiflow_protein.io import Backbone
+
+        prepared = PreparedBackbones(shards)
+        records, window = prepared.records, [LengthFilter(shortest, longest)]
+        rows = [row for split in ("valid", "test") for row in prepared.rows(split, window)]
+        return cls(
+            [records[int(row)]["coords"][:, 1].clone() for row in prepared.rows("train", [])],
+            [
+                Backbone.from_coords(records[int(row)]["coords"].clone(), name=str(row))
+                for row in rows
+            ],
+        )
+
+    def nearest(self, backbone: Backbone) -> float:
+        """Return the TM-score of the most alike training chain."""
+        from rectiflow_protein.metrics import nearest_tm
+
+        return nearest_tm(torch.as_tensor(backbone.coords[:, 1]), self.train)[0]
+
+
 _CONSISTENCY = ("sc_mean_displacement", "sc_rmsd", "sc_tm", "designable")
 ALIGNABLE = 3  # residues; TM-align needs as many
 
@@ -36,6 +78,7 @@ def evaluate(
     num_sequences: int = 8,
     diversity: bool = True,
     novelty: Mapping[str, float] | None = None,
+    known: Known | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a set of backbones.
@@ -55,6 +98,10 @@ def evaluate(
         TM-score of the nearest known structure by backbone name, from
         :func:`~rectiflow_protein.metrics.read_foldseek`. Adds ``novelty_tm``; its mean is over the
         designable backbones where that is known, as published. Lower is more novel.
+    known : Known, optional
+        Adds ``nearest_tm``, the TM-score of the most alike training chain, and to the summary
+        ``nearest_tm_held_out``, the same of held-out natural chains: samples that are no copies are
+        about as far from the training chains as these.
     progress : callable, optional
         Called with backbones done and in all.
 
@@ -85,7 +132,7 @@ def evaluate(
         found.append(measure(backbone, designer, predictor, num_sequences))
         if progress is not None:
             progress(done, len(backbones))
-    return summarise(backbones, found, diversity=diversity, novelty=novelty)
+    return summarise(backbones, found, diversity=diversity, novelty=novelty, known=known)
 
 
 @dataclass(frozen=True)
@@ -126,11 +173,15 @@ def summarise(
     *,
     diversity: bool = True,
     novelty: Mapping[str, float] | None = None,
+    known: Known | None = None,
 ) -> Evaluation:
     """Return the table of what was measured of each backbone; see :func:`evaluate`."""
     rows = [each.row for each in found]
     if novelty is not None:
         rows = [row | {"novelty_tm": novelty.get(row["name"], float("nan"))} for row in rows]
+    if known is not None:
+        near = [round(known.nearest(backbone), 5) for backbone in backbones]
+        rows = [row | {"nearest_tm": tm} for row, tm in zip(rows, near, strict=True)]
     consistency = [each.consistency for each in found if each.consistency is not None]
     failures = {each.row["name"]: each.error for each in found if each.error is not None}
     if failures and not consistency:
@@ -144,6 +195,9 @@ def summarise(
         summary |= designability.summarise(consistency)
         if novelty is not None:
             summary["novelty_tm"] = _means([r for r in rows if r["designable"] == 1])["novelty_tm"]
+    if known is not None and known.held_out:
+        scores = [known.nearest(backbone) for backbone in known.held_out]
+        summary["nearest_tm_held_out"] = sum(scores) / len(scores)
     if diversity:
         is_chosen = [row.get("designable", 1) == 1 for row in rows]
         summary |= _diversity(list(compress(backbones, is_chosen)))

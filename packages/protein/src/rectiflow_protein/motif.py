@@ -5,33 +5,38 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from rectiflow.randomness import counter_generator
 from rectiflow.spaces import quat_multiply, quat_to_rotmat, rotmat_to_quat
 
+from rectiflow_protein.anchors import Anchors, Span, deal
+from rectiflow_protein.constraints import Chains, Constraint, Correction
 from rectiflow_protein.frames import backbone_from_frames, frames_from_backbone
-from rectiflow_protein.metrics import kabsch
+from rectiflow_protein.metrics import bonded, ca_ca_distances, kabsch
 from rectiflow_protein.residues import CA_CA_DISTANCE
+from rectiflow_protein.result import NO_CB
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
     from rectiflow_protein.io import Backbone
+    from rectiflow_protein.result import BackboneSample
 
-SPREAD = 2.0
-"""Residues over which what moves a motif's end is shared with the chain beside it."""
+RISE = 3.4
+"""Å by which a residue of an extended chain can bridge a gap without strain."""
 
-_SLACK = 0.1  # of a CA-CA distance: what a bond may be longer than the ideal
 _SEGMENT = re.compile(r"(?P<chain>[^\W\d_]+)(?P<first>-?\d+)(?:-(?P<last>-?\d+))?")
+_FREE = re.compile(r"(?P<least>\d+)(?:-(?P<most>\d+))?")
 
 
-@dataclass(frozen=True)
-class Motif:
+@dataclass(frozen=True, repr=False)
+class Motif(Constraint):
     """Pieces of a structure that keep their shape and their places to each other.
 
     Parameters
@@ -40,13 +45,19 @@ class Motif:
         Runs of bonded residues, in the order in which the chain is to meet them.
     source : str
         What it was read from, as :func:`read_motif` takes it.
+    spans : sequence of (int, int or None), optional
+        How many residues may stand before, between and behind the segments, one more than these.
+        Any number if absent, but between two at least as many as bridge them.
     """
 
     segments: Sequence[Backbone]
     source: str = ""
+    spans: Sequence[Span] | None = None
 
-    def __str__(self) -> str:
-        return self.source or ",".join(f"{s.label(0)}-{s.label(len(s) - 1)}" for s in self.segments)
+    def __repr__(self) -> str:
+        segments = ",".join(f"{s.label(0)}-{s.label(len(s) - 1)}" for s in self.segments)
+        spans = "" if self.spans is None else f", spans={list(self.spans)}"
+        return f"Motif({self.source or segments}{spans})"
 
     def __len__(self) -> int:
         return sum(map(len, self.segments))
@@ -61,61 +72,100 @@ class Motif:
         """One-letter sequence."""
         return "".join(segment.sequence for segment in self.segments)
 
-    @property
-    def gaps(self) -> list[int]:
-        """Fewest residues that can bridge each segment to the next."""
+    def gaps(self, rise: float = RISE) -> list[int]:
+        """Return the fewest residues that bridge each segment to the next, at this rise of each."""
         found = []
         for one, next_one in zip(self.segments[:-1], self.segments[1:], strict=True):
             distance = float(np.linalg.norm(next_one.coords[0, 1] - one.coords[-1, 1]))
-            found.append(max(0, math.ceil(distance / CA_CA_DISTANCE - 1 - _SLACK)))
+            found.append(max(0, math.ceil((distance - 1.1 * CA_CA_DISTANCE) / rise)))
         return found
 
-    def check(self, length: int) -> int:
-        """Return how many residues a chain of this length has left to place freely.
+    def _spans(self) -> list[Span]:
+        """Return the spans, none shorter than the gap that it has to bridge."""
+        if self.spans is None:
+            return [(0, None), *[(gap, None) for gap in self.gaps()], (0, None)]
+        gaps = [0, *self.gaps(CA_CA_DISTANCE), 0]
+        return [
+            (max(gap, least), most) for gap, (least, most) in zip(gaps, self.spans, strict=True)
+        ]
+
+    def check(self, length: int) -> None:
+        """Refuse chains that are too short or too long for the motif and its spans."""
+        spans = self._spans()
+        narrow = next(((n, m) for n, m in spans if m is not None and m < n), None)
+        if narrow is not None:
+            raise ValueError(
+                f"the motif does not fit, got at most {narrow[1]} residues between two of its "
+                f"segments that need {narrow[0]} to bridge them. Allow more residues there."
+            )
+        bridges = sum(least for least, _ in spans)
+        needed = len(self) + bridges
+        most = sum(math.inf if most is None else most for _, most in spans) + len(self)
+        if not needed <= length <= most:
+            limit = f"at least {needed}" if length < needed else f"at most {most:.0f}"
+            raise ValueError(
+                f"the motif does not fit, got a chain of {length} residues for {len(self)} of the "
+                f"motif and {bridges} to bridge its gaps; expected a length of {limit}. Ask for "
+                f"{'longer' if length < needed else 'shorter'} chains or change the motif."
+            )
+
+    def draw_length(self, generator: torch.Generator) -> int:
+        """Draw the length of a chain: each span's residues uniformly.
 
         Raises
         ------
         ValueError
-            When the chain is too short.
+            When a span has no end.
         """
-        needed = len(self) + sum(self.gaps)
-        if length < needed:
-            raise ValueError(
-                f"the motif does not fit, got a chain of {length} residues for {len(self)} of the "
-                f"motif and {sum(self.gaps)} to bridge its gaps; expected a length of at least "
-                f"{needed}. Ask for longer chains or give fewer residues."
-            )
-        return length - needed
+        total = len(self)
+        for least, most in self._spans():
+            if most is None:
+                raise ValueError(
+                    "the motif leaves the length open, got no number of residues around it; "
+                    "expected --length, or a contig such as 5-15/A10-30/10."
+                )
+            total += int(torch.randint(least, max(least, most) + 1, (), generator=generator))
+        self.check(total)
+        return total
 
     def place(self, length: int, generator: torch.Generator) -> Int[Tensor, " m"]:
         """Draw where in a chain the motif's residues stand.
 
         The residues that are free go before, between and behind the segments, each way of sharing
-        them out being equally likely, after each gap has the fewest that can bridge it.
+        them out being equally likely.
 
         Raises
         ------
         ValueError
-            When the chain is too short.
+            When the chain is too short or too long.
         """
-        free, parts = self.check(length), len(self.segments)
-        bars = torch.randperm(free + parts, generator=generator)[:parts].sort().values
-        before = (bars - torch.arange(parts)).tolist()  # free residues before each segment
-        rows, used = [], 0
-        for segment, gap, extra in zip(self.segments, [0, *self.gaps], before, strict=True):
-            used += gap
-            rows.append(torch.arange(used, used + len(segment)) + extra)
-            used += len(segment)
+        self.check(length)
+        rows, at = [], 0
+        before = deal(length - len(self), self._spans(), generator)
+        for segment, free in zip(self.segments, before[:-1], strict=True):
+            rows.append(torch.arange(at + free, at + free + len(segment)))
+            at += free + len(segment)
         return torch.cat(rows)
 
+    def on(self, chains: Chains) -> Correction:
+        """Return what puts the motif into predictions."""
+        return MotifFrames(self, chains)
 
-def read_motif(text: str) -> Motif:
+
+def read_motif(text: str, contig: str | None = None) -> Motif:
     """Read ``FILE:A10-30,B5``: residues of a structure file, by its own chains and numbers.
+
+    Parameters
+    ----------
+    text : str
+        The file and the segments, or the file alone with a contig.
+    contig : str, optional
+        Segments with the numbers of residues around them, such as ``5-15/A10-30/10``.
 
     Raises
     ------
     ValueError
-        When the text has another form, or names chains or residues that the file does not have.
+        When a text has another form, or names chains or residues that the file does not have.
 
     Examples
     --------
@@ -125,21 +175,61 @@ def read_motif(text: str) -> Motif:
     ValueError: motif segment '10-30' is not understood; expected CHAIN FIRST-LAST such as A10-30 \
 or B5, with the numbers of the file.
     """
+    if contig is not None:
+        spans, parts = read_contig(contig)
+        return Motif(_segments(text, parts), f"{text}:{contig}", spans)
+    file, colon, parts_text = text.rpartition(":")
+    if not colon or not file or not parts_text:
+        raise ValueError(f"motif {text!r} is not understood; expected FILE:A10-30,B5.")
+    return Motif(_segments(file, [part.strip() for part in parts_text.split(",")]), text)
+
+
+def read_contig(text: str) -> tuple[list[Span], list[str]]:
+    """Split a contig into the numbers of free residues and the segments between them.
+
+    Parts are separated by ``/``, ``,`` or ``;``. Where two segments follow each other there is no
+    free residue between them, and none at an end where the contig has none.
+
+    Examples
+    --------
+    >>> read_contig("5-15/A10-30/10")
+    ([(5, 15), (10, 10)], ['A10-30'])
+    """
+    spans: list[Span] = [(0, 0)]
+    segments: list[str] = []
+    for part in (part.strip() for part in re.split(r"[/,;]", text)):
+        found = _FREE.fullmatch(part)
+        if found is None:
+            segments.append(part)
+            spans.append((0, 0))
+            continue
+        least = int(found["least"])
+        most = int(found["most"] or least)
+        if most < least:
+            raise ValueError(f"contig part {part!r} goes down; expected LEAST-MOST that goes up.")
+        before = spans[-1]
+        spans[-1] = (before[0] + least, (before[1] or 0) + most)
+    if not segments:
+        raise ValueError(
+            f"contig {text!r} names no residues to keep; expected one such as 5-15/A10-30/10."
+        )
+    return spans, segments
+
+
+def _segments(file: str, parts: Sequence[str]) -> list[Backbone]:
     from rectiflow_protein.io import read_structure
 
-    file, colon, parts = text.rpartition(":")
-    if not colon or not file or not parts:
-        raise ValueError(f"motif {text!r} is not understood; expected FILE:A10-30,B5.")
-    wanted = [_parse(part.strip()) for part in parts.split(",")]
+    wanted = [_parse(part) for part in parts]
     whole = read_structure(Path(file))
     chosen = [_segment(whole, file, *one) for one in wanted]
     labels = [segment.label(i) for segment in chosen for i in range(len(segment))]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(
-            f"motif {text!r} names residue {twice[0]} twice; expected each residue once."
+            f"the motif names residue {twice[0]} of {file} twice, got {','.join(parts)}; expected "
+            "each residue once."
         )
-    return Motif(chosen, text)
+    return chosen
 
 
 def _parse(part: str) -> tuple[str, int, int]:
@@ -182,22 +272,12 @@ def _segment(whole: Backbone, file: str, chain: str, first: int, last: int) -> B
     return segment
 
 
-class MotifFrames:
-    """A motif in a batch: a correction that puts it into every prediction.
+class MotifFrames(Correction):
+    """A motif in a batch: every prediction is corrected to hold it.
 
-    The motif is laid onto its predicted residues by the best rigid motion and takes their place;
-    the chain beside it follows, less and less over a few residues. No gradient and no network
-    trained for it is needed, and the motif is exact at every time.
-
-    Parameters
-    ----------
-    motif : Motif
-    rows : sequence of Tensor, each of shape (m,)
-        Where the motif stands in each sample.
-    lengths : sequence of int
-        Residues of each sample.
-    device : device
-        Where the batch is.
+    The motif is laid onto its predicted residues by the best rigid motion and takes their place.
+    The scaffold goes along as :class:`~rectiflow_protein.anchors.Anchors` tells, so that the bonds
+    to the motif are the network's own. The motif is exact at every time.
 
     References
     ----------
@@ -205,32 +285,20 @@ class MotifFrames:
     for the motif-scaffolding problem" (ICLR 2023), in the frame of the prediction.
     """
 
-    def __init__(
-        self, motif: Motif, rows: Sequence[Tensor], lengths: Sequence[int], device: torch.device
-    ) -> None:
-        length = max(lengths)
-        n, ca, c, _ = torch.from_numpy(motif.coords).unbind(1)
-        own = frames_from_backbone(n, ca, c)
-        b = len(rows)
-        self.mask = torch.zeros(b, length)
-        trans, rot = torch.zeros(b, length, 3), torch.zeros(b, length, 4)
-        rot[..., 0] = 1.0
-        nearest = []
-        for i, row in enumerate(rows):
-            self.mask[i, row] = 1.0
-            trans[i, row], rot[i, row] = own["trans"], own["rot"]
-            apart = (torch.arange(length)[:, None] - row[None]).abs()
-            nearest.append(torch.stack([apart.min(1).values, row[apart.argmin(1)]]))
-        apart, self.nearest = (x.to(device) for x in torch.stack(nearest, 1).unbind(0))
-        self.weight = torch.exp(-0.5 * (apart / SPREAD) ** 2).unsqueeze(-1)
-        self.junctions = [
-            (i, near, far, _share(self.mask[i], far, far - near, lengths[i]).to(device))
-            for i, row in enumerate(rows)
-            for near in row.tolist()
-            for far in (near - 1, near + 1)
-            if 0 <= far < lengths[i] and self.mask[i, far] == 0
+    def __init__(self, motif: Motif, chains: Chains) -> None:
+        self.motif, longest, device = motif, max(chains.lengths), chains.device
+        self.rows = [
+            motif.place(length, counter_generator("motif", chains.seed, index))
+            for length, index in zip(chains.lengths, chains.indices, strict=True)
         ]
-        self.mask = self.mask.to(device)
+        own = frames_from_backbone(*torch.from_numpy(motif.coords)[:, :3].unbind(1))
+        mask, trans, rot = (torch.zeros(len(self.rows), longest, width) for width in (1, 3, 4))
+        rot[..., 0] = 1.0
+        for i, row in enumerate(self.rows):
+            mask[i, row] = 1.0
+            trans[i, row], rot[i, row] = own["trans"], own["rot"]
+        self.anchors = Anchors(self.rows, longest, device)
+        self.mask = mask[..., 0].to(device)
         self.frames = {"trans": trans.to(device), "rot": rot.to(device)}
 
     def __call__(
@@ -241,30 +309,32 @@ class MotifFrames:
         turn, shift = kabsch(ours, theirs, self.mask.repeat_interleave(3, dim=1) > 0)
         trans = self.frames["trans"] @ turn.mT + shift.unsqueeze(1)
         rot = quat_multiply(rotmat_to_quat(turn).unsqueeze(1), self.frames["rot"])
-        moved = (trans - frames["trans"]).gather(1, self.nearest.unsqueeze(-1).expand_as(trans))
-        return {
-            "trans": self._close(frames["trans"] + self.weight * moved),
-            "rot": torch.where(self.mask.unsqueeze(-1) > 0, rot, frames["rot"]),
-        }
+        return self.anchors.carry(frames, trans, rot)
 
-    def _close(self, trans: Float[Tensor, "b n 3"]) -> Float[Tensor, "b n 3"]:
-        """Give the bonds between motif and scaffold their length, sharing the shift behind them."""
-        trans = trans.clone()
-        for sample, near, far, share in self.junctions:
-            bond = trans[sample, far] - trans[sample, near]
-            length = torch.linalg.vector_norm(bond).clamp_min(0.1)
-            trans[sample] += share * (CA_CA_DISTANCE / length - 1) * bond
-        return trans
+    def finish(self, row: int, sample: BackboneSample) -> BackboneSample:
+        """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
+        rows = self.rows[row]
+        atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
+        placed = motif_atoms(self.motif, sample.frames, rows).numpy()
+        atoms[np.ix_(rows.numpy(), np.array(NO_CB))] = placed
+        for at, letter in zip(rows.tolist(), self.motif.sequence, strict=True):
+            letters[at] = letter
+        told = {"motif": [at + 1 for at in rows.tolist()], **_junctions(sample.frames, rows)}
+        return replace(
+            sample,
+            atoms=atoms,
+            sequence="".join(letters),
+            motif=tuple(rows.tolist()),
+            told={**sample.told, **told},
+        )
 
 
-def _share(mask: Tensor, first: int, step: int, length: int) -> Float[Tensor, "n 1"]:
-    """Return how far each residue follows the first of a stretch of scaffold that is shifted."""
-    share = torch.zeros(len(mask), 1)
-    row = first
-    while 0 <= row < length and mask[row] == 0:
-        share[row] = math.exp(-0.5 * ((row - first) / SPREAD) ** 2)
-        row += step
-    return share
+def _junctions(frames: dict[str, Tensor], rows: Int[Tensor, " m"]) -> dict[str, float]:
+    """Return the share of valid CA-CA distances where the motif meets the rest of the chain."""
+    inside = torch.zeros(len(frames["trans"]), dtype=torch.bool)
+    inside[rows] = True
+    step = ca_ca_distances(frames["trans"])[inside[1:] != inside[:-1]]
+    return {"junctions_valid": round(float(bonded(step).float().mean()), 4)} if len(step) else {}
 
 
 def motif_atoms(

@@ -6,24 +6,23 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from rectiflow.costs import Load
 from rectiflow.memory import require_memory
 from rectiflow.pipeline import Kinds, Pipeline
-from rectiflow.randomness import counter_generator
+from rectiflow.randomness import counter_seed
 from rectiflow.solvers import Solver
 from rectiflow.spacing import Spacing
-from torch import Tensor
 
+from rectiflow_protein.constraints import Chains, Constraint, Predict, tokens_of
 from rectiflow_protein.flow import FrameEuler
-from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
-from rectiflow_protein.result import NO_CB, BackboneResult, BackboneSample
-from rectiflow_protein.sampling import Correction, SampleBatch, batches, draw_noise, sampling_plan
+from rectiflow_protein.result import BackboneResult, BackboneSample
+from rectiflow_protein.sampling import SampleBatch, batches, sampling_plan
 
 log = logging.getLogger(__name__)
 
@@ -126,8 +125,8 @@ class BackbonePipeline(Pipeline):
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
-        corrections: Sequence[Correction] = (),
-        motif: Motif | None = None,
+        constraints: Sequence[Constraint] = (),
+        tries: int = 1,
         max_pairs: int | None = None,
         trajectory: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -154,11 +153,12 @@ class BackbonePipeline(Pipeline):
         last_time : float, optional
             Time given to the last call. The authors repeat the time of the call before it, which
             is the default.
-        corrections : sequence of Correction
-            Applied to each prediction in turn, such as
-            :class:`~rectiflow_protein.repulsion.Repulsion`.
-        motif : Motif, optional
-            Residues that stand in every sample as they are given; where, is drawn for each sample.
+        constraints : sequence of Constraint
+            What the samples have to be like, such as a :class:`~rectiflow_protein.motif.Motif`;
+            each prediction is corrected by one after the other.
+        tries : int
+            How often, at most, to make a sample that misses a constraint: each time from other
+            noise. The nearest to what was asked for is kept.
         max_pairs : int, optional
             Largest batch times squared length; chosen by device if absent.
         trajectory : bool
@@ -173,16 +173,20 @@ class BackbonePipeline(Pipeline):
         Raises
         ------
         ValueError
-            When a length, the number of steps or the indices are out of range.
+            When a length, the number of steps or the indices are out of range, or a constraint
+            cannot be met.
         """
         indices = list(range(len(lengths))) if indices is None else list(indices)
         _check(lengths, steps, indices)
-        self._require_fitting(max(lengths, default=0))
+        for length, constraint in product(set(lengths), constraints):
+            constraint.check(length)
+        tokens = [tokens_of(length, constraints) for length in lengths]
+        self._require_fitting(max(tokens, default=0))
         solver = FrameEuler() if solver is None else solver
-        groups = list(batches(lengths, max_pairs or self.pairs_per_batch))
+        budget = max_pairs or self.pairs_per_batch
         moves = sampling_plan(steps, solver, grid, is_map=self.network.is_map)
         nfe = (0 if moves is None else moves.nfe) + (not self.network.is_map)
-        done, total = 0, len(groups) * nfe
+        done, total = 0, 0
 
         def tick() -> None:
             nonlocal done
@@ -192,25 +196,30 @@ class BackbonePipeline(Pipeline):
 
         started = time.perf_counter()
         samples: dict[int, BackboneSample] = {}
-        for rows in groups:
-            noise = [draw_noise(lengths[r], seed, indices[r]) for r in rows]
-            changes, places = list(corrections), []
-            if motif is not None:
-                generators = [counter_generator("motif", seed, indices[r]) for r in rows]
-                places = [motif.place(lengths[r], g) for r, g in zip(rows, generators, strict=True)]
+        network: Predict = self.network
+        for constraint in constraints:
+            network = constraint.around(network)
+        open_rows = list(range(len(lengths)))
+        for again in range(tries):
+            own_seed = counter_seed("again", seed, again) if again else seed
+            groups = [
+                [open_rows[i] for i in group]
+                for group in batches([tokens[r] for r in open_rows], budget)
+            ]
+            total += len(groups) * nfe
+            for rows in groups:
                 own = [lengths[r] for r in rows]
-                changes.append(MotifFrames(motif, places, own, self.device))
-            batch = SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
-            for r, made in zip(
-                rows, batch.run(moves, seed, [indices[r] for r in rows]), strict=True
-            ):
-                samples[r] = made
-            if motif is not None:
-                for r, place in zip(rows, places, strict=True):
-                    samples[r] = _with_motif(samples[r], motif, place)
+                chains = Chains(own, [indices[r] for r in rows], own_seed, self.device)
+                changes = [constraint.on(chains) for constraint in constraints]
+                batch = SampleBatch(network, chains, last_time, changes, trajectory, tick)
+                for r, made in zip(rows, batch.run(moves), strict=True):
+                    samples[r] = _nearer(samples.get(r), made, constraints, again + 1)
+            open_rows = [r for r in open_rows if _miss(samples[r], constraints) > 0]
+            if not open_rows:
+                break
         seconds = time.perf_counter() - started
         settings = self.describe() | self.sampling(
-            steps, solver, seed, last_time, corrections, motif, grid
+            steps, solver, seed, last_time, constraints, tries, grid
         )
         return BackboneResult(
             [samples[r] for r in range(len(lengths))], settings=settings, seconds=seconds
@@ -222,8 +231,8 @@ class BackbonePipeline(Pipeline):
         solver: Solver | None,
         seed: int,
         last_time: float | None,
-        corrections: Sequence[Correction] = (),
-        motif: Motif | None = None,
+        constraints: Sequence[Constraint] = (),
+        tries: int = 1,
         grid: Spacing | None = None,
     ) -> dict[str, Any]:
         """Return what shapes a sample beside the pipeline, its number and its length."""
@@ -237,18 +246,25 @@ class BackbonePipeline(Pipeline):
             "solver": repr(solver),
             "grid": grid and repr(grid),
             "last_time": last_time,
-            "corrections": [repr(change) for change in corrections],
-            "motif": None if motif is None else str(motif),
+            "constraints": [repr(constraint) for constraint in constraints],
+            "tries": tries,
         }
 
 
-def _with_motif(sample: BackboneSample, motif: Motif, rows: Tensor) -> BackboneSample:
-    """Give a sample the motif's own atoms and residue types; its CB is the ideal one."""
-    atoms, letters = sample.atoms.copy(), ["A"] * len(sample.atoms)
-    atoms[np.ix_(rows.numpy(), np.array(NO_CB))] = motif_atoms(motif, sample.frames, rows).numpy()
-    for row, letter in zip(rows.tolist(), motif.sequence, strict=True):
-        letters[row] = letter
-    return replace(sample, atoms=atoms, sequence="".join(letters), motif=tuple(rows.tolist()))
+def _miss(sample: BackboneSample, constraints: Sequence[Constraint]) -> float:
+    return sum(constraint.miss(sample) for constraint in constraints)
+
+
+def _nearer(
+    before: BackboneSample | None,
+    made: BackboneSample,
+    constraints: Sequence[Constraint],
+    count: int,
+) -> BackboneSample:
+    """Return the sample that misses the constraints by less, and tell how many were made."""
+    if before is not None and _miss(before, constraints) <= _miss(made, constraints):
+        made = before
+    return replace(made, told={**made.told, "tried": count}) if count > 1 else made
 
 
 def _check(lengths: Sequence[int], steps: int, indices: Sequence[int]) -> None:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from rectiflow.solvers import Solver
     from rectiflow.spacing import Spacing
 
+    from rectiflow_protein.constraints import Constraint
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.pipeline import BackbonePipeline
-    from rectiflow_protein.sampling import Correction
 
 Keep = Callable[[Pair], Verdict]
 
@@ -40,7 +40,7 @@ def pair_sampler(
     seed: int,
     solver: Solver | None = None,
     grid: Spacing | None = None,
-    corrections: Sequence[Correction] = (),
+    constraints: Sequence[Constraint] = (),
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
@@ -53,7 +53,7 @@ def pair_sampler(
         The teacher.
     lengths : sequence of int
         Lengths to go round.
-    steps, seed, solver, grid, corrections
+    steps, seed, solver, grid, constraints
         As for the pipeline.
     """
 
@@ -64,7 +64,7 @@ def pair_sampler(
             seed=seed,
             solver=solver,
             grid=grid,
-            corrections=corrections,
+            constraints=constraints,
             indices=indices,
         )
         return [Pair(index=s.index, x0=dict(s.noise), x1=dict(s.frames)) for s in result.samples]

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rectiflow_protein.constraints import Chains, Constraint, Correction
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Repulsion:
+class Repulsion(Constraint, Correction):
     """Moves predicted CA apart that are nearer than CA of natural chains ever are.
 
     Small networks draw chains that cross themselves: the crossing is there from the first
@@ -42,6 +44,10 @@ class Repulsion:
     until: float = 0.95
     rounds: int = 4
     spread: float = 2.0
+
+    def on(self, chains: Chains) -> Correction:
+        """Return itself: it needs to know nothing of the chains."""
+        return self
 
     def __call__(
         self, frames: dict[str, Tensor], t: float, mask: Float[Tensor, "b n"] | None = None

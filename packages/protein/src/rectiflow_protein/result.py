@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,12 @@ class BackboneSample:
         One-letter; alanine except for residues of a motif. All alanine if absent.
     motif : tuple of int
         Rows of a motif's residues, in its order.
+    shown : Backbone, optional
+        What to write where that is more than the chain, or not poly-alanine.
+    told : dict
+        What constraints know of the sample, beside its metrics.
+    label : str
+        The stem of the sample's files; by length and number if absent.
     """
 
     index: int
@@ -51,11 +57,14 @@ class BackboneSample:
     predictions: np.ndarray | None = None
     sequence: str | None = None
     motif: tuple[int, ...] = ()
+    shown: Backbone | None = None
+    told: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Return the stem of the sample's files."""
-        return sample_name(len(self.atoms), self.index)
+        return self.label or sample_name(len(self.atoms), self.index)
 
     @property
     def movies(self) -> dict[str, np.ndarray]:
@@ -98,13 +107,13 @@ class BackboneResult(Result):
         rows = []
         for sample in self.samples:
             files = file_names(sample.name, suffix, movies=bool(sample.movies))
+            (folder / files[0]).parent.mkdir(parents=True, exist_ok=True)
             for name, movie in sample.movies.items():
                 models = [sample.backbone(atoms) for atoms in movie]
                 write_structure(folder / f"{sample.name}_{name}{suffix or PDB}", models)
-            write_structure(folder / files[0], sample.backbone())
+            write_structure(folder / files[0], sample.shown or sample.backbone())
             told = {"name": sample.name, "index": sample.index, "length": len(sample.atoms)}
-            motif = {"motif": [row + 1 for row in sample.motif]} if sample.motif else {}
-            rows.append({**told, "files": files, **motif, **sample.metrics()})
+            rows.append({**told, "files": files, **sample.told, **sample.metrics()})
         return rows
 
 

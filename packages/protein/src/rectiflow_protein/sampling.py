@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from rectiflow.spacing import Spacing, stretched
 from rectiflow.states import State
 from torch import Tensor
 
+from rectiflow_protein.constraints import Chains, Correction, Predict
 from rectiflow_protein.flow import FRAME_PATH, PRIOR_SCALE, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames, centre
-from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.result import BackboneSample
 
 if TYPE_CHECKING:
@@ -57,16 +57,6 @@ def sampling_plan(
     return plan(stretched(grid(count), START_TIME, 1.0), solver)
 
 
-class Correction(Protocol):
-    """Changes what the network predicts, before it is followed and shown to the next call."""
-
-    def __call__(
-        self, frames: dict[str, Tensor], t: float, mask: Float[Tensor, "b n"] | None = None
-    ) -> dict[str, Tensor]:
-        """Return the clean frames to go for, given those predicted at time t."""
-        ...
-
-
 @dataclass(frozen=True)
 class ChainNoise(KeyedNoise):
     """Draws of chains of several lengths: padding changes no sample's; translations are centred."""
@@ -95,17 +85,18 @@ class SampleBatch:
 
     def __init__(
         self,
-        network: ReQFlowNetwork,
-        noise: list[dict[str, Tensor]],
+        network: Predict,
+        chains: Chains,
         last_time: float | None,
         corrections: Sequence[Correction],
         trajectory: bool,
         tick: Callable[[], None],
     ) -> None:
-        device = next(network.parameters()).device
-        self.network, self.noise, self.tick = network, noise, tick
+        device, lengths = chains.device, chains.lengths
+        named = zip(lengths, chains.indices, strict=True)
+        self.noise = noise = [draw_noise(length, chains.seed, index) for length, index in named]
+        self.network, self.chains, self.tick = network, chains, tick
         self.last_time, self.corrections, self.keep = last_time, corrections, trajectory
-        lengths = [len(x["trans"]) for x in noise]
         longest = max(lengths)
         self.mask = None
         if min(lengths) < longest:
@@ -124,7 +115,7 @@ class SampleBatch:
     def predict(self, x: dict[str, Tensor], t: float, *until: float) -> dict[str, Tensor]:
         """Call the network, conditioned on what it predicted last; one of maps, on where to go."""
         told: dict[str, Any] = {"res_idx": self.res_idx, "res_mask": self.mask}
-        if self.prediction is not None and not self.network.is_map:
+        if self.prediction is not None and not until:
             # A compiled network that replays a CUDA graph reuses its output buffers: keep a copy.
             told["trans_sc"] = self.prediction["trans"].clone()
         times = torch.full((len(self.noise),), t, device=self.res_idx.device)
@@ -155,13 +146,14 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(self, moves: Plan | None, seed: int, indices: list[int]) -> Iterator[BackboneSample]:
+    def run(self, moves: Plan | None) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
+        seed, indices, lengths = self.chains.seed, self.chains.indices, self.chains.lengths
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
         if moves is not None:
-            noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
+            noise = ChainNoise(seed, indices, lengths=lengths)
             x = integrate(
                 self.velocity,
                 x,
@@ -172,8 +164,8 @@ class SampleBatch:
             )
         before = START_TIME if moves is None else moves.moves[-1].start
         last = before if self.last_time is None else self.last_time
-        # The last jump of a network of maps ends at the chain.
-        ended = x if self.network.is_map else self.predict(x, last)
+        jumped = moves is not None and isinstance(moves.moves[-1].solver, Jump)
+        ended = x if jumped else self.predict(x, last)  # the last jump ends at the chain
         final = {k: v.clone() for k, v in ended.items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()
@@ -181,7 +173,10 @@ class SampleBatch:
             n = len(begin["trans"])
             states, predictions = (m if m is None else m[:, row, :n] for m in movies)
             frames = {name: part[row, :n].cpu() for name, part in final.items()}
-            yield BackboneSample(index, atoms[row, :n], frames, begin, states, predictions)
+            sample = BackboneSample(index, atoms[row, :n], frames, begin, states, predictions)
+            for correct in self.corrections:
+                sample = correct.finish(row, sample)
+            yield sample
 
     def _movie(self, frames: list[dict[str, Tensor]]) -> np.ndarray | None:
         if not frames:

@@ -27,16 +27,17 @@ MOVIES = ("_trajectory", "_predictions")
 _SHOWN = (
     "name",
     "length",
-    "ca_ca_valid",
+    "ca_ca_bonded",
     "peptide_valid",
     "ramachandran",
-    "clashes",
+    "contacts",
     "helix",
     "strand",
     "radius_of_gyration",
     "sc_mean_displacement",
     "designable",
     "novelty_tm",
+    "nearest_tm",
 )
 _ROWS_SHOWN = 20
 
@@ -68,13 +69,19 @@ class Eval(commands.Evaluate):
         add = parser.group("measures")
         add("--no-diversity", action="store_true", help="Do not compare all pairs.")
         add("--foldseek", metavar="TABLE", help="The result of a Foldseek search, for novelty.")
+        add(
+            "--known",
+            metavar="SHARDS",
+            help="Prepared chains: the TM-score of the most alike one of their train split, beside "
+            "that of the held-out chains of the same lengths. Seconds for each chain.",
+        )
         flags.add_bound(add)
         flags.add_tools(parser)
         flags.add_solver(parser, steps=50)
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure files or samples."""
-        from rectiflow_protein.evaluation import summarise
+        from rectiflow_protein.evaluation import Known, summarise
 
         if bool(args.paths) == bool(args.weights):
             raise UsageError(
@@ -86,6 +93,7 @@ class Eval(commands.Evaluate):
             if args.paths
             else (self._sampled(args, progress), {})
         )
+        lengths = [len(chain.backbone) for chain in chains]
         named = {chain.backbone.name: chain.backbone for chain in chains}
         has_tools = bool(args.predictor)
         found, failures = self.each(
@@ -96,6 +104,7 @@ class Eval(commands.Evaluate):
             list(found.values()),
             diversity=not args.no_diversity,
             novelty=_novelty(args.foldseek, chains) if args.foldseek else None,
+            known=Known.read(args.known, min(lengths), max(lengths)) if args.known else None,
         )
         measured = replace(measured, failures=measured.failures | failures)
         return Measured(measured, told, partial(_figures, chains))
@@ -121,7 +130,7 @@ class Eval(commands.Evaluate):
                 grid=args.grid,
                 seed=args.seed,
                 indices=[number for number, _ in numbers],
-                corrections=flags.make_corrections(args),
+                constraints=flags.make_constraints(args),
             )
             return [Chain(each.backbone(), each.name) for each in result.samples]
 

@@ -12,9 +12,9 @@ from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rectiflow.solvers import Solver
+    from rectiflow_protein.constraints import Constraint
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.flow import RotationSchedule
-    from rectiflow_protein.sampling import Correction
 
 ROTATIONS = ("exponential", "clamped", "exact", "linear")
 DEFAULT_RATE = 10.0
@@ -54,6 +54,19 @@ def add_lengths(add: Callable[..., Any], what: str, **options: Any) -> None:
         help=f"Residues of {what}; ends are included.",
         **options,
     )
+
+
+def add_length(parser: Parser, *, required: bool) -> None:
+    """Add ``--length`` and ``--lengths``, of which one may be given."""
+    group = parser.add_argument_group("chains").add_mutually_exclusive_group(required=required)
+    group.add_argument(
+        "--length",
+        dest="lengths",
+        type=lengths_of,
+        metavar="N",
+        help="Residues of every sample; of each copy with --symmetry.",
+    )
+    add_lengths(group.add_argument, "the samples")
 
 
 def add_bound(add: Callable[..., Any]) -> None:
@@ -161,11 +174,55 @@ def _frame_solver(solver: Solver, schedule: RotationSchedule, temperature: float
     return FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
 
 
-def make_corrections(args: argparse.Namespace) -> list[Correction]:
-    """Return what the flags do to predictions."""
-    from rectiflow_protein.repulsion import Repulsion
+def add_constraints(parser: Parser, *, whole_chains: bool) -> None:
+    """Add the flags that say what samples have to be like; some only fit whole new chains."""
+    add = parser.group("constraints")
+    if whole_chains:
+        add("--helix", type=float, metavar="SHARE", help="Share of helix, by DSSP, within 0.1.")
+        add("--strand", type=float, metavar="SHARE", help="Share of strand, by DSSP, within 0.1.")
+        add(
+            "--symmetry",
+            metavar="C3",
+            help="Copies around an axis (C2, C3, ...), two rings of them (D2, ...), or T, O, I.",
+        )
+    add(
+        "--contact",
+        action="append",
+        default=[],
+        metavar="5-40:6",
+        help="CA of two residues, counted from 1, at most so many Å apart; may be repeated.",
+    )
+    add(
+        "--tries",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="How often to make a sample that misses what is asked for, each time from other "
+        "noise; the nearest is kept.",
+    )
 
-    return [Repulsion()] if args.repulsion else []
+
+def make_constraints(args: argparse.Namespace, *own: Constraint) -> list[Constraint]:
+    """Return what the flags that the command has ask for.
+
+    The command's own come behind those that would move what they hold, and before copies are made.
+    """
+    from rectiflow_protein.composition import Composition
+    from rectiflow_protein.contacts import read_contact
+    from rectiflow_protein.repulsion import Repulsion
+    from rectiflow_protein.symmetry import Symmetry
+
+    given = vars(args)
+    found: list[Constraint] = []
+    if (shares := (given.get("helix"), given.get("strand"))) != (None, None):
+        found.append(Composition(*shares))
+    found += [read_contact(text) for text in given.get("contact", ())]
+    if args.repulsion:
+        found.append(Repulsion())
+    found += own
+    if given.get("symmetry") is not None:
+        found.append(Symmetry(args.symmetry))
+    return found
 
 
 def make_tools(

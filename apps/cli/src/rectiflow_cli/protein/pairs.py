@@ -77,7 +77,7 @@ class Pairs(commands.Pairs):
             return Candidates(inverted_pair_sampler(pipe, chains, steps=args.steps), num, told=told)
         lengths = args.lengths or [len(chain["res_idx"]) for chain in chains]  # type: ignore[union-attr]
         keep, condition = self._filter(args)
-        corrections = flags.make_corrections(args)
+        constraints = flags.make_constraints(args)
         sample = pair_sampler(
             pipe,
             lengths,
@@ -85,13 +85,13 @@ class Pairs(commands.Pairs):
             seed=args.seed,
             solver=solver,
             grid=args.grid,
-            corrections=corrections,
+            constraints=constraints,
         )
         told |= {
             "lengths": lengths,
             "solver": repr(solver),
             "grid": args.grid and repr(args.grid),
-            "corrections": [repr(change) for change in corrections],
+            "constraints": [repr(each) for each in constraints],
             "filter": condition,
         }
         return Candidates(sample, args.num, keep, told)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser, device_kind, positive, table
@@ -13,7 +14,9 @@ from rectiflow.costs import Load
 from rectiflow_cli.protein import flags
 
 if TYPE_CHECKING:
+    from rectiflow_protein.constraints import Constraint
     from rectiflow_protein.pipeline import BackbonePipeline
+    from rectiflow_protein.result import BackboneResult
 
 POLY_ALANINE = (
     "The structures are poly-alanine: backbones without a sequence. Next, design one with a "
@@ -34,26 +37,15 @@ class Sample(commands.Make):
         "--lengths 60:128:4 --num 10 --shard 0/4 -o backbones --device cuda",
     )
 
+    whole_chains: ClassVar[bool] = True
+    """Whether the samples are new chains, that can be asked for a composition or a symmetry."""
+
     def own_flags(self, parser: Parser) -> None:
         """Add what is sampled, and how."""
-        group = parser.add_argument_group("samples")
-        lengths = group.add_mutually_exclusive_group(required=True)
-        lengths.add_argument(
-            "--length",
-            dest="lengths",
-            type=flags.lengths_of,
-            metavar="N",
-            help="Residues of every sample.",
-        )
-        flags.add_lengths(lengths.add_argument, "the samples")
-        add = group.add_argument
+        self.what(parser)
+        add = parser.group("samples")
         add("--num", type=positive, default=1, help="Samples of each length.")
-        add(
-            "--motif",
-            metavar="FILE:A10-30,B5",
-            help="Residues of a structure that stand in every sample as they are, in this order; "
-            "the rest is built around them.",
-        )
+        flags.add_constraints(parser, whole_chains=self.whole_chains)
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=("pdb", "cif"), default="pdb", help="Of the structures.")
@@ -73,34 +65,38 @@ class Sample(commands.Make):
             help="Largest batch times squared length; by the device if absent.",
         )
 
+    def what(self, parser: Parser) -> None:
+        """Add what says which chains are wanted."""
+        flags.add_length(parser, required=True)
+
     def jobs(self, args: Any) -> list[Job]:
         """Return a job for each sample; its number fixes the noise."""
         from rectiflow_protein.result import file_names, sample_name
 
-        if args.motif is not None:
-            from rectiflow_protein.motif import read_motif
-
-            args.motif = read_motif(args.motif)
-            args.motif.check(min(args.lengths))
+        for length, constraint in product(set(args.lengths), self.constraints(args)):
+            constraint.check(length)
         lengths = [n for n in args.lengths for _ in range(args.num)]
         suffix = f".{args.format}"
         return [
-            Job(name, (i, n), tuple(file_names(name, suffix, movies=args.trajectory)))
+            Job(name, (i, n, ""), tuple(file_names(name, suffix, movies=args.trajectory)))
             for i, n in enumerate(lengths)
             for name in (sample_name(n, i),)
         ]
 
+    def constraints(self, args: Any, key: str = "") -> list[Constraint]:
+        """Return what the samples have to be like."""
+        return flags.make_constraints(args)
+
     def settings(self, args: Any, pipe: BackbonePipeline) -> dict[str, Any]:
         """Return what decides a sample beside its number and length."""
-        return pipe.sampling(
-            args.steps,
-            flags.make_solver(args),
-            args.seed,
-            args.last_time,
-            flags.make_corrections(args),
-            args.motif,
-            args.grid,
-        )
+        return self.settings_of(args, pipe, self.constraints(args))
+
+    def settings_of(
+        self, args: Any, pipe: BackbonePipeline, constraints: list[Constraint]
+    ) -> dict[str, Any]:
+        """Return it for samples under some constraints."""
+        told = args.seed, args.last_time, constraints, args.tries, args.grid
+        return pipe.sampling(args.steps, flags.make_solver(args), *told)
 
     def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
         """Cut the samples, longest first, into calls of a batch each."""
@@ -125,14 +121,16 @@ class Sample(commands.Make):
 
     def loads(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> list[Load]:
         """Return the padded batches that the calls come to."""
+        from rectiflow_protein.constraints import tokens_of
         from rectiflow_protein.sampling import batches
 
         solver = flags.make_solver(args)
-        calls = pipe.sampling(args.steps, solver, 0, None, grid=args.grid)["nfe"]
+        calls = pipe.sampling(args.steps, solver, 0, None, grid=args.grid)["nfe"] * args.tries
         budget = self._budget(args)
         found = []
         for chunk in self.chunks(args, pipe, jobs):
-            lengths = [job.asked[1] for job in chunk]
+            wanted = self.constraints(args, chunk[0].asked[2])
+            lengths = [tokens_of(job.asked[1], wanted) for job in chunk]
             for rows in batches(lengths, budget):
                 found.append(Load(len(rows), max(lengths[r] for r in rows), calls))
         return found
@@ -147,7 +145,19 @@ class Sample(commands.Make):
         self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any
     ) -> tuple[list[dict[str, Any]], float]:
         """Sample some lengths in one call."""
-        result = pipe(
+        result = self.sampled(args, pipe, jobs, self.constraints(args), progress)
+        return result.write(folder, f".{args.format}"), result.seconds
+
+    def sampled(
+        self,
+        args: Any,
+        pipe: BackbonePipeline,
+        jobs: list[Job],
+        constraints: list[Constraint],
+        progress: Any,
+    ) -> BackboneResult:
+        """Call the pipeline."""
+        return pipe(
             [job.asked[1] for job in jobs],
             steps=args.steps,
             solver=flags.make_solver(args),
@@ -155,13 +165,12 @@ class Sample(commands.Make):
             seed=args.seed,
             indices=[job.asked[0] for job in jobs],
             last_time=args.last_time,
-            corrections=flags.make_corrections(args),
-            motif=args.motif,
+            constraints=constraints,
+            tries=args.tries,
             max_pairs=args.max_pairs,
             trajectory=args.trajectory,
             progress=progress,
         )
-        return result.write(folder, f".{args.format}"), result.seconds
 
     def tell(self, args: Any, document: dict[str, Any]) -> str:
         """Return the mean geometry of each length, and what comes next."""

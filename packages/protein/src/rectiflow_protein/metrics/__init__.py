@@ -5,6 +5,7 @@ from __future__ import annotations
 from rectiflow_protein.metrics.geometry import (
     PeptideGeometry,
     Torsions,
+    bonded,
     ca_ca_bonded_fraction,
     ca_ca_deviation,
     ca_ca_distances,
@@ -40,6 +41,7 @@ __all__ = [
     "PeptideGeometry",
     "Torsions",
     "backbone_metrics",
+    "bonded",
     "ca_ca_bonded_fraction",
     "ca_ca_deviation",
     "ca_ca_distances",

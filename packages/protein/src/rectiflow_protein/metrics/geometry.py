@@ -122,8 +122,13 @@ def ca_ca_bonded_fraction(
 ) -> Float[Tensor, "*b"]:
     """Share of consecutive CA distances of a trans (3.65-3.95 Å) or cis (2.8-3.1 Å) peptide."""
     distance = ca_ca_distances(ca, mask)
+    return share(bonded(distance), distance.isfinite())
+
+
+def bonded(distance: Float[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
+    """Say which CA-CA distances, Å, are those of a trans or a cis peptide."""
     inside = [(distance > low) & (distance < high) for low, high in (TRANS_RANGE, CIS_RANGE)]
-    return share(inside[0] | inside[1], distance.isfinite())
+    return inside[0] | inside[1]
 
 
 def ca_ca_deviation(
