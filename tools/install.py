@@ -19,6 +19,7 @@ UV_VERSION = (0, 9)  # the least that pyproject.toml accepts
 ENVIRONMENT = {  # what the user has set goes first
     "UV_PYTHON_DOWNLOADS": "never",
     "UV_NO_PROGRESS": "1",
+    "UV_COMPILE_BYTECODE": "1",  # once, where each process would do it if told to write none
     "UV_SYSTEM_CERTS": "1",  # trust what the machine trusts, as pip does
     "UV_NATIVE_TLS": "1",  # the same, for uv before 0.11
     "PIP_DISABLE_PIP_VERSION_CHECK": "1",
