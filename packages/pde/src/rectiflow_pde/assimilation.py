@@ -104,7 +104,8 @@ def measurement_of(
     rows = torch.arange(count)[:, None, None].expand_as(columns)
     index = torch.stack([rows.flatten(), columns.flatten()])
     size = (count, cells * c.latent)
-    matrix = torch.sparse_coo_tensor(index, values.flatten().float(), size).coalesce()
+    told = index, values.flatten().float(), size
+    matrix = torch.sparse_coo_tensor(*told, check_invariants=True)
     units = pipe.settings.scaling.units(request.numbers)[readings.which]
     read = torch.from_numpy(readings.values / units) - offset
     operator = Matrix(matrix.to(pipe.device), codec.latent_shape)

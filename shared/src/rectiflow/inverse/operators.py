@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -132,11 +133,12 @@ class Matrix(LinearOperator):
                 f"axes with a product of {self.rows.shape[1]}."
             )
         object.__setattr__(self, "shape", shape)
+        back = self.rows.transpose(0, 1)
         if self.rows.is_sparse:  # compressed rows, both ways, are many times faster
-            object.__setattr__(self, "rows", self.rows.coalesce().to_sparse_csr())
-            back = self.rows.to_sparse_coo().transpose(0, 1).coalesce().to_sparse_csr()
-        else:
-            back = self.rows.transpose(0, 1)
+            with warnings.catch_warnings():  # torch calls them a beta, once per process
+                warnings.simplefilter("ignore")
+                back = back.coalesce().to_sparse_csr()
+                object.__setattr__(self, "rows", self.rows.coalesce().to_sparse_csr())
         object.__setattr__(self, "_back", back)
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ def sensors(
     columns = torch.cat([nodes for nodes, _ in rows])
     index = torch.stack([torch.arange(len(rows)).repeat_interleave(dim + 1), columns])
     weights = torch.cat([share for _, share in rows])
-    return Matrix(torch.sparse_coo_tensor(index, weights, (len(rows), len(points))).coalesce())
+    return Matrix(
+        torch.sparse_coo_tensor(index, weights, (len(rows), len(points)), check_invariants=True)
+    )
 
 
 def projection(size: tuple[int, int], angles: Sequence[float]) -> Matrix:
@@ -91,4 +93,6 @@ def projection(size: tuple[int, int], angles: Sequence[float]) -> Matrix:
             weights.append(weight)
     index = torch.stack([torch.cat(rays), torch.cat(pixels)])
     shape = (len(angles) * across, high * wide)
-    return Matrix(torch.sparse_coo_tensor(index, torch.cat(weights), shape).coalesce(), size)
+    return Matrix(
+        torch.sparse_coo_tensor(index, torch.cat(weights), shape, check_invariants=True), size
+    )
