@@ -39,7 +39,7 @@ from rectiflow_protein.networks.embedders import (
     index_embedding,
     time_embedding,
 )
-from rectiflow_protein.sampling import SampleBatch, sampling_plan
+from rectiflow_protein.sampling import SampleBatch
 from rectiflow_protein.weights import load_official, sizes_from_config
 from safetensors.torch import load_file
 
@@ -337,7 +337,7 @@ def test_sampler_trajectories(network_of, small, name):
     noise = [{"trans": wanted["trans_0"][0], "rot": rotmat_to_quat(wanted["rotmats_0"][0])}]
     schedule = LinearSchedule() if name.startswith("linear") else ExponentialSchedule(10.0)
     batch = SampleBatch(network, noise, None, (), True, lambda: None)
-    (sample,) = batch.run(sampling_plan(steps, FrameEuler(schedule), None), 0, [0])
+    (sample,) = batch.run(steps, FrameEuler(schedule), 0, [0])
     assert len(batch.predictions) == about["samplers"][name]["network_calls"]
     # Rounding is amplified along the trajectory, most where a distance crosses a bin of the
     # distogram: 1.5e-4 Å were seen at the end of the longest one.

@@ -202,7 +202,7 @@ class BackbonePipeline(Pipeline):
                 changes.append(MotifFrames(motif, places, own, self.device))
             batch = SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
-                rows, batch.run(moves, seed, [indices[r] for r in rows]), strict=True
+                rows, batch.run(steps, solver, seed, [indices[r] for r in rows], grid), strict=True
             ):
                 samples[r] = made
             if motif is not None:

@@ -144,8 +144,16 @@ class SampleBatch:
             self.states.append({k: v.clone() for k, v in moved.state.items()})
 
     @torch.no_grad()
-    def run(self, moves: Plan | None, seed: int, indices: list[int]) -> Iterator[BackboneSample]:
+    def run(
+        self,
+        steps: int,
+        solver: Solver,
+        seed: int,
+        indices: list[int],
+        grid: Spacing | None = None,
+    ) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
+        moves = sampling_plan(steps, solver, grid)
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
