@@ -160,17 +160,20 @@ class Proteins(Domain):
         return FrameSplit(solver, schedule) if solver.flat_only else solver
 
     def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
-        from rectiflow_protein.sampling import sampling_plan
+        from rectiflow.spacing import stretched
 
-        moves = sampling_plan(steps, solver, grid)
-        return 1 + (0 if moves is None else moves.nfe)
+        if steps == 1:  # the last call alone
+            return 1
+        return 1 + plan(stretched(grid(steps - 1), 0.01, 1.0), solver).nfe
 
     def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow.spacing import OnGrid
         from rectiflow_protein.evaluation import evaluate
 
         lengths = [60 + 40 * i // max(self.count - 1, 1) for i in range(self.count)]
         began = time.process_time()
-        made = pipe(lengths, steps=steps, solver=solver, grid=grid)
+        on_grid = solver if grid is None else OnGrid(solver, grid)
+        made = pipe(lengths, steps=steps, solver=on_grid)
         seconds = (time.process_time() - began) / self.count
         found = evaluate([sample.backbone() for sample in made.samples])
         for row in found.rows:

@@ -16,14 +16,13 @@ from rectiflow.memory import require_memory
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.randomness import counter_generator
 from rectiflow.solvers import Solver
-from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_protein.flow import FrameEuler
 from rectiflow_protein.motif import Motif, MotifFrames, motif_atoms
 from rectiflow_protein.networks import ReQFlowNetwork
 from rectiflow_protein.result import NO_CB, BackboneResult, BackboneSample
-from rectiflow_protein.sampling import Correction, SampleBatch, batches, draw_noise, sampling_plan
+from rectiflow_protein.sampling import Correction, SampleBatch, batches, draw_noise
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +121,6 @@ class BackbonePipeline(Pipeline):
         *,
         steps: int = 50,
         solver: Solver | None = None,
-        grid: Spacing | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
@@ -144,8 +142,6 @@ class BackbonePipeline(Pipeline):
         solver : Solver, optional
             The authors' :class:`~rectiflow_protein.flow.FrameEuler` with the exponential rotation
             schedule if absent. Any core solver that allows curved spaces will do.
-        grid : Spacing, optional
-            Where the moves lie between 0.01 and 1; equal ones if absent.
         seed : int
             With the index of a sample, fixes its noise.
         indices : sequence of int, optional
@@ -180,8 +176,7 @@ class BackbonePipeline(Pipeline):
         self._require_fitting(max(lengths, default=0))
         solver = FrameEuler() if solver is None else solver
         groups = list(batches(lengths, max_pairs or self.pairs_per_batch))
-        moves = sampling_plan(steps, solver, grid)
-        nfe = (0 if moves is None else moves.nfe) + 1
+        nfe = (steps - 1) * solver.nfe + 1
         done, total = 0, len(groups) * nfe
 
         def tick() -> None:
@@ -202,7 +197,7 @@ class BackbonePipeline(Pipeline):
                 changes.append(MotifFrames(motif, places, own, self.device))
             batch = SampleBatch(self.network, noise, last_time, changes, trajectory, tick)
             for r, made in zip(
-                rows, batch.run(steps, solver, seed, [indices[r] for r in rows], grid), strict=True
+                rows, batch.run(steps, solver, seed, [indices[r] for r in rows]), strict=True
             ):
                 samples[r] = made
             if motif is not None:
@@ -210,7 +205,7 @@ class BackbonePipeline(Pipeline):
                     samples[r] = _with_motif(samples[r], motif, place)
         seconds = time.perf_counter() - started
         settings = self.describe() | self.sampling(
-            steps, solver, seed, last_time, corrections, motif, grid
+            steps, solver, seed, last_time, corrections, motif
         )
         return BackboneResult(
             [samples[r] for r in range(len(lengths))], settings=settings, seconds=seconds
@@ -224,17 +219,14 @@ class BackbonePipeline(Pipeline):
         last_time: float | None,
         corrections: Sequence[Correction] = (),
         motif: Motif | None = None,
-        grid: Spacing | None = None,
     ) -> dict[str, Any]:
         """Return what shapes a sample beside the pipeline, its number and its length."""
         solver = FrameEuler() if solver is None else solver
-        moves = sampling_plan(steps, solver, grid)
         return {
             "seed": seed,
             "steps": steps,
-            "nfe": (0 if moves is None else moves.nfe) + 1,
+            "nfe": (steps - 1) * solver.nfe + 1,
             "solver": repr(solver),
-            "grid": grid and repr(grid),
             "last_time": last_time,
             "corrections": [repr(change) for change in corrections],
             "motif": None if motif is None else str(motif),

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
-from rectiflow.plans import Plan
 from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.solvers import Solver
-from rectiflow.spacing import Spacing, stretched
 from rectiflow.states import State
 from torch import Tensor
 
@@ -38,15 +36,6 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     rot = FRAME_SPACE.parts["rot"].prior((length,), generator=generator)
     assert isinstance(rot, Tensor)
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
-
-
-def sampling_plan(steps: int, solver: Solver, grid: Spacing | None) -> Plan | None:
-    """Return the moves of ``steps`` network calls, of which one is the last; None for one alone."""
-    if steps == 1:
-        return None
-    if grid is None:
-        return plan(np.linspace(START_TIME, 1.0, steps), solver)
-    return plan(stretched(grid(steps - 1), START_TIME, 1.0), solver)
 
 
 class Correction(Protocol):
@@ -145,30 +134,24 @@ class SampleBatch:
 
     @torch.no_grad()
     def run(
-        self,
-        steps: int,
-        solver: Solver,
-        seed: int,
-        indices: list[int],
-        grid: Spacing | None = None,
+        self, steps: int, solver: Solver, seed: int, indices: list[int]
     ) -> Iterator[BackboneSample]:
         """Integrate, make the last call, and take the samples apart."""
-        moves = sampling_plan(steps, solver, grid)
+        grid = np.linspace(START_TIME, 1.0, steps).tolist()
         x: Any = self.x0
         if self.keep:
             self.states.append(self.x0)
-        if moves is not None:
+        if steps > 1:
             noise = ChainNoise(seed, indices, lengths=[len(x["trans"]) for x in self.noise])
             x = integrate(
                 self.velocity,
                 x,
-                moves,
+                plan(grid, solver),
                 space=FRAME_SPACE,
                 noise=noise,
                 hook=self.record,
             )
-        before = START_TIME if moves is None else moves.moves[-1].start
-        last = before if self.last_time is None else self.last_time
+        last = grid[max(steps - 2, 0)] if self.last_time is None else self.last_time
         final = {k: v.clone() for k, v in self.predict(x, last).items()}
         movies = [self._movie(self.states), self._movie(self.predictions)]
         atoms = atoms_from_frames(final, self.mask).cpu().numpy()

@@ -101,7 +101,6 @@ class Eval(commands.Evaluate):
             lengths,
             steps=args.steps,
             solver=flags.make_solver(args),
-            grid=args.grid,
             seed=args.seed,
             corrections=flags.make_corrections(args),
         )

@@ -101,7 +101,6 @@ class Sample(commands.Make):
             args.last_time,
             flags.make_corrections(args),
             args.motif,
-            args.grid,
         )
 
     def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
@@ -123,8 +122,7 @@ class Sample(commands.Make):
         """Return the padded batches that the calls come to."""
         from rectiflow_protein.sampling import batches
 
-        solver = flags.make_solver(args)
-        calls = pipe.sampling(args.steps, solver, 0, None, grid=args.grid)["nfe"]
+        calls = pipe.sampling(args.steps, flags.make_solver(args), 0, None)["nfe"]
         budget = args.max_pairs or pipe.pairs_per_batch
         found = []
         for chunk in self.chunks(args, pipe, jobs):
@@ -147,7 +145,6 @@ class Sample(commands.Make):
             [job.asked[1] for job in jobs],
             steps=args.steps,
             solver=flags.make_solver(args),
-            grid=args.grid,
             seed=args.seed,
             indices=[job.asked[0] for job in jobs],
             last_time=args.last_time,
