@@ -17,7 +17,7 @@ import importlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -160,17 +160,20 @@ class Proteins(Domain):
         return FrameSplit(solver, schedule) if solver.flat_only else solver
 
     def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
-        from rectiflow_protein.sampling import sampling_plan
+        from rectiflow.spacing import stretched
 
-        moves = sampling_plan(steps, solver, grid)
-        return 1 + (0 if moves is None else moves.nfe)
+        if steps == 1:  # the last call alone
+            return 1
+        return 1 + plan(stretched(grid(steps - 1), 0.01, 1.0), solver).nfe
 
     def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+        from rectiflow.spacing import OnGrid
         from rectiflow_protein.evaluation import evaluate
 
         lengths = [60 + 40 * i // max(self.count - 1, 1) for i in range(self.count)]
         began = time.process_time()
-        made = pipe(lengths, steps=steps, solver=solver, grid=grid)
+        on_grid = solver if grid is None else OnGrid(solver, grid)
+        made = pipe(lengths, steps=steps, solver=on_grid)
         seconds = (time.process_time() - began) / self.count
         found = evaluate([sample.backbone() for sample in made.samples])
         for row in found.rows:
@@ -297,25 +300,26 @@ def rows_of(domain: Domain) -> Iterator[tuple[str, str, str, str | None]]:
         yield f"`{Path(weights).name}`, Euler", weights, domain.default_solver, None
 
 
-def measure(domain: Domain, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all rows of a domain."""
+def measure(domain: Domain) -> Iterator[dict[str, Any]]:
+    """Measure the rows of a domain, one by one: what is known after each."""
     began = time.process_time()
     table: dict[str, Any] = {}
     base = domain.measured(domain.base, domain.default_solver, None, BASE_STEPS)
     for name, weights, solver, grid in rows_of(domain):
         cells = {str(n): domain.measured(weights, solver, grid, n) for n in BUDGETS}
-        if any(cells.values()):
-            table[name] = {"weights": weights, "solver": solver, "grid": grid, "cells": cells}
-            best = {n: cell and cell[domain.measures[0].name] for n, cell in cells.items()}
-            tell(f"{domain.name}: {name}: {best}")
-    return {
-        "base": {"weights": domain.base, "steps": BASE_STEPS, **base},
-        "table": table,
-        "samples": domain.count,
-        "what": domain.what,
-        "core_minutes": round((time.process_time() - began) / 60, 2),
-        **environment(),
-    }
+        if not any(cells.values()):
+            continue
+        table[name] = {"weights": weights, "solver": solver, "grid": grid, "cells": cells}
+        best = {n: cell and cell[domain.measures[0].name] for n, cell in cells.items()}
+        print(f"{domain.name}: {name}: {best}", flush=True)
+        yield {
+            "base": {"weights": domain.base, "steps": BASE_STEPS, **base},
+            "table": table,
+            "samples": domain.count,
+            "what": domain.what,
+            "core_minutes": round((time.process_time() - began) / 60, 2),
+            **environment(),
+        }
 
 
 def best_at(domain: type[Domain], found: dict[str, Any], budget: int) -> tuple[str, float]:
@@ -423,9 +427,15 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def known(path: Path) -> dict[str, Any]:
+    """Return what was measured."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=DOMAINS, default=list(DOMAINS))
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the results, as JSON")
     parser.add_argument("--page", action="store_true", help="measure nothing")
     for name, number in (("protein", 6), ("audio", 8), ("shape", 7), ("pde", 4)):
         parser.add_argument(f"--num-{name}", type=int, default=number, help="samples")
@@ -433,13 +443,12 @@ def main() -> None:
             parser.add_argument(f"--{name}", type=Path, help="prepared data")
     parser.add_argument("--weights", nargs="*", default=[], help="more rows: DOMAIN=WEIGHTS")
     args = parser.parse_args()
-    found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else {}
     for name in () if args.page else args.only:
         if name != "protein" and getattr(args, name) is None:
             continue
-        found[name] = measure(DOMAINS[name](args), lambda line: print(line, flush=True))
-        write_json(RESULTS, found)
-    write_text(PAGE, page(found))
+        for found in measure(DOMAINS[name](args)):  # others may run at the same time
+            write_json(args.out, known(args.out) | {name: found})
+    write_text(PAGE, page(known(args.out)))
 
 
 if __name__ == "__main__":

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rectiflow.grids import exponential, karras, log_snr, quadratic, shifted, uniform
+from rectiflow.solvers.base import Move, Solver
+from rectiflow.solvers.context import Context, Memory, Time
+from rectiflow.states import State
+
+if TYPE_CHECKING:
+    from rectiflow.fields import VelocityField
 
 Spacing: TypeAlias = Callable[[int], Sequence[float]]
 """Makes the times of a run from its number of steps, from 0 at the noise to 1 at the data."""
@@ -65,3 +71,42 @@ def stretched(times: Sequence[float], start: float, stop: float) -> list[float]:
     [0.5, 0.75, 1.0]
     """
     return [start, *(start + (stop - start) * t for t in times[1:-1]), stop]
+
+
+@dataclass(frozen=True)
+class OnGrid(Solver):
+    """A solver that brings its own spacing: of a grid it is laid along, only ends and steps count.
+
+    Parameters
+    ----------
+    solver : Solver
+    grid : Spacing
+
+    Examples
+    --------
+    >>> from rectiflow.integrate import plan
+    >>> from rectiflow.solvers import Euler
+    >>> [move.stop for move in plan([0.0, 0.5, 1.0], OnGrid(Euler(), Spaced(shifted, (3.0,))))]
+    [0.25, 1.0]
+    """
+
+    solver: Solver
+    grid: Spacing
+
+    order = property(lambda self: self.solver.order)
+    nfe = property(lambda self: self.solver.nfe)
+    flat_only = property(lambda self: self.solver.flat_only)
+    traceable = property(lambda self: self.solver.traceable)
+    reads = property(lambda self: self.solver.reads)
+    leaves = property(lambda self: self.solver.leaves)
+
+    def moves(self, times: Sequence[float]) -> list[Move]:
+        """Lay out the solver's moves along the spacing, between the same ends."""
+        spaced = self.grid(len(times) - 1)
+        return self.solver.moves(stretched(spaced, times[0], times[-1]))
+
+    def step(
+        self, field: VelocityField, x: State, start: Time, stop: Time, context: Context
+    ) -> tuple[State, Memory | None]:
+        """Make a move of the solver; see :meth:`Solver.step`."""
+        return self.solver.step(field, x, start, stop, context)

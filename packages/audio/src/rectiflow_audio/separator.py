@@ -192,6 +192,7 @@ class Separator:
     def _flow(self, x0: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Carry noise to latents, a bounded number of rows at a time."""
         request, unwanted = self.request, self.request.negative.to(x0.device)
+        moves = request.moves
         ends = []
         x0 = self.unet.start(x0, cond)
         for start in range(0, len(x0), self.rows):
@@ -203,12 +204,12 @@ class Separator:
                 unwanted.mask.expand(size, -1),
             )
             field = guided_field(
-                self.unet, told, null, request.guidance, rule=request.rule, moves=request.moves
+                self.unet, told, null, request.guidance, rule=request.rule, moves=moves
             )
             rows = range(start, start + size)
             # Fresh noise, like the first, is by candidate: the same in every window and channel.
             noise = KeyedNoise(request.seed, [row % request.candidates for row in rows])
-            ends.append(integrate(field, x0[start : start + size], request.moves, noise=noise))
+            ends.append(integrate(field, x0[start : start + size], moves, noise=noise))
         return torch.cat(ends)
 
     def _noise(self, like: Tensor, purpose: str, index: int) -> Tensor:

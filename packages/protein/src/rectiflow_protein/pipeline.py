@@ -16,7 +16,6 @@ from rectiflow.memory import require_memory
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.randomness import counter_seed
 from rectiflow.solvers import Solver
-from rectiflow.spacing import Spacing
 
 from rectiflow_protein.constraints import Chains, Constraint, Predict, tokens_of
 from rectiflow_protein.flow import FrameEuler
@@ -121,7 +120,6 @@ class BackbonePipeline(Pipeline):
         *,
         steps: int = 50,
         solver: Solver | None = None,
-        grid: Spacing | None = None,
         seed: int = 0,
         indices: Sequence[int] | None = None,
         last_time: float | None = None,
@@ -143,8 +141,6 @@ class BackbonePipeline(Pipeline):
         solver : Solver, optional
             The authors' :class:`~rectiflow_protein.flow.FrameEuler` with the exponential rotation
             schedule if absent. Any core solver that allows curved spaces will do.
-        grid : Spacing, optional
-            Where the moves lie between 0.01 and 1; equal ones if absent.
         seed : int
             With the index of a sample, fixes its noise.
         indices : sequence of int, optional
@@ -184,7 +180,7 @@ class BackbonePipeline(Pipeline):
         self._require_fitting(max(tokens, default=0))
         solver = FrameEuler() if solver is None else solver
         budget = max_pairs or self.pairs_per_batch
-        moves = sampling_plan(steps, solver, grid, is_map=self.network.is_map)
+        moves = sampling_plan(steps, solver, is_map=self.network.is_map)
         nfe = (0 if moves is None else moves.nfe) + (not self.network.is_map)
         done, total = 0, 0
 
@@ -219,7 +215,7 @@ class BackbonePipeline(Pipeline):
                 break
         seconds = time.perf_counter() - started
         settings = self.describe() | self.sampling(
-            steps, solver, seed, last_time, constraints, tries, grid
+            steps, solver, seed, last_time, constraints, tries
         )
         return BackboneResult(
             [samples[r] for r in range(len(lengths))], settings=settings, seconds=seconds
@@ -233,18 +229,16 @@ class BackbonePipeline(Pipeline):
         last_time: float | None,
         constraints: Sequence[Constraint] = (),
         tries: int = 1,
-        grid: Spacing | None = None,
     ) -> dict[str, Any]:
         """Return what shapes a sample beside the pipeline, its number and its length."""
         solver = FrameEuler() if solver is None else solver
         is_map = self.network.is_map
-        moves = sampling_plan(steps, solver, grid, is_map=is_map)
+        moves = sampling_plan(steps, solver, is_map=is_map)
         return {
             "seed": seed,
             "steps": steps,
             "nfe": (0 if moves is None else moves.nfe) + (not is_map),
             "solver": repr(solver),
-            "grid": grid and repr(grid),
             "last_time": last_time,
             "constraints": [repr(constraint) for constraint in constraints],
             "tries": tries,

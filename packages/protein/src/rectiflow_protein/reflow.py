@@ -23,7 +23,6 @@ from rectiflow_protein.result import NO_CB
 if TYPE_CHECKING:
     from jaxtyping import Float
     from rectiflow.solvers import Solver
-    from rectiflow.spacing import Spacing
 
     from rectiflow_protein.constraints import Constraint
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
@@ -39,7 +38,6 @@ def pair_sampler(
     steps: int,
     seed: int,
     solver: Solver | None = None,
-    grid: Spacing | None = None,
     constraints: Sequence[Constraint] = (),
 ) -> Callable[[list[int]], list[Pair]]:
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
@@ -53,7 +51,7 @@ def pair_sampler(
         The teacher.
     lengths : sequence of int
         Lengths to go round.
-    steps, seed, solver, grid, constraints
+    steps, seed, solver, constraints
         As for the pipeline.
     """
 
@@ -63,7 +61,6 @@ def pair_sampler(
             steps=steps,
             seed=seed,
             solver=solver,
-            grid=grid,
             constraints=constraints,
             indices=indices,
         )

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from rectiflow.integrate import Moved, integrate, plan
-from rectiflow.plans import Plan
 from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.rectify import Jump
 from rectiflow.solvers import Solver
-from rectiflow.spacing import Spacing, stretched
 from rectiflow.states import State
 from torch import Tensor
 
@@ -41,9 +39,7 @@ def draw_noise(length: int, seed: int, index: int) -> dict[str, Tensor]:
     return {"trans": PRIOR_SCALE * centre(z), "rot": rot}
 
 
-def sampling_plan(
-    steps: int, solver: Solver, grid: Spacing | None, *, is_map: bool = False
-) -> Plan | None:
+def sampling_plan(steps: int, solver: Solver, *, is_map: bool = False) -> Plan | None:
     """Return the moves of ``steps`` network calls, of which one is the last; None for one alone.
 
     A network of maps jumps, and makes no call after its last move.
@@ -51,10 +47,7 @@ def sampling_plan(
     count = steps if is_map else steps - 1
     if not count:
         return None
-    solver = Jump() if is_map else solver
-    if grid is None:
-        return plan(np.linspace(START_TIME, 1.0, count + 1), solver)
-    return plan(stretched(grid(count), START_TIME, 1.0), solver)
+    return plan(np.linspace(START_TIME, 1.0, count + 1), Jump() if is_map else solver)
 
 
 @dataclass(frozen=True)
@@ -157,7 +150,7 @@ class SampleBatch:
             x = integrate(
                 self.velocity,
                 x,
-                moves,
+                plan(grid, solver),
                 space=FRAME_SPACE,
                 noise=noise,
                 hook=self.record,

@@ -22,12 +22,12 @@ class Method(NamedTuple):
     Attributes
     ----------
     make : callable
-        The class of a solver.
+        The class of a solver, or a function that makes a grid.
     given : mapping of str to number
         The parameters that may follow the name, and their values where they do not.
     """
 
-    make: Callable[..., Any]
+    make: Any
     given: Mapping[str, float] = {}
 
 

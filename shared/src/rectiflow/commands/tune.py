@@ -16,8 +16,9 @@ from rectiflow.commands.parser import Parser, positive
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.grids import uniform
-from rectiflow.search import Evolution, SearchedGrids, distance_to_fine, search_grid
+from rectiflow.search import GRIDS_FILE, Evolution, SearchedGrids, distance_to_fine, search_grid
 from rectiflow.solvers import estimate_statistics
+from rectiflow.solvers.empirical import STATISTICS_FILE
 from rectiflow.storage.folders import claim
 
 
@@ -82,8 +83,9 @@ class Tune(PipelineVerb):
         """Search each number of steps, and write the copy."""
         pipe = self.load(args)
         out = Path(args.out)
-        with claim(out, "tuned weights", (), overwrite=args.overwrite):
-            pipe.save_pretrained(out, overwrite=True, tuned_from=str(args.weights))
+        names = [GRIDS_FILE, STATISTICS_FILE, *map(_store, args.steps)]
+        with claim(out, "tuned weights", names, overwrite=args.overwrite):
+            pipe.save_pretrained(out, overwrite=args.overwrite, tuned_from=str(args.weights))
             args.batch = self.batch(args, pipe)
             objective = self.objective(args, pipe)
             rows, grids = self._searched(args, objective, out)
@@ -91,7 +93,7 @@ class Tune(PipelineVerb):
                 {row["steps"]: grids[row["steps"]] for row in rows},
                 {row["steps"]: {k: v for k, v in row.items() if k != "steps"} for row in rows},
             ).save(out)
-            files = [out / "grids.json"]
+            files = [out / GRIDS_FILE]
             if self.has_statistics and args.statistics:
                 field, x0 = args.batch
                 generator = torch.Generator().manual_seed(args.seed)
@@ -132,10 +134,17 @@ class Tune(PipelineVerb):
                     steps - 1,
                     evolution=how,
                     seed=args.seed,
-                    store=out / f"search_{steps}.json",
+                    store=out / _store(steps),
                 )
-                grids[steps] = found.times
-                row = {"steps": steps, "solver": repr(args.solver), "distance": found.score}
-                equal = objective(tuple(uniform(steps)))
-                rows.append(row | {"equal_steps": equal, "tried": found.tried})
+                spread = tuple(uniform(steps))  # which the pool may lack
+                equal = objective(spread)
+                grids[steps] = found.times if found.score < equal else spread
+                row = {"steps": steps, "solver": repr(args.solver)}
+                row |= {"distance": min(found.score, equal), "equal_steps": equal}
+                rows.append(row | {"tried": found.tried})
         return rows, grids
+
+
+def _store(steps: int) -> str:
+    """Return the file of a search that may be gone on with."""
+    return f"search_{steps}.json"

@@ -119,8 +119,8 @@ class EmpiricalStatistics:
             distance in lambda, over their factorials.
         """
         i, j = bisect_right(self._lams, start), bisect_right(self._lams, stop)
-        inside = range(i, j) if start < stop else range(i - 1, j - 1, -1)
-        inside = [k for k in inside if start != self._lams[k] != stop]
+        between = range(i, j) if start < stop else range(i - 1, j - 1, -1)
+        inside = [k for k in between if start != self._lams[k] != stop]
         first, last = (self._between(self._summed, lam) for lam in (start, stop))
         values = torch.stack([first, *(self._summed[k] for k in inside), last])
         lams = torch.tensor([start, *(self._lams[k] for k in inside), stop], dtype=torch.float64)

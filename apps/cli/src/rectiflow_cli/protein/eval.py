@@ -127,7 +127,6 @@ class Eval(commands.Evaluate):
                 [length for _, length in numbers],
                 steps=args.steps,
                 solver=flags.make_solver(args),
-                grid=args.grid,
                 seed=args.seed,
                 indices=[number for number, _ in numbers],
                 constraints=flags.make_constraints(args),

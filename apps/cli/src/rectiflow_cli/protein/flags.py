@@ -131,7 +131,14 @@ def lengths_of(text: str) -> list[int]:
 
 
 def make_solver(args: argparse.Namespace) -> Solver:
-    """Return the integrator that the flags describe."""
+    """Return the integrator that the flags describe, on the grid that they name."""
+    from rectiflow.spacing import OnGrid
+
+    solver = _solver(args)
+    return solver if getattr(args, "grid", None) is None else OnGrid(solver, args.grid)
+
+
+def _solver(args: argparse.Namespace) -> Solver:
     solver, rotation, rate = args.solver, args.rotation, args.rate
     temperature = args.temperature
     from rectiflow.solvers import Euler

@@ -65,8 +65,13 @@ class Pairs(commands.Pairs):
             assert chains is not None
             from rectiflow.solvers import Euler
 
-            changed = args.solver != Euler() or args.rotation not in (None, "linear") or args.rate
-            if args.grid or changed or args.temperature or args.repulsion:
+            changed = (
+                args.solver != Euler()
+                or args.grid
+                or args.rotation not in (None, "linear")
+                or args.rate
+            )
+            if changed or args.temperature or args.repulsion:
                 raise UsageError(
                     "--real inverts by Euler's method with the linear schedule, got another "
                     "--solver, --grid, --rotation, --rate, --temperature or --repulsion; leave "
@@ -84,13 +89,11 @@ class Pairs(commands.Pairs):
             steps=args.steps,
             seed=args.seed,
             solver=solver,
-            grid=args.grid,
             constraints=constraints,
         )
         told |= {
             "lengths": lengths,
             "solver": repr(solver),
-            "grid": args.grid and repr(args.grid),
             "constraints": [repr(each) for each in constraints],
             "filter": condition,
         }

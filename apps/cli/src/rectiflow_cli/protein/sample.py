@@ -95,7 +95,7 @@ class Sample(commands.Make):
         self, args: Any, pipe: BackbonePipeline, constraints: list[Constraint]
     ) -> dict[str, Any]:
         """Return it for samples under some constraints."""
-        told = args.seed, args.last_time, constraints, args.tries, args.grid
+        told = args.seed, args.last_time, constraints, args.tries
         return pipe.sampling(args.steps, flags.make_solver(args), *told)
 
     def chunks(self, args: Any, pipe: BackbonePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
@@ -125,7 +125,7 @@ class Sample(commands.Make):
         from rectiflow_protein.sampling import batches
 
         solver = flags.make_solver(args)
-        calls = pipe.sampling(args.steps, solver, 0, None, grid=args.grid)["nfe"] * args.tries
+        calls = pipe.sampling(args.steps, solver, 0, None)["nfe"] * args.tries
         budget = self._budget(args)
         found = []
         for chunk in self.chunks(args, pipe, jobs):
@@ -161,7 +161,6 @@ class Sample(commands.Make):
             [job.asked[1] for job in jobs],
             steps=args.steps,
             solver=flags.make_solver(args),
-            grid=args.grid,
             seed=args.seed,
             indices=[job.asked[0] for job in jobs],
             last_time=args.last_time,

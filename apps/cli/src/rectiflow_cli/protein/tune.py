@@ -43,6 +43,8 @@ class Tune(commands.Tune):
         """Return the distance of CA atoms to those of many steps, superposed, in Å."""
         import torch
         from rectiflow.grids import uniform
+        from rectiflow.search import SearchedGrids
+        from rectiflow.spacing import OnGrid
         from rectiflow_protein.metrics.superposition import sc_rmsd
         from torch import Tensor
 
@@ -52,7 +54,8 @@ class Tune(commands.Tune):
 
         def made(times: tuple[float, ...]) -> list[Tensor]:
             steps = len(times)  # one call more than moves
-            result = pipe(lengths, steps=steps, solver=solver, grid=lambda _: times, seed=args.seed)
+            on_times = OnGrid(solver, SearchedGrids({steps - 1: times}))
+            result = pipe(lengths, steps=steps, solver=on_times, seed=args.seed)
             return [torch.from_numpy(sample.atoms[:, 1]) for sample in result.samples]
 
         fine = made(tuple(uniform(FINE)))
