@@ -150,7 +150,7 @@ class SampleBatch:
             x = integrate(
                 self.velocity,
                 x,
-                plan(grid, solver),
+                moves,
                 space=FRAME_SPACE,
                 noise=noise,
                 hook=self.record,
