@@ -1,4 +1,7 @@
-"""Searched schedules: which few times, and which blocks of a network, a sampler does best with."""
+"""Searched schedules: which few times, and which blocks of a network, a sampler does best with.
+
+Longer than 400 lines because searches for times and for blocks share one evolution and its store.
+"""
 
 from __future__ import annotations
 

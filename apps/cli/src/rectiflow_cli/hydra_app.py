@@ -94,7 +94,8 @@ def run(
 
         if failures:
             return
-        number = HydraConfig.get().job.get("num", 0)
+        own: Any = HydraConfig.get().job
+        number = own.get("num", 0)
         told: dict[str, Any] = {}
         try:
             with _process(_again(domain, config, words)):

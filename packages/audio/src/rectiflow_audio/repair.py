@@ -7,6 +7,8 @@ reach are measured, so that any method of :mod:`rectiflow.inverse` draws the oth
 mixture would ask the network for what it was never trained on. What is taken of the result is the
 change of the log-mel inside of the damage: it shapes the spectrum under which the lost samples are
 the most likely ones, or a draw. Samples that are known are kept bit for bit.
+
+Longer than 400 lines because the kinds of damage share how sound is cut, filled and blended.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,7 +56,8 @@ class Expected(Method):
         noise: KeyedNoise,
     ) -> Tensor:
         """Return the means; see :class:`rectiflow.inverse.Method`."""
-        return x0 + field(x0, 0.0)
+        v: Any = field(x0, 0.0)
+        return x0 + v
 
 
 _EXPECTED = Expected()

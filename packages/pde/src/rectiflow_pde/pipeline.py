@@ -119,7 +119,7 @@ class SimulationPipeline(Pipeline):
 
         if self.reads_words:
             cond = sampling.condition(self, make_request("cylinder of radius 0.05 at Re 100"))
-            self._latents(cond, list(range(load.rows)), load.calls, 0, None, 1.0)
+            self._latents(cond, list(range(load.rows)), load.calls, 0)
             return
         channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
         frame = np.zeros((channel.n_nodes, len(FIELDS)))

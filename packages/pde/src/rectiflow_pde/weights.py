@@ -143,7 +143,7 @@ def save_official(pipe: Any, path: Path) -> Path:
         If the pipeline has other networks than the authors', or of what their files do not tell.
     """
     parts = pipe.network, pipe.codec, pipe.conditioner
-    kinds = (LatentTransformer, MeshAutoencoder, (MeshFrameConditioner, TextConditioner))
+    kinds: Any = (LatentTransformer, MeshAutoencoder, (MeshFrameConditioner, TextConditioner))
     if not all(isinstance(part, kind) for part, kind in zip(parts, kinds, strict=True)):
         raise ValueError(
             "these weights are of networks that the authors' code does not have; expected a "
@@ -225,9 +225,10 @@ def text_sizes(tensors: Mapping[str, Tensor]) -> TextConfig:
     tables = [tensors[f"{_ROBERTA}embeddings.{name}_embeddings.weight"] for name in names]
     layer = rf"{_ROBERTA}encoder\.layer\.(\d+)\."
     inner = tensors[f"{_ROBERTA}encoder.layer.0.intermediate.dense.weight"]
-    rows = [len(table) for table in tables]
+    words, places, segments = (len(table) for table in tables)
     width, depth = tables[0].shape[1], _count(tensors, layer)
-    return TextConfig(*rows, width, depth, len(inner), len(tensors["words"]))
+    told = width, depth, len(inner), len(tensors["words"])
+    return TextConfig(words, places, segments, *told)
 
 
 def conv_sizes(tensors: Mapping[str, Tensor], dims: int, *, doubled: bool = True) -> ConvConfig:

@@ -111,7 +111,7 @@ class _Rest(MotifFrames):
         coords, aatype = structure.coords.copy(), structure.aatype.copy()
         coords[self.wanted.chain_rows[fresh]] = atoms[fresh][:, NO_CB]
         aatype[self.wanted.chain_rows[fresh]] = ALANINE
-        atoms[np.ix_(stays, np.array(NO_CB))] = fixed.numpy()
+        atoms[np.ix_(np.array(stays), np.array(NO_CB))] = fixed.numpy()
         quat = rotmat_to_quat(turn).float()
         frames = {
             "trans": (sample.frames["trans"].double() @ turn.mT + shift).float(),

@@ -156,7 +156,8 @@ class _Taped(Solver):
         def hook(name: str, out: Tensor) -> Tensor | None:
             key = (min(start, stop), max(start, stop), stage, name)
             if self.replayed is None:
-                return self.tape._keep(key, out)
+                self.tape._keep(key, out)
+                return None
             return self.tape._kept(key, out)
 
         with self.tape._on(hook):

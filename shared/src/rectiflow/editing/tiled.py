@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -111,7 +111,7 @@ def tiled(
         starts = [tiling.starts(n) for tiling, n in zip(tilings, extents, strict=True)]
         shares = [tiling.shares(n) for tiling, n in zip(tilings, extents, strict=True)]
         for index in product(*(range(len(s)) for s in starts)):
-            cut = [slice(None)] * x.ndim
+            cut: Any = [slice(None)] * x.ndim
             weight = x.new_ones([1] * x.ndim)
             for i, tiling, begin, share in zip(index, tilings, starts, shares, strict=True):
                 axis = tiling.axis % x.ndim
@@ -167,7 +167,7 @@ def dilated(
         offsets = list(product(range(factor), repeat=len(axes)))
         cuts = []
         for offset in offsets:
-            cut = [slice(None)] * x.ndim
+            cut: Any = [slice(None)] * x.ndim
             for axis, first in zip(axes, offset, strict=True):
                 cut[axis % x.ndim] = slice(first, None, factor)
             cuts.append(tuple(cut))
@@ -241,7 +241,7 @@ def blended(near: VelocityField, far: VelocityField, *, power: float = 1.0) -> V
 
     def velocity(x: Tensor, t: float) -> Tensor:
         share = cosine(t) ** power
-        return (1 - share) * near(x, t) + share * far(x, t)  # type: ignore[operator]
+        return (1 - share) * near(x, t) + share * far(x, t)
 
     return velocity  # type: ignore[return-value]
 
@@ -330,7 +330,7 @@ def _evaluated(
             raise ValueError(
                 f"one field per window, got {len(field)} fields for {len(parts)} windows."
             )
-        return [each(part, t) for each, part in zip(field, parts, strict=True)]  # type: ignore[misc]
+        return [each(part, t) for each, part in zip(field, parts, strict=True)]
     batch = len(parts[0])
     at_once = max(1, rows // batch) if rows else len(parts)
     out: list[Tensor] = []

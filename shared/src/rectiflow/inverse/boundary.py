@@ -13,7 +13,7 @@ class Start(NamedTuple):
     """A start and how it was found: its number among the candidates, and the mean of each."""
 
     start: Tensor
-    index: int
+    index: int  # type: ignore[assignment]  # a tuple has a method of that name
     scores: Tensor
 
 

@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 from torch import Tensor
 
@@ -75,7 +76,8 @@ class FlowChef(Method):
         noise: KeyedNoise,
     ) -> Tensor:
         """Return the samples; see :class:`Method`."""
-        correct = DataConsistency(measurement, self.eta, self.inner, self.until)
+        pull: Any = measurement
+        correct = DataConsistency(pull, self.eta, self.inner, self.until)
         return _steered(field, x0, evaluations, Steer(self.solver, correct))
 
 
@@ -100,7 +102,8 @@ class Projected(Method):
         noise: KeyedNoise,
     ) -> Tensor:
         """Return the samples; see :class:`Method`."""
-        return _steered(field, x0, evaluations, Steer(self.solver, Projection(measurement)))
+        correct: Any = Projection(measurement)
+        return _steered(field, x0, evaluations, Steer(self.solver, correct))
 
 
 @dataclass(frozen=True)
@@ -357,5 +360,5 @@ def _replacement(measurement: Measurement, x0: Tensor) -> Replacement:
 def _draws(noise: KeyedNoise, like: Tensor) -> Iterator[Tensor]:
     step = 0
     while True:
-        yield noise.later(step).like(like)  # type: ignore[misc]
+        yield noise.later(step).like(like)
         step += 1

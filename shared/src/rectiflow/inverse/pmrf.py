@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,12 @@ class AroundEstimate(Coupling):
 
     def stored(self, x0: State, source: Source, generator: torch.Generator | None) -> State:
         """Return the estimate with fresh noise."""
-        return map_state(lambda a: a + self.sigma * source.sample_like(a, generator=generator), x0)
+
+        def blurred(a: Tensor) -> Tensor:
+            fresh: Any = source.sample_like(a, generator=generator)
+            return a + self.sigma * fresh
+
+        return map_state(blurred, x0)
 
 
 def restore(

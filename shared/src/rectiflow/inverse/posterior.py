@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def posterior_field(
             return field(x, t)  # type: ignore[return-value]
         with torch.enable_grad():
             point = x.detach().requires_grad_()
-            v = field(point, t)
+            v: Any = field(point, t)
             data = point + (1 - t) * v
             pull = measurement.gradient(data.detach())
             ratio = gain_ratio(measurement.sigma, t)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,7 +124,8 @@ def two_clocks(
         x = x - (a - a_next) * residual - (b - kept) * eps
         if fresh > 0:
             assert noise is not None
-            x = x + fresh * noise.later(i).like(x)
+            drawn: Any = noise.later(i).like(x)
+            x = x + fresh * drawn
     return x
 
 

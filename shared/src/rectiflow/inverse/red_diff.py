@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,9 @@ class Adam(Descent):
 
     def begin(self) -> Callable[[Tensor], Tensor]:
         """Return the steps."""
-        count, mean, square = 0, 0.0, 0.0
+        count = 0
+        mean: Any = 0.0
+        square: Any = 0.0
         first, second = self.betas
 
         def step(slope: Tensor) -> Tensor:
@@ -67,7 +70,7 @@ class Adam(Descent):
             count += 1
             mean = first * mean + (1 - first) * slope
             square = second * square + (1 - second) * slope * slope
-            size = (square / (1 - second**count)).sqrt() + 1e-8  # type: ignore[attr-defined]
+            size = (square / (1 - second**count)).sqrt() + 1e-8
             return -self.rate / (1 - first**count) * mean / size
 
         return step
@@ -134,7 +137,8 @@ def red_diff(
     for t in times:
         eps = next(drawn)
         x = t * mu + (1 - t) * eps
-        data = x + (1 - t) * field(x, t)
+        v: Any = field(x, t)
+        data = x + (1 - t) * v
         mu = mu + step(lam * (mu - data) + measurement.gradient(mu))
     return mu
 

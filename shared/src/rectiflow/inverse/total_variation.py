@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ class TotalVariation:
         """
         return Constrained(self._warm())
 
-    def _warm(self) -> Callable[[Tensor], Tensor]:
+    def _warm(self) -> Callable[[Any], Any]:
         split: Split | None = None
 
         def project(data: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class TotalVariation:
             split = self.iterate(self.begin(data) if split is None else split._replace(x=data))
             return split.x
 
-        return project  # type: ignore[return-value]
+        return project
 
     def _forward(self, x: Tensor) -> Tensor:
         return x.roll(-1, self.axis) - x

@@ -116,7 +116,9 @@ class Adapter:
             raise CheckpointError(file, "is no adapter, expected what a training of one exports")
         if not all(torch.isfinite(value).all() for value in tensors.values()):
             raise CheckpointError(file, "holds NaN or infinity; its training failed")
-        return cls({n: (tensors[f"{n}.down"], tensors[f"{n}.up"]) for n in names}, scale)
+        return cls(
+            {n: (tensors[f"{n}.down"], tensors[f"{n}.up"]) for n in names}, float(scale or 0)
+        )
 
     def __mul__(self, weight: float) -> Adapter:
         """Return the adapter with another strength."""

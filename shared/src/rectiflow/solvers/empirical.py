@@ -219,7 +219,7 @@ class DPMSolverV3(Solver):
         x, v = context.begin(field, x, start)
         assert isinstance(x, Tensor)
         assert isinstance(v, Tensor)
-        here, there = path.lam(start), path.lam(stop)
+        here, there = path.lam(float(start)), path.lam(float(stop))
         if not self.statistics.covers(here):
             left = context.remember(start, stop, state=x, velocity=v)
             return combine(first_order(path, start, stop), (x, v)), left
@@ -303,7 +303,7 @@ def estimate_statistics(
     from rectiflow.diagnostics import trajectory
 
     times = log_snr(points, t_min, t_max, path)
-    states = trajectory(field, x0, [0.0, *times], Adams(2))[1:]
+    states: list[Any] = trajectory(field, x0, [0.0, *times], Adams(2))[1:]
     axes = tuple(range(2, x0.ndim)) if pooled else ()
 
     def mean(values: Tensor) -> Tensor:
@@ -342,5 +342,6 @@ def estimate_statistics(
     fits = spread > _FLAT_VARIANCE * mean(f.square())
     slope = torch.where(fits, together / spread.clamp_min(1e-300), 0.0)
     parts = (linear, slope, drift - slope * middle)
-    tables = [part[:, 0].float() if x0.dtype == torch.float32 else part[:, 0] for part in parts]
-    return EmpiricalStatistics(lam, *(table.cpu() for table in tables), path=path)
+    kept = [part[:, 0].float() if x0.dtype == torch.float32 else part[:, 0] for part in parts]
+    linear, slope, constant = (table.cpu() for table in kept)
+    return EmpiricalStatistics(lam, linear, slope, constant, path=path)

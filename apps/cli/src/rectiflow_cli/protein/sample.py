@@ -32,7 +32,7 @@ class Sample(commands.Make):
 
     domain, name, unit = "protein", "sample", "structure"
     pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
-    examples = (
+    examples: tuple[str, ...] = (
         "--length 100 --num 8 --steps 50 -o backbones",
         "--lengths 60:128:4 --num 10 --shard 0/4 -o backbones --device cuda",
     )

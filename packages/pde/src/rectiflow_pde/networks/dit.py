@@ -215,6 +215,7 @@ class LatentTransformer(Pretrained, nn.Module):
         embedder: Any = self.x_embedder["proj"]
         nn.init.xavier_uniform_(embedder.weight.data.flatten(1))
         layers: Any
+        part: Any
         for layers in (self.t_embedder.mlp, self.y_embedder):
             for layer in (layers[0], layers[2]):
                 nn.init.normal_(layer.weight, std=0.02)

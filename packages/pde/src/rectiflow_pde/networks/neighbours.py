@@ -111,5 +111,7 @@ def within_radius(
         kept = near <= radius * radius
         found.append((query[kept].astype(np.int32), order[place[kept]].astype(np.int32)))
         start = stop
-    query, source = (torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True))
-    return Neighbours(source, query, len(sources), len(queries))
+    ends_at, starts_at = (
+        torch.from_numpy(np.concatenate(part)) for part in zip(*found, strict=True)
+    )
+    return Neighbours(starts_at, ends_at, len(sources), len(queries))

@@ -48,7 +48,8 @@ class LengthFilter(Filter):
 
     def keep(self, table: Table) -> Bool[np.ndarray, " rows"]:
         """Say which rows pass."""
-        return (table["length"] >= self.minimum) & (table["length"] <= self.maximum)
+        length = np.asarray(table["length"])
+        return (length >= self.minimum) & (length <= self.maximum)
 
     def reason(self, table: Table, row: int) -> str:
         """Say what the length is and what it should be."""
@@ -73,7 +74,7 @@ class MaximumFilter(Filter):
 
     def keep(self, table: Table) -> Bool[np.ndarray, " rows"]:
         """Say which rows pass."""
-        values = table[self.column]
+        values = np.asarray(table[self.column])
         return values < self.maximum if self.strict else values <= self.maximum
 
     def reason(self, table: Table, row: int) -> str:
@@ -118,7 +119,7 @@ class RadiusOfGyrationFilter(Filter):
 
     def cutoffs(self, table: Table) -> Float[np.ndarray, " rows"]:
         """Largest radius of gyration of each row in ångström, not included."""
-        length, radius = table["length"], table["radius_gyration"]
+        length, radius = (np.asarray(table[name]) for name in ("length", "radius_gyration"))
         known = np.unique(length)
         if not len(known):
             return np.zeros(0)
