@@ -212,7 +212,7 @@ def sharded(folder: Path, **options) -> list:
 
 
 def test_a_sharded_network_trains_as_a_whole_one(tmp_path):
-    """FSDP2 on gloo: clipping, averages, checkpoints, snapshots, validation, resume and export."""
+    """FSDP2 on gloo: clipping, averages, checkpoints, snapshots, validation and export."""
     shared_out = {**TWO, "strategy": "fsdp"}
     in_ranks(partial(sharded, tmp_path / "whole", **TWO))
     (held, shapes), _ = in_ranks(partial(sharded, tmp_path / "parts", **shared_out))
@@ -222,9 +222,6 @@ def test_a_sharded_network_trains_as_a_whole_one(tmp_path):
     assert_close(whole, parts)
     snapshots = [read_snapshots(each.snapshots) for each in (whole, parts)]
     assert len(snapshots[0]) == len(snapshots[1]) == 1
-    in_ranks(partial(sharded, tmp_path / "parts", **{**shared_out, "max_steps": 6}, resume=True))
-    in_ranks(partial(sharded, tmp_path / "whole", **{**TWO, "max_steps": 6}, resume=True))
-    assert_close(whole, parts)
 
 
 def test_means_are_over_what_all_ranks_have():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import sys
 import uuid
@@ -86,7 +87,8 @@ def run(
     words = sorted(argv, key=lambda word: word not in ("-m", "--multirun"))
     results: dict[int, Any] = {}
     failures: list[Exception] = []
-    here, elsewhere = os.getpid(), Path.cwd() / "runs" / f".sweep-{uuid.uuid4().hex[:12]}"
+    here = platform.node(), os.getpid()
+    elsewhere = Path.cwd() / "runs" / f".sweep-{uuid.uuid4().hex[:12]}"
 
     def job(cfg: DictConfig) -> None:
         """Keep result and error for us: Hydra would print a line of its own about an error."""
@@ -103,7 +105,7 @@ def run(
         except Exception as error:
             failures.append(error)
             told = {"code": exit_code(error), "error": message_of(error)}
-        if os.getpid() != here:
+        if (platform.node(), os.getpid()) != here:
             write_json(elsewhere / f"{number}.json", told)
 
     root = str(domain_of(domain).configs)

@@ -124,8 +124,8 @@ class Texts(Sequence[Any]):
         return np.array(self.tolist(), dtype=dtype if dtype is not None or len(self) else str)
 
 
-Column: TypeAlias = np.ndarray | Texts
-"""Numbers or texts, one for each row."""
+Column: TypeAlias = Any
+"""An array of numbers or :class:`Texts`, one for each row: which, the name of a column tells."""
 
 
 def write_columns(csv: Path, table: Mapping[str, Column]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -89,7 +88,7 @@ class FlowTraining(LightningModule):
         self._items = 0  # in them
         self._shares = 1  # micro-batches of all ranks in a step
         self._step_items: Tensor | None = None  # of all ranks, once asked for
-        self._whole: nn.Module | None = None
+        self._whole: list[nn.Module] = []  # in a list, so that it is no part of this module
         self._items_before: int | None = 0
         self._items_since = torch.zeros((), dtype=torch.int64)
         self._skipped = torch.zeros((), dtype=torch.int64)
@@ -149,14 +148,14 @@ class FlowTraining(LightningModule):
                 f"fsdp shares the network out, got trained parameters beside it: {beside[:3]}; "
                 "expected none. Use strategy ddp."
             )
-        self._whole = copy.deepcopy(self.network) if self.trainer.is_global_zero else None
+        self._whole = [copy.deepcopy(self.network)] if self.trainer.is_global_zero else []
         mesh: Any = self.device_mesh
         shard(self.network, mesh["data_parallel"])
 
     def gather(self) -> None:
         """Have a whole network again in the first process, as it was before the training."""
-        if self._whole is not None:
-            self.objective.network, self._whole = self._whole, None
+        if self._whole:
+            self.objective.network = self._whole.pop()
 
     def configure_optimizers(self) -> Any:
         """Build the optimiser over trainable parameters, and its scheduler."""
@@ -216,6 +215,8 @@ class FlowTraining(LightningModule):
         """Clip the gradients of an optimiser, or zero them, and log their norm as ``name``."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         whole = [p.grad for p in parameters if p.grad is not None]
+        if not whole:
+            return
         gradients = [part_of(gradient) for gradient in whole]
         if self._shares > 1:  # they are means over micro-batches, of losses times items
             torch._foreach_mul_(gradients, self._shares / self.step_items())
@@ -354,7 +355,7 @@ def mean_over_ranks(sums: Mapping[str, float], counts: Mapping[str, float]) -> d
         torch.distributed.all_gather_object(gathered, (dict(sums), dict(counts)))
     names = dict.fromkeys(name for own, _ in gathered for name in own)
     return {
-        name: math.fsum(own.get(name, 0.0) for own, _ in gathered)
+        name: sum(own.get(name, 0.0) for own, _ in gathered)
         / sum(counts.get(name, 0) for _, counts in gathered)
         for name in names
     }
