@@ -35,11 +35,13 @@ EXPERIMENTS = {
         "tiny": "train",
         "tiny_ae": "train experiment=small_ae",
         "tiny_diffusion": "train experiment=small_diffusion",
+        "tiny_diffusion_pairs": "reflow experiment=small_diffusion_rectify",
         "tiny_pairs": "reflow",
     },
     "protein": {"tiny": "train"},
     "shape": {
         "tiny": "train",
+        "tiny_image": "train experiment=small_image",
         "tiny_pairs": "reflow",
         "tiny_triposg": "train experiment=small_triposg",
         "tiny_vae": "train experiment=small_vae",

@@ -227,7 +227,8 @@ class DPMSolverV3(Solver):
         noise = path.noise(v, x, start)
         f = (b * noise - self.statistics.linear_at(here).to(x) * x) / a
         past = context.past(start, stop)
-        chain: Any = [(path.lam(t), value) for t, value in past.get("parameter")]
+        known: Any = past.get("parameter")
+        chain: Any = [(path.lam(t), value) for t, value in known]
         before = past.get("state")
         if self.correct and chain and before:
             # The evaluation belongs to f, which stays: the state moves, and the noise with it.
@@ -324,7 +325,8 @@ def estimate_statistics(
             for i, sign in enumerate(signs, start=1):
                 (grad,) = torch.autograd.grad((v * sign).sum(), at, retain_graph=i < probes)
                 diagonal += sign * grad / probes
-        noises.append(path.noise(v.detach(), x, t).double())
+        noise: Any = path.noise(v.detach(), x, t)
+        noises.append(noise.double())
         linears.append(b * (inverse.noise_v * diagonal.double() + inverse.noise_x))
     lam = torch.tensor([path.lam(t) for t in times], dtype=torch.float64)
     linear = mean(torch.stack(linears))
