@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.flow import Flow
@@ -16,6 +16,9 @@ from rectiflow_shape.networks.dit import TripoSGDiT
 from rectiflow_shape.networks.mosaic import GROUPS, MosaicTransformer
 from rectiflow_shape.networks.vae import TripoSGVae
 from rectiflow_shape.tokens import choose_tokens
+
+if TYPE_CHECKING:
+    from rectiflow_shape.networks.dinov2 import ImageEncoder
 
 
 class _ConditionalObjective(nn.Module, ABC):
@@ -37,7 +40,7 @@ class _ConditionalObjective(nn.Module, ABC):
             cond: Any = state_of(batch, "cond")
         else:
             x1 = self.state(batch, generator)
-            told = {name: batch[name] for name in self.told if name in batch}
+            told = self.condition(batch)
             classes = getattr(self.network, "classes", 0)
             cond = dropped(told, classes, self.dropout, generator)
         x0 = state_of(batch, "x0")
@@ -45,6 +48,10 @@ class _ConditionalObjective(nn.Module, ABC):
         return {"loss": out.loss}
 
     told: tuple[str, ...] = ("context",)
+
+    def condition(self, batch: Mapping[str, Tensor]) -> Condition:
+        """Return what the network is told of a batch."""
+        return {name: batch[name] for name in self.told if name in batch}
 
     @abstractmethod
     def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -85,7 +92,7 @@ class LatentObjective(_ConditionalObjective):
     """The loss of TripoSG's flow in the latents of a frozen autoencoder.
 
     A batch holds ``surface (b, p, 6)``, points with normals, and ``context (b, m, d)``, states of
-    a text or of an image.
+    a text, or ``image (b, 3, 224, 224)``.
 
     Parameters
     ----------
@@ -94,6 +101,8 @@ class LatentObjective(_ConditionalObjective):
         Frozen.
     tokens : int
         Of an example.
+    image : ImageEncoder, optional
+        Frozen; makes the context of images.
     flow : Flow, optional
         :func:`~rectiflow_shape.flow.latent_flow` if absent.
     dropout : float
@@ -106,17 +115,28 @@ class LatentObjective(_ConditionalObjective):
         vae: TripoSGVae,
         *,
         tokens: int,
+        image: ImageEncoder | None = None,
         flow: Flow | None = None,
         dropout: float = 0.1,
     ) -> None:
         super().__init__(network, flow or latent_flow(tokens=tokens), dropout)
         self.vae, self.tokens = vae.eval().requires_grad_(False), tokens
+        self.image = None if image is None else image.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> LatentObjective:
-        """Set the mode of the network; the autoencoder stays as it is."""
+        """Set the mode of the network; autoencoder and image encoder stay as they are."""
         super().train(mode)
         self.vae.eval()
+        if self.image is not None:
+            self.image.eval()
         return self
+
+    @torch.no_grad()
+    def condition(self, batch: Mapping[str, Tensor]) -> Condition:
+        """Return the states of images, or of texts as they are."""
+        if self.image is None:
+            return super().condition(batch)
+        return {"context": self.image(batch["image"])}
 
     @torch.no_grad()
     def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:

@@ -34,13 +34,22 @@ _AFTER = {
 class ShapeRecipe(Recipe):
     """Trains Mosaic-SDF, or TripoSG stage by stage: autoencoder, then flow; or a flow on pairs."""
 
-    keys = ("vae", "text", "sampling")
+    keys = ("vae", "image", "text", "sampling")
     shown = ("train/loss", "val/loss", "val/sdf", "val/normal")
 
     def check(self, cfg: Config) -> None:
         """Refuse a flow of latents without an autoencoder."""
         needs = "vae" in list(cfg.training.objective) and "tokens" in list(cfg.training.objective)
         weights = cfg.vae.get("weights", "") if "weights" in list(cfg.vae) else ""
+        is_told = bool(cfg.data.module.get("pictures", False))
+        has_encoder = "config" in cfg.image or bool(cfg.image.get("weights"))
+        if needs and is_told != has_encoder:
+            hint = "image=pretrained image.weights=facebook/dinov2-large"
+            raise ValueError(
+                "pictures and an image encoder go together, got "
+                f"{'pictures' if is_told else 'an encoder'} alone; expected both. Set "
+                f"{hint if is_told else 'data=pictures'}."
+            )
         if needs and "TripoSGVae" not in str(cfg.vae.get("_target_", "")) and not weights:
             raise ValueError(
                 "vae.weights is not given; expected the autoencoder of the latents, such as "
@@ -55,11 +64,13 @@ class ShapeRecipe(Recipe):
             return
         example = data.dataset[0]
         context = example.get("context", example.get("cond.context"))
+        image = getattr(training.objective, "image", None)
+        told = context.shape[-1] if context is not None else getattr(image, "width", None)
         width = network.config["context"]
-        if context is not None and context.shape[-1] != width:
+        if told is not None and told != width:
             raise ValueError(
-                f"texts have {context.shape[-1]} channels, got a network for {width}; expected the "
-                f"same. Set network.context={context.shape[-1]}."
+                f"{'texts' if image is None else 'images'} have {told} channels, got a network for "
+                f"{width}; expected the same. Set network.context={told}."
             )
         if not isinstance(network, MosaicTransformer) or "centres" not in example:
             return
@@ -102,8 +113,9 @@ class ShapeRecipe(Recipe):
         vae = getattr(training.objective, "vae", None)
         if vae is None and isinstance(network, TripoSGDiT):
             vae = build(cfg.vae)
+        image = getattr(training.objective, "image", None)
         settings = settings_of(cfg, data, network)
-        ShapePipeline(network, vae, settings=settings).save_pretrained(folder, **card)
+        ShapePipeline(network, vae, image, settings=settings).save_pretrained(folder, **card)
 
     def told(self, cfg: Config) -> dict[str, Any]:
         """Return the encoder of the captions."""
@@ -112,6 +124,8 @@ class ShapeRecipe(Recipe):
     def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
         """Return the command to go on with the network of this stage."""
         words = _AFTER[type(training.network).__name__]
+        if getattr(training.objective, "image", None) is not None:
+            words = "from-image photo.png --weights {folder} -o out.glb"
         return f"rectiflow shape {words.format(folder=folder, data=cfg.data.dir or 'SHARDS')}"
 
 
@@ -129,7 +143,7 @@ def settings_of(cfg: Config, data: FlowData, network: Any) -> ShapeSettings:
         example = data.dataset[0]
         tokens = len(example["centres"]) if "centres" in example else None
         settings = ShapeSettings(
-            text_encoder=cfg.text,
+            text_encoder=None if cfg.data.module.get("pictures", False) else cfg.text,
             classes=getattr(data, "classes", ()),
             tokens=tokens or int(cfg.training.objective.tokens),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.storage.files import write_json, write_tensors
-from rectiflow.storage.pretrained import require_same
+from rectiflow.storage.pretrained import find_pretrained, require_same
 from rectiflow.storage.reading import read_json
 from rectiflow.storage.tensor_files import CheckpointError, load_tensors
 from torch import Tensor, nn
@@ -137,6 +137,23 @@ def load_official_part(path: Path | str, part: str) -> nn.Module:
     make: Any = {"network": dit_from_official, "vae": vae_from_official}[part]
     made: nn.Module = make(*_read(where))
     return made
+
+
+def image_encoder(weights: str | None) -> ImageEncoder | None:
+    """Load a frozen image encoder to train beside; None where there is none.
+
+    Parameters
+    ----------
+    weights : str, optional
+        Folder or ``owner/name`` of DINOv2 as transformers keeps it, such as
+        ``facebook/dinov2-large``, or the authors' folder of TripoSG, which holds one.
+    """
+    if weights is None:
+        return None
+    from rectiflow_shape.pipeline import ShapePipeline
+
+    found: Any = load_official_part(find_pretrained(weights, ShapePipeline.shipped), "image")
+    return found
 
 
 def save_official(pipe: ShapePipeline, folder: Path | str) -> list[Path]:

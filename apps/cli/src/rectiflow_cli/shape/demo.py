@@ -26,6 +26,9 @@ PIXELS, DEPTH = 320, 6
 TURNS = (30.0, 150.0)
 """Degrees around each shape from which it is shown."""
 
+COLOUR = (150, 175, 205, 255)
+"""Of a shape that is turned."""
+
 METRICS = (
     Metric("faces", "Faces", "{:.0f}", "Triangles."),
     Metric("components", "Parts", "{:.0f}", "Pieces that do not touch; one is wanted."),
@@ -106,7 +109,7 @@ def card(request: Request) -> Card:
 
 
 def _figure(mesh: Mesh, label: str) -> tuple[str, dict[str, bytes]]:
-    """Return two views of a mesh that link to its file, and the files."""
+    """Return two views of a mesh with links to its file and a page to turn it, and the files."""
     from PIL import Image
     from rectiflow_shape.io import write_mesh
     from rectiflow_shape.render import Camera, render
@@ -125,9 +128,24 @@ def _figure(mesh: Mesh, label: str) -> tuple[str, dict[str, bytes]]:
         path = Path(folder) / "shape.glb"
         write_mesh(path, mesh)
         files[_file(label)] = path.read_bytes()
-    link = f'<a href="{_file(label)}" download>{html.escape(label)}</a>'
-    figure = f'<figure class="picture">{"".join(views)}<figcaption>{link}</figcaption></figure>'
+    files[f"{stem}.html"] = _viewer(mesh).encode()
+    links = (
+        f'<a href="{_file(label)}" download>{html.escape(label)}</a>, '
+        f'<a href="{stem}.html" target="_blank">turn it</a>'
+    )
+    figure = f'<figure class="picture">{"".join(views)}<figcaption>{links}</figcaption></figure>'
     return figure, files
+
+
+def _viewer(mesh: Mesh) -> str:
+    """Return a page on which a mesh can be turned; it needs no network."""
+    import trimesh
+    from trimesh.viewer.notebook import scene_to_html
+
+    shown = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    shown.visual = trimesh.visual.ColorVisuals(shown, face_colors=COLOUR)
+    page: str = scene_to_html(trimesh.Scene(shown))
+    return page
 
 
 def _file(label: str) -> str:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from rectiflow_shape.data.conditions import Told
 from rectiflow_shape.data.mosaics import PreparedMosaics
 from rectiflow_shape.data.prepared import PreparedShapes
+from rectiflow_shape.io.image import pixels_of_view
 
 
 class _Shapes(Dataset[dict[str, Tensor]], ABC):
@@ -65,23 +66,38 @@ class MosaicDataset(_Shapes):
 
 
 class SurfaceDataset(_Shapes):
-    """Points of surfaces with normals, and of space with distances: some of each at every draw."""
+    """Points of surfaces with normals, and of space with distances: some of each at every draw.
+
+    With ``pictures`` an example has one of its views too, as an image encoder takes it.
+    """
 
     counts: dict[str, int]
+    pictures: bool
 
     def example(self, record: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return as many points of each kind as asked for, half of the shapes mirrored."""
-        found = {}
+        found: dict[str, Tensor] = {}
+        if self.pictures:
+            if "views" not in record:
+                raise ValueError(
+                    f"{self.prepared.folder} has no pictures; expected some of each shape. Prepare "
+                    "it with --views 8."
+                )
+            at = torch.randint(len(record["views"]), (), generator=generator)
+            found["image"] = pixels_of_view(record["views"][at])
         for name, count in self.counts.items():
             places, told = record[name], record[_BESIDE[name]]
             at = torch.randint(len(places), (count,), generator=generator)
             values = told[at].float().reshape(count, -1)
             found[name] = torch.cat([places[at].float(), values], dim=-1)
         if self.is_training and bool(torch.rand((), generator=generator) < 0.5):
-            for name, points in found.items():
-                points[:, 0] *= -1
+            for name, values in found.items():
+                if name == "image":  # of the mirrored shape from the mirrored place
+                    found[name] = values.flip(-1)
+                    continue
+                values[:, 0] *= -1
                 if name == "surface":
-                    points[:, 3] *= -1
+                    values[:, 3] *= -1
         return found
 
 
@@ -140,6 +156,8 @@ class SurfaceData(FlowData):
         Shapes per rank and step.
     surface, near, volume : int
         Points of each kind in an example; 0 leaves a kind out.
+    pictures : bool
+        Give each example one of its views, which ``prepare --views`` rendered.
     text, short, seed, num_workers
         As for :class:`MosaicData`.
     """
@@ -152,6 +170,7 @@ class SurfaceData(FlowData):
         surface: int = 20_480,
         near: int = 8192,
         volume: int = 8192,
+        pictures: bool = False,
         text: str | None = None,
         short: float = 0.3,
         seed: int = 0,
@@ -163,6 +182,7 @@ class SurfaceData(FlowData):
         def made(split: str) -> SurfaceDataset:
             dataset = SurfaceDataset(self.prepared, split, text, short, seed)
             dataset.counts = {name: count for name, count in counts.items() if count}
+            dataset.pictures = pictures
             return dataset
 
         train, held_out = made("train"), None

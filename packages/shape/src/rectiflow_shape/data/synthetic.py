@@ -101,7 +101,7 @@ def synthetic_mosaics(
     return Path(out)
 
 
-def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
+def synthetic_shapes(out: Path | str, *, num: int, views: int = 0, seed: int = 0) -> Path:
     """Make a folder as :func:`~rectiflow_shape.data.prepare` does, of made-up meshes.
 
     Parameters
@@ -110,6 +110,8 @@ def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
         The folder; the meshes themselves are left beside it in ``<name>_meshes``.
     num : int
         Shapes of the train split; half as many, at least 2, are held out for validation.
+    views : int
+        Pictures of each.
     seed : int
         Of what is sampled.
     """
@@ -127,7 +129,8 @@ def synthetic_shapes(out: Path | str, *, num: int, seed: int = 0) -> Path:
             rows.append({"file": f"{name}.ply", "class": kind, "caption": f"a {kind}"})
             rows[-1]["split"] = split
     write_rows(meshes / TABLE, ("file", "class", "caption", "split"), rows)
-    prepare(meshes, out, samples=Samples(surface=512, near=256, volume=256), seed=seed)
+    samples = Samples(surface=512, near=256, volume=256, views=views, pixels=64)
+    prepare(meshes, out, samples=samples, seed=seed)
     return out
 
 

@@ -142,9 +142,23 @@ def read_image(
 
 def pixels(photo: Photo) -> Float[Tensor, "3 224 224"]:
     """Return what DINOv2 sees: 256 px bicubic, the middle 224 px, normalised as ImageNet is."""
+    return _seen(photo.square)
+
+
+def pixels_of_view(view: UInt8[Tensor, "3 s s"]) -> Float[Tensor, "3 224 224"]:
+    """Return the same of a rendered picture on white, cut out as that of a user is."""
+    colour = view.permute(1, 2, 0).numpy()
+    there = (colour < 255).any(2)
+    rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
+    if not len(rows):
+        raise ValueError("a view is white throughout; expected a picture of a shape.")
+    return _seen(_square(colour[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]))
+
+
+def _seen(square: UInt8[np.ndarray, "s s 3"]) -> Float[Tensor, "3 224 224"]:
     from PIL import Image
 
-    small = Image.fromarray(photo.square).resize((_SCALED, _SCALED), Image.Resampling.BICUBIC)
+    small = Image.fromarray(square).resize((_SCALED, _SCALED), Image.Resampling.BICUBIC)
     edge = (_SCALED - _CROPPED) // 2
     middle = np.asarray(small)[edge : edge + _CROPPED, edge : edge + _CROPPED].copy()
     values = torch.from_numpy(middle).permute(2, 0, 1).float() / 255
