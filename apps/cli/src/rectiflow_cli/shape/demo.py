@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rectiflow_shape.geometry import Mesh
 
 HERE = Path(__file__).parent
-UNFINISHED = """<p class="note"><strong>The training of these weights is not finished.</strong> What
+LITTLE = """<p class="note"><strong>These weights had little training.</strong> What
 <code>small</code> makes is closed, and not yet a shape.</p>"""
 PIXELS, DEPTH = 320, 6
 TURNS = (30.0, 150.0)
@@ -89,7 +89,7 @@ def card(request: Request) -> Card:
     rows.append(("rebuilt", certificate(rebuilt).document() | errors))
     settings = {**made.settings, "seconds": round(made.seconds, 2)}
     page = Template(asset("demo.html", HERE)).substitute(
-        note=UNFINISHED if request.weights == "small" else "",
+        note=LITTLE if request.weights == "small" else "",
         num=len(made.samples),
         steps=settings["steps"],
         shapes="\n".join(figures),
