@@ -147,8 +147,8 @@ def pixels(photo: Photo) -> Float[Tensor, "3 224 224"]:
 
 def pixels_of_view(view: UInt8[Tensor, "3 s s"]) -> Float[Tensor, "3 224 224"]:
     """Return the same of a rendered picture on white, cut out as that of a user is."""
-    colour = view.permute(1, 2, 0).numpy()
-    there = (colour < 255).any(2)
+    colour = np.asarray(view.permute(1, 2, 0))
+    there = np.any(colour < 255, axis=2)
     rows, columns = np.flatnonzero(there.any(1)), np.flatnonzero(there.any(0))
     if not len(rows):
         raise ValueError("a view is white throughout; expected a picture of a shape.")
