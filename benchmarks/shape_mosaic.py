@@ -4,8 +4,8 @@ For each n and k: the mean error of the field near the surface before and after 
 the Chamfer distance (L1), F-score and IoU of the extracted surface, and seconds of one core per
 shape. The dense grid has as many values, spread over the box and read trilinearly, as in the
 comparison of the paper (Yariv et al., "Mosaic-SDF", CVPR 2024); its error is measured at the same
-points. Shapes are 1.9 long. Where so few values have no surface at all, a shape is ``lost``, and the
-means are those of the others.
+points. Shapes are 1.9 long. Where so few values have no surface at all, a shape is ``lost``, and
+the means are those of the others.
 
     rectiflow shape prepare MESHES -o SHARDS
     python benchmarks/shape_mosaic.py --data SHARDS --out benchmarks/results/shape_mosaic.json
