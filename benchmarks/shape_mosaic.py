@@ -4,7 +4,8 @@ For each n and k: the mean error of the field near the surface before and after 
 the Chamfer distance (L1), F-score and IoU of the extracted surface, and seconds of one core per
 shape. The dense grid has as many values, spread over the box and read trilinearly, as in the
 comparison of the paper (Yariv et al., "Mosaic-SDF", CVPR 2024); its error is measured at the same
-points. Shapes are 1.9 long.
+points. Shapes are 1.9 long. Where so few values have no surface at all, a shape is ``lost``, and
+the means are those of the others.
 
     rectiflow shape prepare MESHES -o SHARDS
     python benchmarks/shape_mosaic.py --data SHARDS --out benchmarks/results/shape_mosaic.json
@@ -60,9 +61,12 @@ def dense(distance: Any, numbers: int) -> DenseGrid:
 
 
 def measured(mesh: Mesh, field: Any, depth: int, name: str) -> dict[str, float]:
-    """Extract a field's surface and compare it with the mesh."""
-    found = extract(field, depth=depth).mesh
-    return compare(found, mesh, counter_generator("compare", name))
+    """Extract a field's surface, if it has one, and compare it with the mesh."""
+    try:
+        found = extract(field, depth=depth).mesh
+    except ValueError:  # no value of the other sign
+        return {"lost": 1.0}
+    return {"lost": 0.0, **compare(found, mesh, counter_generator("compare", name))}
 
 
 def on_shape(name: str, mesh: Mesh, settings: FitSettings, depth: int) -> dict[str, Any]:
@@ -88,8 +92,11 @@ def on_shape(name: str, mesh: Mesh, settings: FitSettings, depth: int) -> dict[s
 
 
 def mean(rows: list[dict[str, Any]], kind: str) -> dict[str, float]:
-    """Return the means of one kind's figures."""
-    return {key: sum(r[kind][key] for r in rows) / len(rows) for key in rows[0][kind]}
+    """Return the means of one kind's figures, each over the shapes that have it."""
+    found = [row[kind] for row in rows]
+    names = dict.fromkeys(key for each in found for key in each)
+    having = {key: [each[key] for each in found if key in each] for key in names}
+    return {key: sum(values) / len(values) for key, values in having.items()}
 
 
 def main() -> None:

@@ -114,6 +114,8 @@ class ShapeRecipe(Recipe):
         if vae is None and isinstance(network, TripoSGDiT):
             vae = build(cfg.vae)
         image = getattr(training.objective, "image", None)
+        if image is None and isinstance(network, TripoSGDiT):
+            image = build(cfg.image)
         settings = settings_of(cfg, data, network)
         ShapePipeline(network, vae, image, settings=settings).save_pretrained(folder, **card)
 
