@@ -141,7 +141,8 @@ def wait_for(condition, seconds: float = 300.0) -> None:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_worker_outlives_its_driver(tmp_path, number):
     script = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import signal, sys; sys.path.insert(0, sys.argv[1])\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "from pathlib import Path\n"
         "import batch_work as work\n"
         "from rectiflow.execution import Processes\n"

@@ -176,7 +176,7 @@ def jump_error(network, teacher):
 
 def trained(objective, rows, folder, steps):
     optimizer = partial(torch.optim.Adam, lr=1e-3)
-    data = FlowData(rows, partial(batches, len(rows)), collate_fn=as_it_is)
+    data = FlowData(rows, ShuffledBatches(len(rows), BATCH, seed=1), collate_fn=as_it_is)
     return run(FlowTraining(objective, optimizer, ema=[0.9]), data, folder, steps)
 
 

@@ -23,6 +23,7 @@ from rectiflow.spaces import (
     rotmat_to_quat,
     rotvec_to_quat,
 )
+from rectiflow_protein.constraints import Chains
 from rectiflow_protein.flow import (
     FRAME_PATH,
     ExponentialSchedule,
@@ -39,7 +40,7 @@ from rectiflow_protein.networks.embedders import (
     index_embedding,
     time_embedding,
 )
-from rectiflow_protein.sampling import SampleBatch
+from rectiflow_protein.sampling import SampleBatch, sampling_plan
 from rectiflow_protein.weights import load_official, sizes_from_config
 from safetensors.torch import load_file
 
@@ -334,10 +335,12 @@ def test_training_losses_and_gradients(network_of, small):
 def test_sampler_trajectories(network_of, small, name):
     network, (tensors, about) = network_of(SMALL), small
     wanted, steps = group(tensors, f"sample/{name}/"), about["samplers"][name]["num_timesteps"]
-    noise = [{"trans": wanted["trans_0"][0], "rot": rotmat_to_quat(wanted["rotmats_0"][0])}]
     schedule = LinearSchedule() if name.startswith("linear") else ExponentialSchedule(10.0)
-    batch = SampleBatch(network, noise, None, (), True, lambda: None)
-    (sample,) = batch.run(steps, FrameEuler(schedule), 0, [0])
+    start = {"trans": wanted["trans_0"], "rot": rotmat_to_quat(wanted["rotmats_0"])}
+    chains = Chains([start["trans"].shape[1]], [0], 0, torch.device("cpu"))
+    batch = SampleBatch(network, chains, None, (), True, lambda: None)
+    batch.x0 = start
+    (sample,) = batch.run(sampling_plan(steps, FrameEuler(schedule)))
     assert len(batch.predictions) == about["samplers"][name]["network_calls"]
     # Rounding is amplified along the trajectory, most where a distance crosses a bin of the
     # distogram: 1.5e-4 Å were seen at the end of the longest one.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from hydra.utils import instantiate
-from rectiflow.rectify import OneStepDistillation
+from rectiflow.rectify import FlowGuidedDistillation, OneStepDistillation
 from rectiflow.training import AdversarialTraining
 from rectiflow_audio.networks import SeparationUNet, SpectrogramVae, UNetConfig, VaeConfig
 from rectiflow_audio.pipeline import SeparationPipeline
@@ -15,6 +15,7 @@ from rectiflow_cli import train
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.targets import check_config
+from rectiflow_cli.train_help import is_for
 
 EXPERIMENTS = sorted(p.stem for p in (config_root() / "audio" / "experiment").glob("*.yaml"))
 RELEASED = {
@@ -22,6 +23,8 @@ RELEASED = {
     "flowsep_audiocaps_vae": 55_376_873,
     "flowsep_audiocaps_vocoder": 13_953_825,
 }
+CODED = ("small", "small_adapter", "flowsep_audiocaps")
+"""Those that are given an autoencoder."""
 TINY = UNetConfig(8, 8, 8, (1, 2), (False, True), 1, 8, 384, 4)
 
 
@@ -36,7 +39,8 @@ def teacher(tmp_path_factory):
 
 
 def composed(name: str, teacher, *more: str):
-    verb = "reflow" if name.endswith(("rectify", "distill", "refiner")) else "train"
+    path = config_root() / "audio" / "experiment" / f"{name}.yaml"
+    verb = "reflow" if is_for(path, "reflow") else "train"
     given = [f"experiment={name}", "data.dir=somewhere", f"weights={teacher}", *more]
     return compose("audio", verb, given)
 
@@ -65,7 +69,7 @@ def test_an_export_is_used_as_the_experiment_says_or_as_its_teacher(teacher):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiment_builds_its_training(name, teacher):
-    cfg = composed(name, teacher, *(["vae=tiny"] if name in ("small", "flowsep_audiocaps") else []))
+    cfg = composed(name, teacher, *(["vae=tiny"] if name in CODED else []))
     check_config(cfg, (*train.KEYS, *RECIPE.keys))
     with torch.device("meta" if name in RELEASED else "cpu"):
         training = instantiate(cfg.training, _convert_="all")
@@ -77,7 +81,8 @@ def test_experiment_builds_its_training(name, teacher):
     else:
         size = sum(p.numel() for p in network.parameters())
     assert size == RELEASED.get(name, size)
-    assert isinstance(training.objective, OneStepDistillation) == name.endswith("distill")
+    one_step = isinstance(training.objective, (OneStepDistillation, FlowGuidedDistillation))
+    assert one_step == name.endswith(("distill", "instaflow"))
     assert len(training.averages) == len(cfg.training.ema)
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = training.make_optimizer([weight])

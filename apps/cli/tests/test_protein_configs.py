@@ -10,6 +10,7 @@ from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.targets import check_config
 from rectiflow_cli.train import KEYS
+from rectiflow_cli.train_help import is_for
 from rectiflow_protein.data.batching import LengthBatches, PaddedBatches
 from rectiflow_protein.data.crops import CropBatches
 from rectiflow_protein.data.synthetic import prepare_synthetic, synthetic_pairs
@@ -34,7 +35,8 @@ def made(tmp_path_factory):
 
 
 def composed(name: str, made, *more: str):
-    kind = "pairs" if name.endswith("rectify") else "shards"
+    path = config_root() / "protein" / "experiment" / f"{name}.yaml"
+    kind = "pairs" if is_for(path, "reflow") else "shards"
     verb = "reflow" if kind == "pairs" else "train"
     given = [f"experiment={name}", f"data.dir={made / kind}", f"weights={made / 'teacher'}", *more]
     return compose("protein", verb, given)

@@ -54,8 +54,10 @@ def mutated(data: bytearray, draws: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_damaged_sounds_raise_what_is_documented(tmp_path: Path, count: int) -> None:
-    logging.getLogger("rectiflow_audio").setLevel(logging.ERROR)
+def test_damaged_sounds_raise_what_is_documented(
+    tmp_path: Path, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "rectiflow_audio")
     noise = np.random.default_rng(0).normal(0, 0.1, 4000)
     whole = []
     for suffix, form, subtype in FAMILIES:

@@ -195,8 +195,8 @@ def _checked(moves: Sequence[Move], space: Space) -> dict[str, int]:
 def _same_shape(field: VelocityField) -> VelocityField:
     """Watch a field in the first move: a velocity that broadcasts would be taken silently."""
 
-    def watched(x: State, t: Any) -> State:
-        v = field(x, t)
+    def watched(x: State, *times: Any) -> State:  # a network of maps is told two
+        v = field(x, *times)
         check_like(v, x, "the velocity")
         return v
 

@@ -154,7 +154,7 @@ class ResultFolder:
         self._others: dict[str, dict[str, Any]] = {}
         self._seconds = 0.0
         self._journal = Journal(self.path)
-        self._is_writing = False
+        self._journals: bool | None = None  # while it writes, whether there is a list to add to
         for path in listings(self.folder, stem):
             self._read(path, replace)
 
@@ -203,13 +203,13 @@ class ResultFolder:
         """
         self.wanted = list(wanted)
         with staging(self.folder) as own:
-            self._list()
-            self._is_writing = True
+            self._journals = False
             try:
                 yield own
             finally:
-                self._is_writing = False
-                self._list()
+                if self._journals:  # else nothing was made
+                    self._list()
+                self._journals = None
 
     def add(self, rows: Sequence[Mapping[str, Any]], staged: Path, seconds: float) -> None:
         """Move the files of some samples into place, and list them."""
@@ -229,10 +229,12 @@ class ResultFolder:
         self._add({"failed": {name: reason}})
 
     def _add(self, entry: dict[str, Any]) -> None:
-        if self._is_writing:
+        if self._journals:
             self._journal.append(entry)
-        else:
-            self._list()
+            return
+        self._list()
+        if self._journals is not None:
+            self._journals = True
 
     def _list(self) -> None:
         self._journal.fold(self.document(sorted(self._own)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ def train_help(domain: Domain, config: str) -> str:
     experiments = {
         path.stem: _first_comment(path)
         for path in sorted((domain.configs / "experiment").glob("*.yaml"))
-        if _is_for(path, config)
+        if is_for(path, config)
     }
     data = "PAIRS weights=TEACHER" if config == "reflow" else "SHARDS"
     usual = next((name for name in experiments if name.startswith("small")), "NAME")
@@ -62,10 +63,11 @@ def _options(roots: tuple[Path, ...], group: str) -> list[str]:
     return sorted({path.stem for root in roots for path in (root / group).glob("*.yaml")})
 
 
-def _is_for(path: Path, config: str) -> bool:
+def is_for(path: Path, config: str) -> bool:
     """Say whether an experiment trains on pairs, by its data, as the verb does."""
     text = path.read_text(encoding="utf-8")
-    on_pairs = "override /data: pairs" in text or "_rectify" in text or "_distill" in path.stem
+    by_data = re.search(r"override /data: \w*pairs", text)
+    on_pairs = bool(by_data) or "_rectify" in text or "_distill" in path.stem
     return on_pairs == (config == "reflow")
 
 

@@ -36,7 +36,7 @@ def linear_prediction(
     Janssen, Veldhuis & Vries, "Adaptive interpolation of discrete-time signals that can be modeled
     as autoregressive processes" (IEEE Trans. ASSP 1986).
     """
-    from scipy.linalg import solve_toeplitz
+    from scipy.linalg import solve_toeplitz, solveh_banded
 
     found = np.where(known, wave, 0.0).astype(np.float64)
     for start, stop in _stretches(known, len(wave)):
@@ -50,16 +50,18 @@ def linear_prediction(
             lags[0] *= 1 + _LOADING
             filt = np.concatenate([[1.0], -solve_toeplitz(lags[:-1], lags[1:])])
             # Errors of prediction are a band matrix times the samples; their squares, a Toeplitz
-            # one but for the ends.
-            square = np.correlate(filt, filt, "full")[order:]
+            # one but for the ends, and what is lost of it a band matrix again.
+            square = np.correlate(filt, filt, "full")
+            kept = np.convolve(np.where(holes, 0.0, piece), square)[order : order + len(piece)]
             index = np.flatnonzero(holes)
-            column = np.zeros(len(piece))
-            column[: order + 1] = square[: len(piece)]
-            whole = column[np.abs(index[:, None] - np.arange(len(piece)))]
-            right = -whole @ np.where(holes, 0.0, piece)
-            inner = whole[:, index]
-            inner[np.diag_indices(len(index))] *= 1 + 1e-9
-            piece[index] = np.linalg.solve(inner, right)
+            bands = np.zeros((min(order + 1, len(index)), len(index)))
+            for k, band in enumerate(bands):
+                apart = index[k:] - index[: len(index) - k]
+                band[: len(apart)] = np.where(
+                    apart <= order, square[order + np.minimum(apart, order)], 0.0
+                )
+            bands[0] *= 1 + 1e-9
+            piece[index] = solveh_banded(bands, -kept[index], lower=True)
         found[start:stop] = np.where(holes, piece, found[start:stop])
     return np.where(known, wave, found)
 

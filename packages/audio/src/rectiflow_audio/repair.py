@@ -205,9 +205,10 @@ class Repairer:
             return self._widened(wave, rate, length)
         if not known.any():
             raise ValueError("nothing is left of the recording; expected some of it.")
+        starts = _windows(known, len(wave), length)
         found = wave.astype(np.float64)
         found = np.where(known, wave, self.damage.limit(linear_prediction(found, known), found))
-        for start in _windows(known, len(wave), length):
+        for start in starts:
             part = slice(start, min(start + length, len(wave)))
             found[part] = self._window(found[part], wave[part], known[part], rate, length, start)
         return np.where(known, wave, found.astype(wave.dtype))

@@ -154,9 +154,10 @@ class Make(PipelineVerb):
                 [job] = jobs
                 path = Path(place["folder"]) / listing
                 rows = read_json(path).get("samples", [{}]) if path.is_file() else [{}]
-                own = rows[0].get("input") == str(job.source)
+                made = bool(rows) and rows[0].get("input") == str(job.source)
                 for name in (*job.files, listing):
                     target = Path(place["folder"]) / name
+                    own = made or (name == listing and not rows)  # one that lists nothing is free
                     stack.enter_context(
                         claim_file(target, inputs=inputs, overwrite=args.overwrite or own)
                     )
@@ -287,7 +288,8 @@ class Make(PipelineVerb):
                     else:
                         for job in chunk:
                             folder.refuse(job.name, str(error))
-                        sys.stderr.write(f"passed over: {error}\n")
+                        if errors[:1] != [error]:  # which is told at the end
+                            sys.stderr.write(f"passed over: {error}\n")
                     shutil.rmtree(making.place(outcome.index), ignore_errors=True)
                     done += len(chunk)
                     show(done, total)

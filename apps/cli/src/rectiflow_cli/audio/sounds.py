@@ -115,6 +115,10 @@ def recordings(paths: list[str]) -> Iterator[tuple[Path, bool]]:
 
     for path in map(Path, paths):
         if not os.path.isdir(path):
+            if not os.path.lexists(path):  # told at once, not after all the others
+                raise UsageError(
+                    f"{path}: there is no such file; expected a sound file. Check the path."
+                )
             yield path, True
             continue
         inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())

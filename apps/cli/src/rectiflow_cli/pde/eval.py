@@ -25,7 +25,6 @@ class Eval(commands.Evaluate):
     domain = "pde"
     pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
-        "SHARDS",
         "SHARDS --weights small --steps 1 5 25 -o measured",
         "SHARDS --weights small --ensemble 8 --beside runs/rectified runs/surrogate -o measured",
     )
@@ -44,7 +43,7 @@ class Eval(commands.Evaluate):
             type=positive,
             default=1,
             metavar="N",
-            help="Samples of each flow: does their spread tell their error?",
+            help="Samples of each flow, whose spread is held against their error.",
         )
         add("--beside", nargs="+", default=(), metavar="WEIGHTS", help="Further checkpoints.")
         add_sampler(add, "euler")

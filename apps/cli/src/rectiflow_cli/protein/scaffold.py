@@ -30,7 +30,6 @@ class Scaffold(Sample):
 
     name = "scaffold"
     examples = (
-        "--motif enzyme.pdb:A10-30,B5 --length 80 --num 8 -o scaffolds",
         "--motif enzyme.pdb --contig 5-15/A10-30/10 --num 8 -o scaffolds",
         "--problems test_cases.csv --structures motif_pdbs --num 100 -o scaffolds",
     )
