@@ -446,7 +446,14 @@ TRACEABLE = [
 ]
 
 
-@pytest.mark.parametrize("solver", TRACEABLE, ids=str)
+EACH_KIND = [Heun(), Adams(4), BDIA(), DPMSolverPP2M()]
+REGIONS = [
+    solver if solver in EACH_KIND else pytest.param(solver, marks=pytest.mark.slow)
+    for solver in TRACEABLE
+]
+
+
+@pytest.mark.parametrize("solver", REGIONS, ids=str)
 @pytest.mark.parametrize("grid", [uniform(9), log_snr(9, 0.02, 0.98)], ids=["ends", "inside"])
 def test_regions_of_every_deterministic_solver(graphs, network, solver, grid):
     moves, field, x = plan(grid, solver), bind(network.double()), X

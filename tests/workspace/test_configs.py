@@ -52,8 +52,8 @@ def test_every_option_of_every_group_fits_training(domain, group, option):
     words = [f"{group}={option}"]
     stage = option.partition("_")[2] if group == "debug" else ""
     if stage and stage != "pairs":
-        words.append(f"experiment=small_{stage}")
-    check(compose(domain, "reflow" if stage == "pairs" else "train", words))
+        words.append(f"experiment=small_{stage.replace('pairs', 'rectify')}")
+    check(compose(domain, "reflow" if stage.endswith("pairs") else "train", words))
 
 
 @pytest.mark.parametrize("domain", DOMAINS)

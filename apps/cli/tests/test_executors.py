@@ -20,6 +20,15 @@ ENGINES = {
     "ray": ("--on", "ray", "--workers", "2"),
     "slurm": ("--on", "slurm:local", "--workers", "1"),
 }
+QUICK = {
+    "processes": (
+        *("protein sample", "protein eval", "audio separate", "audio pairs", "audio eval"),
+        *("shape prepare", "pde simulate", "pde solve"),
+    ),
+    "ray": ("protein sample", "pde eval"),
+    "slurm": ("protein sample", "protein prepare"),
+}
+"""Verbs of each kind; the others on each engine are slow."""
 ON_SLURM = ("protein sample", "protein pairs", "protein prepare", "protein eval")
 TOLD = ("result.json", "rain.json")
 """Listings, which tell when and how long as well."""
@@ -140,8 +149,20 @@ def expected():
     return {}
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("verb", CASES)
+@pytest.mark.parametrize(
+    ("verb", "engine"),
+    [
+        pytest.param(
+            verb,
+            engine,
+            marks=() if verb in QUICK[engine] else pytest.mark.slow,
+            id=f"{verb}-{engine}",
+        )
+        for verb in CASES
+        for engine in ENGINES
+        if engine != "slurm" or verb in ON_SLURM  # one of each kind: its jobs take seconds to start
+    ],
+)
 def test_every_verb_makes_the_same_on_every_engine(
     verb, engine, words_of, expected, request, tmp_path, monkeypatch
 ):
@@ -149,8 +170,6 @@ def test_every_verb_makes_the_same_on_every_engine(
         request.getfixturevalue("ray_here")
     if engine == "slurm":
         pytest.importorskip("submitit")
-        if verb not in ON_SLURM:
-            pytest.skip("slurm: one verb of each kind, since its jobs take seconds to start")
     monkeypatch.chdir(tmp_path)
     words = words_of(verb)
     if verb not in expected:
