@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import multiprocessing.forkserver
 import os
 import re
 import shlex
@@ -180,6 +181,7 @@ def run_in_child(words: list[str], folder: Path) -> tuple[int, str]:
 def _become_command(words: list[str], folder: Path, output: int) -> NoReturn:
     code = 1
     try:
+        multiprocessing.forkserver._forkserver.__init__()  # that of the parent is not ours
         os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)
