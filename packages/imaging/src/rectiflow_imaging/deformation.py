@@ -123,8 +123,9 @@ class RandomField:
         self, batch: int, axes: int, *, generator: torch.Generator | None = None
     ) -> list[Tensor]:
         """Draw what a pair of velocities is made of: a grid for each side, twice."""
+        device = "cpu" if generator is None else generator.device
         return [
-            torch.randn(batch, axes, *(side,) * axes, generator=generator)
+            torch.randn(batch, axes, *(side,) * axes, generator=generator, device=device)
             for side in (*self.sides, *self.sides)
         ]
 

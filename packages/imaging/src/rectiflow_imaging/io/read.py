@@ -100,7 +100,12 @@ def _checked(path: Path, found: Volume) -> Volume:
         notes.append("its axes do not span space; spacing and orientation are taken as unknown")
     if affine is None and not notes:
         notes.append("it tells no spacing; voxels are taken as cubes of unknown size")
-    return Volume(values, affine, tuple(notes))
+    labels = found.labels
+    if labels is not None:
+        labels = labels.reshape(values.shape) if labels.size == values.size else None
+        if labels is None or labels.dtype.kind not in "uib":
+            _refuse(path, "its labels do not fit", "an integer for each voxel", "Leave them out.")
+    return Volume(values, affine, tuple(notes), labels)
 
 
 def _nifti(path: Path) -> Volume:
@@ -167,7 +172,7 @@ def _numpy(path: Path) -> Volume:
         affine = _SWAP @ np.diag([*arrays["spacing"].astype(float), 1.0])
     if affine is not None and affine.shape != (4, 4):
         _refuse(path, f"its affine is of shape {affine.shape}", "(4, 4)", "Leave it out.")
-    return Volume(arrays[(named or rest)[0]], affine)
+    return Volume(arrays[(named or rest)[0]], affine, labels=arrays.get("labels"))
 
 
 def _dicom(path: Path) -> Volume:

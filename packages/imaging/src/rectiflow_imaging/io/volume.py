@@ -9,7 +9,7 @@ import numpy as np
 from rectiflow.storage.faults import FileError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
 
 
 class VolumeFileError(FileError):
@@ -29,11 +29,14 @@ class Volume:
         (DICOM's LPS); absent where the file does not tell.
     notes : tuple of str
         What a user should know.
+    labels : ndarray, shape (z, y, x), optional
+        Which structure a voxel is of, where an NPZ holds it.
     """
 
     values: Float[np.ndarray, "z y x"]
     affine: Float[np.ndarray, "4 4"] | None = None
     notes: tuple[str, ...] = ()
+    labels: Int[np.ndarray, "z y x"] | None = None
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:
@@ -57,7 +60,7 @@ class Volume:
 
     def like(self, values: Any) -> Volume:
         """Return other values at the same places."""
-        return replace(self, values=np.asarray(values, np.float32), notes=())
+        return replace(self, values=np.asarray(values, np.float32), notes=(), labels=None)
 
     def describe(self) -> dict[str, Any]:
         """Return what a result tells of it."""

@@ -56,9 +56,11 @@ def _nifti(part: Path, volume: Volume, suffix: str) -> None:
 
 
 def _npz(part: Path, volume: Volume, suffix: str) -> None:
-    told = {} if volume.affine is None else {"affine": volume.affine}
+    told = {"affine": volume.affine, "labels": volume.labels}
     with part.open("wb") as file:
-        np.savez_compressed(file, volume=volume.values, **told)
+        np.savez_compressed(
+            file, volume=volume.values, **{k: v for k, v in told.items() if v is not None}
+        )
 
 
 def _png(part: Path, volume: Volume, suffix: str) -> None:
