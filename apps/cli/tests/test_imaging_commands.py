@@ -1,6 +1,7 @@
 """The imaging verbs, end to end on small phantoms."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -157,3 +158,20 @@ def test_drdm_trains_and_converts(bodies, work, capsys):
     torch.save({"a": torch.zeros(2)}, work / "other.pth")
     assert run("convert", "other.pth", "-o", "none") == 2
     assert "RecResACNet" in capsys.readouterr().err
+
+
+def test_card_shows_each_method(bodies, capsys):
+    from rectiflow_cli.demo.card import Request
+    from rectiflow_cli.imaging import demo
+
+    made = demo.card(Request(weights="run", steps=2, device="cpu"))
+    assert set(made.result) == {"settings", "fbp", "tv", "prior", "stack"}
+    assert set(made.files) == {
+        "pictures/reconstructions.png",
+        "pictures/reconstructions_dark.png",
+    }
+    assert "total variation" in made.html
+    assert demo.reads(Path("a.nii.gz"))
+    assert not demo.reads(Path("a.npz"))
+    with pytest.raises(FileNotFoundError):
+        demo.card(Request(weights="nowhere", device="cpu"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ from rectiflow_imaging import drdm
 from rectiflow_imaging.data.prepare import Fit
 from rectiflow_imaging.deformation import RandomField, folded, magnitude, warp
 from rectiflow_imaging.io import Volume
-from rectiflow_imaging.metrics import psnr, ssim, stack_variation
 from rectiflow_imaging.networks import ImageUNet, RecoveryNetwork
-from rectiflow_imaging.operators import ParallelBeam, view_angles
-from rectiflow_imaging.reconstruction import Reconstruction
+from rectiflow_imaging.reconstruction import Reconstruction, reconstruct
 from rectiflow_imaging.result import ImageResult
 
 SHIPPED = Path(__file__).parent / "pretrained"
@@ -110,57 +109,21 @@ class ImagePipeline(Pipeline):
         sigma: float = 0.0,
         seed: int = 0,
     ) -> ImageResult:
-        """Scan a volume from few views, and reconstruct it.
+        """Scan a volume and reconstruct it: :func:`~rectiflow_imaging.reconstruction.reconstruct`.
 
-        Parameters
-        ----------
-        volume : Volume
-            What is scanned, brought to the side of the network; the result tells how near each
-            reconstruction comes to it.
-        methods : mapping of str to Reconstruction
-            By the name of its image.
-        views : int
-            Spread evenly over half a turn.
-        sigma : float, default 0
-            Of normal noise in the sinogram, as a share of its largest value.
-        seed : int
-            Of that noise, and of the noise the flow starts from.
-
-        Returns
-        -------
-        ImageResult
-            The truth as scanned, and one image for each method, all in the units of the file.
+        It is brought to the side of the network, which is the prior.
         """
-        began, side = time.perf_counter(), self.network.side
-        fit = Fit.of(volume.values, side)
-        truth = (fit.squares(volume).to(self.device) + 1) / 2
-        beam = ParallelBeam(side, view_angles(views))
-        sinogram = beam(truth)
-        drawn = torch.randn(sinogram.shape, generator=sample_generator(seed, 0))
-        sinogram = sinogram + sigma * sinogram.max() * drawn.to(sinogram)
-        noise = self.noise(range(1, len(truth) + 1), seed)
-        made, measured = {"truth": truth}, {}
-        for name, method in methods.items():
-            started = time.perf_counter()
-            x = method(beam, sinogram, self.field, noise).clamp(0, 1)
-            made[name] = x
-            measured[name] = {
-                "psnr": psnr(x[:, 0], truth[:, 0]),
-                "ssim": ssim(x[:, 0], truth[:, 0]),
-                "variation": stack_variation(x[:, 0]),
-                "misfit": (beam(x) - sinogram).square().mean().sqrt().item(),
-                "seconds": round(time.perf_counter() - started, 3),
-            }
-        volumes = {
-            name: _placed(volume, fit.restored(2 * x[:, 0].cpu() - 1)) for name, x in made.items()
-        }
-        told = {"views": views, "sigma": sigma, "seed": seed}
-        told["methods"] = {name: repr(method) for name, method in methods.items()}
-        seconds = time.perf_counter() - began
-        settings = self.describe() | told
-        return ImageResult(
-            volumes, measured, list(volume.notes), settings=settings, seconds=seconds
+        made = reconstruct(
+            volume,
+            methods,
+            side=self.network.side,
+            views=views,
+            sigma=sigma,
+            seed=seed,
+            prior=self.field,
+            noise=self.noise(range(1, len(volume.values) + 1), seed),
         )
+        return replace(made, settings=self.describe() | made.settings)
 
 
 class DeformationPipeline(Pipeline):
@@ -253,20 +216,6 @@ class DeformationPipeline(Pipeline):
         seconds = time.perf_counter() - began
         settings = self.describe() | told
         return ImageResult(made, measured, list(volume.notes), settings=settings, seconds=seconds)
-
-
-def _placed(volume: Volume, values: Tensor) -> Volume:
-    """Return square slices of another side at the places of the volume."""
-    if volume.affine is None:
-        return Volume(values.numpy())
-    high, wide = volume.values.shape[1:]
-    most, side = max(high, wide), values.shape[-1]
-    pixel = most / side
-    # Pixel i of the result covers pixels i*pixel ... (i+1)*pixel of the padded square.
-    shift = (pixel - 1) / 2
-    index = np.diag([1.0, pixel, pixel, 1.0])
-    index[1, 3], index[2, 3] = shift - (most - high) // 2, shift - (most - wide) // 2
-    return Volume(values.numpy(), volume.affine @ index)
 
 
 def _cube(values: np.ndarray, side: int, axes: int) -> np.ndarray:
