@@ -92,6 +92,7 @@ def test_sample_pairs_and_reflow(bodies, capsys):
 
 def test_reconstruct_tells_how_near(bodies, capsys):
     words = ("reconstruct", BODY, "--weights", "run", "--views", 8, "--steps", 3)
+    words += ("--method", "fbp", "tv", "prior", "stack")
     found = told(capsys, *words, "-o", "made")
     [row] = found["samples"]
     images = row["images"]
@@ -112,7 +113,7 @@ def test_reconstruct_tells_how_near(bodies, capsys):
 def test_images_of_another_size_keep_their_place(bodies, work):
     x = np.random.default_rng(0).random((2, 20, 40), np.float32)
     np.savez(work / "wide.npz", volume=x, spacing=np.array([2.0, 1.0, 1.0]))
-    words = ("--method", "fbp", "--weights", "run", "--format", "nii.gz", "-o", "wide")
+    words = ("--method", "fbp", "--side", 16, "--format", "nii.gz", "-o", "wide")
     assert run("reconstruct", "wide.npz", *words) == 0
     found = read_volume("wide/wide_fbp.nii.gz")
     assert found.values.shape == (2, 16, 16)
@@ -173,5 +174,7 @@ def test_card_shows_each_method(bodies, capsys):
     assert "total variation" in made.html
     assert demo.reads(Path("a.nii.gz"))
     assert not demo.reads(Path("a.npz"))
+    plain = demo.card(Request(weights="small", steps=1, device="cpu"))
+    assert {"settings", "fbp", "tv"} <= set(plain.result)
     with pytest.raises(FileNotFoundError):
         demo.card(Request(weights="nowhere", device="cpu"))

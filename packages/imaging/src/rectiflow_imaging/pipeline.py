@@ -36,18 +36,33 @@ class ImagePipeline(Pipeline):
 
     Parameters
     ----------
-    network : ImageUNet
+    network : ImageUNet, optional
+        The prior. Without it volumes are reconstructed by methods that need none.
+    side : int, default 64
+        Of the slices, without a network, which has its own.
     """
 
     shipped = SHIPPED
 
-    def __init__(self, network: ImageUNet, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        network: ImageUNet | None = None,
+        *,
+        side: int = 64,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         super().__init__({"network": network}, dtype=dtype)
+        self.side = side if network is None else network.side
 
     @classmethod
     def kinds(cls) -> dict[str, Kinds]:
         """Return the class of the network."""
         return {"network": ImageUNet}
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the network."""
+        return super().device if self.parts else torch.device("cpu")
 
     @property
     def field(self) -> Callable[[Tensor, Any], Tensor]:
@@ -113,15 +128,16 @@ class ImagePipeline(Pipeline):
 
         It is brought to the side of the network, which is the prior.
         """
+        noise = self.noise(range(1, len(volume.values) + 1), seed) if self.parts else None
         made = reconstruct(
             volume,
             methods,
-            side=self.network.side,
+            side=self.side,
             views=views,
             sigma=sigma,
             seed=seed,
-            prior=self.field,
-            noise=self.noise(range(1, len(volume.values) + 1), seed),
+            prior=self.field if self.parts else None,
+            noise=noise,
         )
         return replace(made, settings=self.describe() | made.settings)
 

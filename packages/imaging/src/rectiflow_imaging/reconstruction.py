@@ -59,7 +59,7 @@ class Smooth(Reconstruction):
     iterations : int
     """
 
-    lam: float = 0.05
+    lam: float = 0.02
     rho: float = 10.0
     inner: int = 4
     iterations: int = 150
@@ -98,7 +98,7 @@ class ByPrior(Reconstruction):
     ) -> Tensor:
         """Return the slices; see :class:`Reconstruction`."""
         if prior is None or noise is None:
-            raise ValueError(f"{type(self).__name__} needs a trained prior, got none.")
+            raise ValueError("a prior is needed, got no network; expected trained weights.")
         # The prior's images span [-1, 1].
         y = 2 * sinogram - beam(torch.ones_like(noise[:1]))
         rho = self.rho if self.lam else 1e-6

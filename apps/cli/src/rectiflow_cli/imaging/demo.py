@@ -47,7 +47,7 @@ def card(request: Request) -> Card:
     from rectiflow_imaging.io import Volume, read_volume
     from rectiflow_imaging.phantoms import ellipsoids
     from rectiflow_imaging.pipeline import ImagePipeline
-    from rectiflow_imaging.reconstruction import methods, reconstruct
+    from rectiflow_imaging.reconstruction import methods
 
     if request.input is not None:
         body = read_volume(request.input)
@@ -56,16 +56,15 @@ def card(request: Request) -> Card:
         body = Volume(ellipsoids((SIDE // 2, SIDE, SIDE), generator).values.numpy())
     known = methods(request.steps or 40)
     told = {"views": VIEWS, "seed": request.seed}
+    device = pick_device(request.device)
     try:
-        device = pick_device(request.device)
         pipe = ImagePipeline.from_pretrained(request.weights, device=device)
-        made = pipe.reconstruct(body, known, **told)
     except FileNotFoundError:
         if request.weights != "small":
             raise
-        # No prior ships: what needs none.
-        plain = {name: known[name] for name in ("fbp", "tv")}
-        made = reconstruct(body, plain, side=SIDE, **told)
+        pipe = ImagePipeline(side=SIDE)  # no prior ships: what needs none
+        known = {name: known[name] for name in ("fbp", "tv")}
+    made = pipe.reconstruct(body, known, **told)
     figure, files = picture(
         "reconstructions",
         lambda: _draw(made),

@@ -10,6 +10,7 @@ from rectiflow.commands import Parser, positive, table
 from rectiflow_cli.imaging.images import OfImages
 
 METHODS = ("fbp", "tv", "prior", "stack")
+PRIORS = {"prior", "stack"}
 
 
 class Reconstruct(OfImages):
@@ -17,12 +18,15 @@ class Reconstruct(OfImages):
 
     By filtered back-projection (fbp), the least total variation of each slice (tv), a prior of
     slices (prior), and the prior with variation between the slices (stack, DiffusionMBIR). Images
-    are brought to the side that the prior was trained at; the truth at that side is written too.
+    are brought to --side, or to that of the prior; the truth at that side is written too.
     """
 
     domain, name = "imaging", "reconstruct"
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
-    examples = ("body.npz --views 8 -o made", "scan.nii.gz --method fbp stack --views 16 -o made")
+    examples = (
+        "body.npz --views 8 -o made",
+        "scan.nii.gz --method fbp prior stack --weights runs/prior --views 16 -o made",
+    )
 
     def own_flags(self, parser: Parser) -> None:
         """Add the scan and the methods."""
@@ -35,8 +39,21 @@ class Reconstruct(OfImages):
             default=0.0,
             help="Deviation of noise in the readings, as a share of the largest.",
         )
-        add("--method", nargs="+", choices=METHODS, default=METHODS, help="Which are compared.")
+        add(
+            "--method",
+            nargs="+",
+            choices=METHODS,
+            default=METHODS[:2],
+            help="Which are compared; prior and stack take --weights.",
+        )
+        add("--side", type=positive, default=64, help="Of the slices, without a prior.")
         add("--steps", type=positive, default=40, help="Of the prior's flow.")
+
+    def load(self, args: Any) -> Any:
+        """Load the prior, where a method needs it."""
+        if PRIORS & set(args.method):
+            return super().load(args)
+        return self.kind()(side=args.side)  # type: ignore[call-arg]
 
     def parts(self, args: Any) -> Sequence[str]:
         """Return the truth and the methods."""
@@ -45,7 +62,7 @@ class Reconstruct(OfImages):
     def settings(self, args: Any, pipe: Any) -> dict[str, Any]:
         """Return what shapes the images."""
         told = {"views": args.views, "noise": args.noise, "steps": args.steps}
-        return told | {"methods": list(args.method), "seed": args.seed}
+        return told | {"methods": list(args.method), "side": pipe.side, "seed": args.seed}
 
     def made(self, args: Any, pipe: Any, volume: Any) -> Any:
         """Scan and reconstruct one."""
