@@ -24,7 +24,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TotalVariation:
-    r"""``min |A x - y|² / 2 + lam |D x|_1``, D the circular forward difference along an axis.
+    r"""``min |A x - y|² / 2 + lam |D x|_1``, D the circular forward difference along axes.
 
     By the alternating direction method of multipliers: ``(A^T A + rho D^T D) x = A^T y + rho D^T (z
     - u)``, ``z = soft(D x + u, lam / rho)``, ``u += D x - z``.
@@ -33,14 +33,17 @@ class TotalVariation:
     ----------
     measurement : Measurement
         Of a linear operator.
-    axis : int, default 0
+    axis : int or tuple of int, default 0
         Of the batch along which samples lie in a row: 0 when each slice is a row of the batch.
+        Differences along several axes are stacked in front.
     lam : float, default 0.04
         Weight of the variation.
     rho : float, default 10
         Of the method; it changes the speed, not the result.
     inner : int, default 1
         Steps of conjugate gradients in each iteration.
+    periodic : bool, default True
+        Whether the last is followed by the first, as in the paper; else by nothing.
 
     References
     ----------
@@ -50,10 +53,11 @@ class TotalVariation:
     """
 
     measurement: Measurement
-    axis: int = 0
+    axis: int | tuple[int, ...] = 0
     lam: float = 0.04
     rho: float = 10.0
     inner: int = 1
+    periodic: bool = True
 
     def __post_init__(self) -> None:
         if not self.measurement.is_linear or self.lam < 0 or self.rho <= 0 or self.inner < 1:
@@ -64,7 +68,8 @@ class TotalVariation:
 
     def begin(self, x: Tensor) -> Split:
         """Return the first split of a stack."""
-        return Split(x, torch.zeros_like(x), torch.zeros_like(x))
+        zeros = torch.zeros_like(self._forward(x))
+        return Split(x, zeros, zeros)
 
     def iterate(self, split: Split) -> Split:
         """Make one iteration."""
@@ -112,7 +117,20 @@ class TotalVariation:
         return project
 
     def _forward(self, x: Tensor) -> Tensor:
-        return x.roll(-1, self.axis) - x
+        if isinstance(self.axis, int):
+            return self._ended(x.roll(-1, self.axis) - x, self.axis)
+        return torch.stack([self._ended(x.roll(-1, axis) - x, axis) for axis in self.axis])
 
     def _back(self, z: Tensor) -> Tensor:
-        return z.roll(1, self.axis) - z
+        if isinstance(self.axis, int):
+            ended = self._ended(z, self.axis)
+            return ended.roll(1, self.axis) - ended
+        parts = [self._ended(part, axis) for part, axis in zip(z, self.axis, strict=True)]
+        rolled = [part.roll(1, axis) - part for part, axis in zip(parts, self.axis, strict=True)]
+        return torch.stack(rolled).sum(0)
+
+    def _ended(self, jumps: Tensor, axis: int) -> Tensor:
+        """Leave out the jump from the last to the first, unless the axis is a circle."""
+        if self.periodic:
+            return jumps
+        return jumps.index_fill(axis, torch.tensor([jumps.shape[axis] - 1], device=jumps.device), 0)
