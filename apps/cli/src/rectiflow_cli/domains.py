@@ -165,6 +165,7 @@ DOMAINS: tuple[Domain, ...] = (
     Domain("audio", "sounds separated by a text query (FlowSep)"),
     Domain("shape", "closed meshes from a category, words or an image (Mosaic-SDF, TripoSG)"),
     Domain("pde", "flows simulated from words or a first frame (Text2PDE)"),
+    Domain("trajectories", "particles, molecules and pedestrians forecast (GeoTDM)"),
     *_others(),
 )
 

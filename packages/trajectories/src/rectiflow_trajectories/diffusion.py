@@ -203,14 +203,15 @@ class Diffusion:
         found = np.interp(t.double().cpu().numpy(), self.times[::-1], np.arange(self.steps)[::-1])
         return torch.from_numpy(found).to(t)
 
-    def velocity(self, network: Callable[[Tensor, Tensor, Any], Tensor], told: Any) -> NoiseOf:
+    def velocity(self, network: Callable[[Tensor, Tensor, Any], Tensor], told: Any) -> Any:
         """Return the straight flow of a network, for the core's solvers.
 
         At time t it is asked at the step with as much noise, of ``y / sqrt(t² + (1 - t)²)``; before
         the first such time, and after the last, at the nearest.
         """
 
-        def field(y: Tensor, t: Tensor) -> Tensor:
+        def field(y: Tensor, t: float | Tensor) -> Tensor:
+            t = torch.as_tensor(t, dtype=y.dtype, device=y.device)
             t = t.clamp(float(self.times[-1]), float(self.times[0])).expand(len(y))
             step, a = self.told(self.step_of(t)), t.view(-1, *(1,) * (y.ndim - 1))
             length = (a.square() + (1 - a).square()).sqrt()
