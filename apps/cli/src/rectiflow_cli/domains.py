@@ -166,6 +166,7 @@ DOMAINS: tuple[Domain, ...] = (
     Domain("shape", "closed meshes from a category, words or an image (Mosaic-SDF, TripoSG)"),
     Domain("pde", "flows simulated from words or a first frame (Text2PDE)"),
     Domain("imaging", "images reconstructed from few views, or deformed (DiffusionMBIR, DRDM)"),
+    Domain("trajectories", "particles, molecules and pedestrians forecast (GeoTDM)"),
     *_others(),
 )
 
