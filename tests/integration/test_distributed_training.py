@@ -37,6 +37,7 @@ EXPERIMENTS = {
         "tiny_diffusion": "train experiment=small_diffusion",
         "tiny_diffusion_pairs": "reflow experiment=small_diffusion_rectify",
         "tiny_pairs": "reflow",
+        "tiny_refiner": "train experiment=small_refiner",
     },
     "protein": {"tiny": "train"},
     "shape": {

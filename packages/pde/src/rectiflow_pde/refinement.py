@@ -1,23 +1,21 @@
 """Ways to step a state in time with one network: PDE-Refiner, as a flow, and the plain guess.
 
 A step is ``u(t + dt) = u + 0.3 y``; what is learnt is the scaled change ``y`` given ``u``. A way
-says on what a network is trained (:meth:`Stepping.loss`) and how it steps (:meth:`Stepping.change`).
+says what a network is trained on (:meth:`Stepping.loss`) and how it steps
+(:meth:`Stepping.change`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from rectiflow.conversions import Coefficients
-from rectiflow.flow import Flow
 from rectiflow.integrate import integrate, plan
 from rectiflow.solvers import Euler
-from rectiflow.time_density import TimeDensity
 from torch import Tensor
 
 if TYPE_CHECKING:
