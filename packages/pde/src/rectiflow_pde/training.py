@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from rectiflow.training.recipe import Recipe
 
+from rectiflow_pde.air import AirPipeline, AirSettings
 from rectiflow_pde.guard import Guard
 from rectiflow_pde.latent_objective import SurrogateObjective
 from rectiflow_pde.networks import MeshAutoencoder
+from rectiflow_pde.networks.air import AirNetwork
 from rectiflow_pde.networks.circle import CircleUnet
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
@@ -37,7 +39,7 @@ _GUARDED = 256
 
 
 class SimulationRecipe(Recipe):
-    """Trains our flow on rasters, the authors' codec and diffusion on meshes, and PDE-Refiner."""
+    """Trains our flow and the authors' codec and diffusion, PDE-Refiner, and AirPhyNet."""
 
     keys = ("codec", "conditioner", "raster", "frames", "sampling")
     shown = ("train/loss", "val/loss", "val/relative", "val/relative_l2")
@@ -84,6 +86,11 @@ class SimulationRecipe(Recipe):
         if isinstance(network, MeshAutoencoder):
             network.save_pretrained(folder, **card)
             return
+        if isinstance(network, AirNetwork):
+            names = ("scale", "history", "horizon", "step")
+            air = AirSettings(**{name: getattr(data, name) for name in names})
+            AirPipeline(network, settings=air).save_pretrained(folder, **card)
+            return
         if isinstance(network, CircleUnet):
             settings = rollout_settings(objective.way, data)
             RolloutPipeline(network, settings=settings).save_pretrained(folder, **card)
@@ -104,9 +111,13 @@ class SimulationRecipe(Recipe):
         pipe.save_pretrained(folder, **card)
 
     def numbers(self, path: Path) -> np.ndarray:
-        """Return the fields of a simulated flow, or the states of a rollout."""
+        """Return the fields of a simulated flow, states of a rollout, or a forecast's values."""
+        from rectiflow.storage.reading import read_rows
+
         from rectiflow_pde.result import read_npz
 
+        if path.suffix == ".csv":
+            return np.array([float(row["value"]) for _, row in read_rows(path, ("value",))])
         if path.name.startswith("rollout_"):
             with np.load(path, allow_pickle=False) as read:
                 return read["u"]
@@ -119,6 +130,8 @@ class SimulationRecipe(Recipe):
                 f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "
                 f"experiment=text2pde_cylinder codec.weights={folder}"
             )
+        if isinstance(training.network, AirNetwork):
+            return f"rectiflow pde forecast {cfg.data.dir or 'FOLDER'} --weights {folder} -o ahead"
         if isinstance(training.network, CircleUnet):
             return f"rectiflow pde rollout STATE.npz --weights {folder} -o rollout"
         asked = '--prompt "flow past a cylinder of radius 0.05 at Re 120"'
