@@ -34,9 +34,11 @@ EXPERIMENTS = {
     "pde": {
         "tiny": "train",
         "tiny_ae": "train experiment=small_ae",
+        "tiny_air": "train experiment=small_air",
         "tiny_diffusion": "train experiment=small_diffusion",
         "tiny_diffusion_pairs": "reflow experiment=small_diffusion_rectify",
         "tiny_pairs": "reflow",
+        "tiny_refiner": "train experiment=small_refiner",
     },
     "protein": {"tiny": "train"},
     "shape": {

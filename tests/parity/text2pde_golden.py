@@ -1,7 +1,8 @@
-"""The golden files of Text2PDE: which there are, what is in them, and the rule of their weights.
+"""The golden files of physics: which there are, what is in them, and the rule of their weights.
 
-Every ``text2pde_*`` and ``gno_*`` pair in ``tests/golden``, and in the folder named by
-``RECTIFLOW_GOLDEN``, is checked by the same code; a case is chosen by the prefix of its name.
+Every ``text2pde_*``, ``gno_*``, ``pderefiner_*`` and ``airphynet_*`` pair in ``tests/golden``, and
+in the folder named by ``RECTIFLOW_GOLDEN``, is checked by the same code; a case is chosen by the
+prefix of its name.
 """
 
 import hashlib
@@ -99,6 +100,8 @@ class Case:
                 z = special["a"] * z
                 if "fan_in" in special["form"]:
                     z /= np.sqrt(fan_in)
+                elif "shape[0]" in special["form"]:
+                    z /= np.sqrt(shape[0])
                 return torch.from_numpy(z.astype(np.float32))
         if len(shape) >= 2:
             z = z / np.sqrt(fan_in)

@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from rectiflow.training.recipe import Recipe
 
+from rectiflow_pde.air import AirPipeline, AirSettings
 from rectiflow_pde.guard import Guard
 from rectiflow_pde.latent_objective import SurrogateObjective
 from rectiflow_pde.networks import MeshAutoencoder
+from rectiflow_pde.networks.air import AirNetwork
+from rectiflow_pde.networks.circle import CircleUnet
 from rectiflow_pde.networks.patches import PatchCodec
 from rectiflow_pde.networks.simulator import FlowTransformer
 from rectiflow_pde.pipeline import SimulationPipeline
 from rectiflow_pde.raster import Raster
+from rectiflow_pde.refinement import Refinement, Stepping
+from rectiflow_pde.rollout import RolloutPipeline, RolloutSettings
 from rectiflow_pde.scaling import Scaling
 from rectiflow_pde.settings import SimulationSettings
 
@@ -34,7 +39,7 @@ _GUARDED = 256
 
 
 class SimulationRecipe(Recipe):
-    """Trains our flow on rasters, and the authors' codec and diffusion on meshes."""
+    """Trains our flow and the authors' codec and diffusion, PDE-Refiner, and AirPhyNet."""
 
     keys = ("codec", "conditioner", "raster", "frames", "sampling")
     shown = ("train/loss", "val/loss", "val/relative", "val/relative_l2")
@@ -81,6 +86,15 @@ class SimulationRecipe(Recipe):
         if isinstance(network, MeshAutoencoder):
             network.save_pretrained(folder, **card)
             return
+        if isinstance(network, AirNetwork):
+            names = ("scale", "history", "horizon", "step")
+            air = AirSettings(**{name: getattr(data, name) for name in names})
+            AirPipeline(network, settings=air).save_pretrained(folder, **card)
+            return
+        if isinstance(network, CircleUnet):
+            settings = rollout_settings(objective.way, data)
+            RolloutPipeline(network, settings=settings).save_pretrained(folder, **card)
+            return
         parts: Any = (getattr(objective, k, None) for k in _PARTS)
         conditioner, guard, codec = parts
         codec = build(cfg.codec) if codec is None else codec
@@ -97,9 +111,16 @@ class SimulationRecipe(Recipe):
         pipe.save_pretrained(folder, **card)
 
     def numbers(self, path: Path) -> np.ndarray:
-        """Return the fields of a simulated flow."""
+        """Return the fields of a simulated flow, states of a rollout, or a forecast's values."""
+        from rectiflow.storage.reading import read_rows
+
         from rectiflow_pde.result import read_npz
 
+        if path.suffix == ".csv":
+            return np.array([float(row["value"]) for _, row in read_rows(path, ("value",))])
+        if path.name.startswith("rollout_"):
+            with np.load(path, allow_pickle=False) as read:
+                return read["u"]
         return read_npz(path).stacked
 
     def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
@@ -109,6 +130,10 @@ class SimulationRecipe(Recipe):
                 f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "
                 f"experiment=text2pde_cylinder codec.weights={folder}"
             )
+        if isinstance(training.network, AirNetwork):
+            return f"rectiflow pde forecast {cfg.data.dir or 'FOLDER'} --weights {folder} -o ahead"
+        if isinstance(training.network, CircleUnet):
+            return f"rectiflow pde rollout STATE.npz --weights {folder} -o rollout"
         asked = '--prompt "flow past a cylinder of radius 0.05 at Re 120"'
         if not isinstance(training.network, FlowTransformer):
             asked = "--mesh channel.msh --first-frame frame.npz"
@@ -131,6 +156,16 @@ def guard_of(codec: PatchCodec, data: FlowData) -> Guard:
             owner += [i, i]
     whole = torch.stack(kept)[..., None].expand(-1, -1, -1, -1, data.frames)  # type: ignore[attr-defined]
     return Guard.of(torch.cat([codec.encode(part) for part in whole.split(32)]), owner)
+
+
+def rollout_settings(way: Stepping, data: FlowData) -> RolloutSettings:
+    """Return what a stepping network is to be used with."""
+    module: Any = data
+    told: dict[str, Any] = {"refinements": 0}
+    if isinstance(way, Refinement):
+        told = {"refinements": way.steps, "smallest": way.smallest}
+    ranges = {k: (min(v), max(v)) for k, v in vars(module).items() if k in ("spaces", "times")}
+    return RolloutSettings(stride=module.stride, points=module.points, **told, **ranges)
 
 
 def settings_of(cfg: Config, data: FlowData) -> SimulationSettings:

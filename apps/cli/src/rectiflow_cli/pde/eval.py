@@ -11,6 +11,7 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.rollout import is_of_waves, measure_rollouts
 
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 class Eval(commands.Evaluate):
     """Measure simulations from the first frames of solved flows, beside guesses without physics.
 
-    The frame that is given does not count.
+    The frame that is given does not count. Flows of ``solve ks`` are rolled out, and their
+    correlation times told.
     """
 
     domain = "pde"
@@ -53,6 +55,9 @@ class Eval(commands.Evaluate):
         from rectiflow.evaluation import Evaluation
         from rectiflow_pde.data.datamodule import flows_of
         from rectiflow_pde.evaluation import summarise
+
+        if is_of_waves(args.shards):
+            return measure_rollouts(self, args, progress)
 
         flows = flows_of(args.shards, args.split)[: args.num]
         if not flows:
@@ -88,7 +93,9 @@ class Eval(commands.Evaluate):
         return measure
 
     def tell(self, found: Evaluation) -> str:
-        """Return the means by method and kind of flow."""
+        """Return the means by method, and by kind of flow where there are kinds."""
+        if not any("all" in groups for groups in found.summary.values()):
+            return table([{"method": k, **values} for k, values in found.summary.items()])
         rows = [
             {"method": method, "flows": kind, **values}
             for method, groups in found.summary.items()

@@ -25,7 +25,7 @@ _OWN = {
         *("edge", "time_step", "paraview"),
     ),
     "smoke": ("buoyancy", "cells"),
-    "ks": ("length", "points", "viscosity", "time_step"),
+    "ks": ("length", "points", "viscosity", "time_step", "spread"),
 }
 _FRAMES = {"cylinder": (31, 0.05, 1.5), "smoke": (48, 1.5, 12.0), "ks": (140, 0.2, 20.0)}
 
@@ -57,6 +57,7 @@ class Solve(commands.Verb):
         add("--viscosity", type=flags.number, metavar="NU", help="Kinematic.")
         add("--buoyancy", type=flags.span, metavar="B", help=drawn)
         add("--length", type=flags.number, help="Of the circle of ks.")
+        add("--spread", type=flags.number, help="Share by which ks' length and times are drawn.")
         add = parser.group("discretisation")
         add("--edge", type=flags.number, metavar="M", help="Edges on the cylinder.")
         add("--time-step", type=flags.number, metavar="DT", help="A stable one if absent.")
@@ -131,7 +132,7 @@ class Solve(commands.Verb):
         told = {"length": args.length, "points": args.points, "step": args.time_step}
         told["viscosity"] = args.viscosity
         equation = KuramotoSivashinsky(**{k: v for k, v in told.items() if v is not None})
-        draws = KsDraws(equation, _times(args))
+        draws = KsDraws(equation, _times(args), args.spread or 0.0)
         return solve_grids(args.out, draws, args.num, **self._common(args, show))
 
 

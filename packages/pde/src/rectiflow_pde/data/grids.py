@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -76,19 +76,31 @@ class KsDraws:
     ----------
     equation : KuramotoSivashinsky
     times : tuple of float
+    spread : float
+        Share by which the length of the circle, and all times, are drawn larger or smaller.
     """
 
     equation: KuramotoSivashinsky = field(default_factory=KuramotoSivashinsky)
     times: tuple[float, ...] = tuple(round(20 + 0.2 * i, 10) for i in range(140))
+    spread: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.spread < 1:
+            raise ValueError(f"spread must lie in [0, 1), got {self.spread:g}.")
 
     def __call__(self, generator: torch.Generator) -> tuple[Float[np.ndarray, "f n 1"], dict]:
         """Draw and solve one."""
-        equation = self.equation
-        found = equation.solve(equation.draw(generator), self.times)
+        equation, times = self.equation, np.array(self.times)
+        if self.spread:
+            share = torch.rand(2, generator=generator, dtype=torch.float64).numpy()
+            longer, slower = 1 + self.spread * (2 * share - 1)
+            told = {"length": equation.length * longer, "step": equation.step * slower}
+            equation, times = replace(equation, **told), times * slower
+        found = equation.solve(equation.draw(generator), times.tolist())
         told: dict[str, Any] = {"size": equation.length, "viscosity": equation.viscosity}
         told["buoyancy"] = None
         told["caption"] = f"Kuramoto-Sivashinsky flow on a circle of length {equation.length:g}."
-        return found[..., None], told | {"times": np.array(self.times)}
+        return found[..., None], told | {"times": times}
 
 
 def solve_grids(
