@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from rectiflow import costs
-from rectiflow.costs import CostModel, Load, fit_costs, peak_memory
+from rectiflow.costs import CostModel, Costs, Load, fit_costs, peak_memory
 from rectiflow.memory import free_memory
 
 CPU = torch.device("cpu")
@@ -78,7 +78,12 @@ def test_what_fits_is_told():
     assert model.most_rows(1000, limit) == 0
     tokens = model.most_tokens(limit)
     assert model.most_rows(tokens, limit) >= 1 > model.most_rows(tokens + 1, limit)
-    found = model.estimate([Load(1, 10, 1), Load(3, 100, 1), Load(2, 20, 1)])
+    other = CostModel([1.0, 0, 0], [0, 0, 0], [0.0, 0.1, 0.0], 0.0)
+    parts = Costs({"": model, "after": other})
+    after = Load(1, 1000, 1, 4, "after")
+    found = parts.estimate([Load(1, 10, 1), Load(3, 100, 1), Load(2, 20, 1), after])
     assert found.largest == Load(3, 100, 1)
     assert found.memory == model.bytes(found.largest)
+    assert found.seconds == 4.0
+    assert parts.of(after).bytes(after) == pytest.approx(100.0)
     assert free_memory(CPU) > 2**20

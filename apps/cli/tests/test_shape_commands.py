@@ -152,3 +152,16 @@ def test_pairs_train_a_student(capsys, mosaics, tmp_path):
     ]
     assert main(["shape", "reflow", *words]) == 0
     assert ShapePipeline.from_pretrained(tmp_path / "run" / "export").settings.steps == 10
+
+
+def test_a_plan_tells_what_shapes_take(capsys, mosaics, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = ("sample", "--num", "3", "--weights", mosaics, "--plan", "-o", tmp_path / "out")
+    few = run(capsys, *words, "--depth", "4")
+    many = run(capsys, *words, "--depth", "6")
+    assert few["samples"] == many["samples"] == 3
+    assert 0 < few["seconds"] < many["seconds"]
+    assert 0 < few["memory"] < many["memory"] < many["free"]
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("rectiflow.commands.make.free_memory", lambda device: 1000)
+    assert "fewer --tokens or a lower --depth" in refused(capsys, *words)

@@ -5,8 +5,9 @@ A network that sees ``b`` rows of ``n`` tokens, ``k`` times, is taken to need
 .. math:: seconds = f(b, n) + k\, g(b, n), \qquad bytes = h(b, n)
 
 where f, g and h are non-negative sums of 1, ``b n`` and ``b n^2``: what is paid once, per token and
-per pair of tokens. Trials of a few sizes fit the weights, once for a network on a device; they are
-kept in the user's cache.
+per pair of tokens. A pipeline that does different things one after the other, such as a flow and a
+surface, has such sums for each. Trials of a few sizes fit the weights, once for a network on a
+device; they are kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -51,12 +52,15 @@ class Load:
         Network calls that each batch takes.
     batches : int
         How many batches there are.
+    part : str
+        What of the pipeline does it.
     """
 
     rows: int
     tokens: int
     calls: int
     batches: int = 1
+    part: str = ""
 
     def terms(self) -> np.ndarray:
         """Return 1, ``b n`` and ``b n^2``."""
@@ -107,11 +111,6 @@ class CostModel:
         """Return the memory that one batch of a load needs, the weights included."""
         return self.resting + float(np.array(self.memory) @ load.terms())
 
-    def estimate(self, loads: Sequence[Load]) -> Estimate:
-        """Return what some loads take, one after the other."""
-        largest = max(loads, key=self.bytes)
-        return Estimate(sum(map(self.seconds, loads)), self.bytes(largest), largest)
-
     def most_rows(self, tokens: int, limit: float) -> int:
         """Return how many rows of so many tokens fit into a limit, in bytes."""
         fixed = self.resting + self.memory[0]
@@ -125,6 +124,22 @@ class CostModel:
             if self.most_rows(fits + step, limit) >= 1:
                 fits += step
         return fits
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The model of each part of a pipeline."""
+
+    models: dict[str, CostModel]
+
+    def of(self, load: Load) -> CostModel:
+        """Return the model of the part that a load is for."""
+        return self.models[load.part]
+
+    def estimate(self, loads: Sequence[Load]) -> Estimate:
+        """Return what some loads take, one after the other."""
+        memory, largest = max(((self.of(x).bytes(x), x) for x in loads), key=lambda each: each[0])
+        return Estimate(sum(self.of(x).seconds(x) for x in loads), memory, largest)
 
 
 def fit_costs(
@@ -176,6 +191,7 @@ def _fitted(terms: np.ndarray, values: Sequence[float]) -> list[float]:
 
     scale = 1 / np.maximum(np.asarray(values, float), 1e-9)
     size = np.abs(terms).max(0)
+    size[size == 0] = 1  # a part without network calls
     weights, _ = nnls(terms / size * scale[:, None], np.ones(len(terms)))
     return (weights / size).tolist()
 
@@ -233,7 +249,7 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def costs_of(pipe: Pipeline, *, fit: bool = True) -> CostModel | None:
+def costs_of(pipe: Pipeline, *, fit: bool = True) -> Costs | None:
     """Return the costs of a pipeline on its device, from the cache or by trials.
 
     Parameters
@@ -245,7 +261,7 @@ def costs_of(pipe: Pipeline, *, fit: bool = True) -> CostModel | None:
     """
     path = _cache() / f"{_key(pipe)}.json"
     if path.is_file():
-        return CostModel(**read_json(path))
+        return Costs({part: CostModel(**told) for part, told in read_json(path).items()})
     if not fit:
         return None
     resting = sum(
@@ -253,9 +269,17 @@ def costs_of(pipe: Pipeline, *, fit: bool = True) -> CostModel | None:
         for part in pipe.parts.values()
         for tensor in (*part.parameters(), *part.buffers())
     )
-    model = fit_costs(pipe.run_load, pipe.trials(), resting=resting, device=pipe.device)
-    write_json(path, asdict(model))
-    return model
+    trials: dict[str, list[Load]] = {}
+    for load in pipe.trials():
+        trials.setdefault(load.part, []).append(load)
+    costs = Costs(
+        {
+            part: fit_costs(pipe.run_load, loads, resting=resting, device=pipe.device)
+            for part, loads in trials.items()
+        }
+    )
+    write_json(path, asdict(costs)["models"])
+    return costs
 
 
 def _cache() -> Path:
@@ -270,6 +294,7 @@ def _key(pipe: Pipeline) -> str:
         for name, part in pipe.parts.items()
     }
     told = [
+        "by part",
         type(pipe).__name__,
         sizes,
         str(pipe.dtype),

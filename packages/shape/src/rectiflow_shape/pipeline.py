@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rectiflow.conditioning import TextEncoder
+from rectiflow.costs import Load
 from rectiflow.pipeline import Kinds, Pipeline
+from rectiflow.solvers import Euler
 from torch import Tensor, nn
 
 from rectiflow_shape.geometry import Mesh
@@ -92,6 +95,38 @@ class ShapePipeline(Pipeline):
     def text(self) -> TextEncoder:
         """Return the text encoder; it is loaded when first needed."""
         return TextEncoder.load(self.settings.text_encoder)
+
+    def trials(self) -> list[Load]:
+        """Return some shapes through the flow, and one on lattices of several depths."""
+        most = int(self.settings.tokens)
+        flow = [
+            Load(b, n, c, part="flow") for b in (1, 2) for n in (most // 2, most) for c in (1, 3)
+        ]
+        return [*flow, *(self.surface_load(depth) for depth in (4, 5, 6))]
+
+    @staticmethod
+    def surface_load(depth: int, count: int = 1) -> Load:
+        """Return what some surfaces take, one by one: some five times as much with each depth."""
+        return Load(1, 5**depth, 0, count, "surface")
+
+    @torch.no_grad()
+    def run_load(self, load: Load) -> None:
+        """Make tokens by Euler's method, or the surface of some."""
+        if load.part == "surface":
+            depth = round(math.log(load.tokens, 5))
+            Sampler(self, self.options(depth=depth)).surface(self._trial_tokens)
+            return
+        told = self.options(steps=load.calls, solver=Euler(), tokens=load.tokens)
+        list(Sampler(self, told).tokens([self._trial(index) for index in range(load.rows)]))
+
+    def _trial(self, index: int) -> Asked:
+        return Asked(index, image=None if self.image is None else torch.zeros(3, 224, 224))
+
+    @cached_property
+    def _trial_tokens(self) -> Tensor:
+        """One shape as the weights make it: its surface costs what others' do."""
+        (tokens,) = Sampler(self, self.options(steps=4)).tokens([self._trial(0)])
+        return tokens
 
     @property
     def is_mosaic(self) -> bool:

@@ -214,11 +214,11 @@ class Make(PipelineVerb):
         ValueError
             When they would not fit.
         """
-        model = costs_of(pipe)
-        assert model is not None
+        costs = costs_of(pipe)
+        assert costs is not None
         document: dict[str, Any] = {"samples": len(jobs), "seconds": 0.0, "memory": 0.0}
         if jobs:
-            found = model.estimate(self.loads(args, pipe, jobs))
+            found = costs.estimate(self.loads(args, pipe, jobs))
             document |= {"seconds": found.seconds, "memory": found.memory}
         free = free_memory(pipe.device)
         document |= {"free": free, "device": str(pipe.device)}
@@ -234,13 +234,13 @@ class Make(PipelineVerb):
 
     def require_room(self, args: Namespace, pipe: Any, jobs: list[Job]) -> None:
         """Refuse what cannot fit, with the setting that would, where the costs are known."""
-        model = costs_of(pipe, fit=False)
-        if model is None:
+        costs = costs_of(pipe, fit=False)
+        if costs is None:
             return
-        found, free = model.estimate(self.loads(args, pipe, jobs)), free_memory(pipe.device)
+        found, free = costs.estimate(self.loads(args, pipe, jobs)), free_memory(pipe.device)
         if found.memory * MARGIN <= free:
             return
-        tokens = found.largest.tokens
+        tokens, model = found.largest.tokens, costs.of(found.largest)
         rows = model.most_rows(tokens, free)
         setting = self.lighter(rows, tokens if rows else model.most_tokens(free))
         raise ValueError(

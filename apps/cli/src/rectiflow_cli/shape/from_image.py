@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser
+from rectiflow.costs import Load
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.shape.options import (
     add_flow,
     add_surface,
     check_format,
+    loads_of,
     made_by,
     surface_by,
 )
@@ -60,6 +62,14 @@ class FromImage(commands.Make):
         """Return the options as they are resolved."""
         options = pipe.options(**made_by(args), **surface_by(args))
         return options.described() | {"up": args.up, "size": args.size}
+
+    def loads(self, args: Any, pipe: ShapePipeline, jobs: list[Job]) -> list[Load]:
+        """Return what goes through the flow, and the surfaces."""
+        return loads_of(args, pipe, len(jobs))
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Name what makes a shape cheaper."""
+        return "fewer --tokens or a lower --depth"
 
     def make(
         self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Any

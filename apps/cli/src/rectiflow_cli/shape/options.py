@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Parser, add_rule, add_sampler, positive
+from rectiflow.costs import Load
 from rectiflow.storage.folders import claim_file
 
 from rectiflow_cli.errors import UsageError
@@ -14,6 +15,7 @@ from rectiflow_cli.errors import UsageError
 if TYPE_CHECKING:
     from rectiflow_shape.geometry import Certificate, Mesh
     from rectiflow_shape.mosaic import FitSettings
+    from rectiflow_shape.pipeline import ShapePipeline
 
 FORMATS = ("glb", "obj", "ply", "stl", "off")
 
@@ -77,6 +79,15 @@ def made_by(args: argparse.Namespace) -> dict[str, Any]:
 def surface_by(args: argparse.Namespace) -> dict[str, Any]:
     """Return the rest of them."""
     return {"depth": args.depth, "faces": args.faces, "largest": args.largest}
+
+
+def loads_of(args: argparse.Namespace, pipe: ShapePipeline, count: int) -> list[Load]:
+    """Return what so many shapes come to: their way through the flow, and their surfaces."""
+    told = pipe.options(**made_by(args), **surface_by(args))
+    tokens, depth, nfe = int(told.tokens or 1), int(told.depth or 7), told.moves.nfe
+    sizes = [min(told.rows, count - i) for i in range(0, count, told.rows)]
+    flow = [Load(rows, tokens, nfe, part="flow") for rows in sizes]
+    return [*flow, pipe.surface_load(depth, count)]
 
 
 def write_one(

@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive, table, words
+from rectiflow.costs import Load
 
-from rectiflow_cli.shape.options import FORMATS, add_flow, add_surface, made_by, surface_by
+from rectiflow_cli.shape.options import (
+    FORMATS,
+    add_flow,
+    add_surface,
+    loads_of,
+    made_by,
+    surface_by,
+)
 
 if TYPE_CHECKING:
     from rectiflow_shape.pipeline import ShapePipeline
@@ -65,6 +73,14 @@ class Sample(commands.Make):
     def chunks(self, args: Any, pipe: ShapePipeline, jobs: list[Job]) -> Iterator[list[Job]]:
         """Cut the shapes into calls."""
         yield from (jobs[i : i + TOGETHER] for i in range(0, len(jobs), TOGETHER))
+
+    def loads(self, args: Any, pipe: ShapePipeline, jobs: list[Job]) -> list[Load]:
+        """Return what goes through the flow, and the surfaces."""
+        return loads_of(args, pipe, len(jobs))
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Name what makes a shape cheaper."""
+        return "fewer --tokens or a lower --depth"
 
     def make(
         self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Any
