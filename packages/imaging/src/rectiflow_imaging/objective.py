@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from rectiflow.flow import Flow
@@ -38,7 +39,7 @@ class RecoveryObjective(nn.Module):
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the mean loss over the batch, and what it is made of."""
         x = (batch["x1"] + 1) / 2
-        told = {"generator": generator, "device": generator.device}
+        told: Any = {"generator": generator, "device": generator.device}
         one = (len(x), *(1,) * (x.ndim - 1))
         x = x * (1 + self.jitter * torch.randn(one, **told)) + self.jitter * torch.randn(
             one, **told
@@ -93,7 +94,7 @@ class ResidualObjective(nn.Module):
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the mean loss."""
         x1, model = batch["x1"], self.network.diffusion
-        told = {"generator": generator, "device": generator.device}
+        told: Any = {"generator": generator, "device": generator.device}
         k = torch.randint(model.steps, (len(x1),), **told)
         noise = torch.randn(x1.shape, **told)
         degraded = self.network.degraded(x1, generator)

@@ -65,7 +65,7 @@ class ImagePipeline(Pipeline):
         return super().device if self.parts else torch.device("cpu")
 
     @property
-    def field(self) -> Callable[[Tensor, Any], Tensor]:
+    def field(self) -> Callable[[Any, Any], Any]:
         """The velocity of slices, in the pipeline's dtype."""
         field = bind(self.network)
 

@@ -24,7 +24,7 @@ from rectiflow_imaging.metrics import psnr, ssim, stack_variation
 from rectiflow_imaging.operators import ParallelBeam, view_angles
 from rectiflow_imaging.result import ImageResult
 
-Field = Callable[[Tensor, Any], Tensor]
+Field = Callable[[Any, Any], Any]
 
 
 class Reconstruction(ABC):
