@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rectiflow.fields import bind
@@ -75,8 +76,8 @@ class RestorationPipeline(Pipeline):
         if isinstance(net, MeanFlowNetwork):
             made["estimate"] = mean = net.estimate(y)
             moves = plan(uniform(steps), Euler())
-            told = {"sigma": net.sigma, "generator": noise}
-            made["restored"] = restore(bind(net), mean, moves, **told)
+            flowing: Any = {"sigma": net.sigma, "generator": noise}
+            made["restored"] = restore(bind(net), mean, moves, **flowing)
         else:
             start = torch.randn(y.shape, generator=noise, device=y.device)
             made["restored"] = net.diffusion.sample(net, y, start, count=steps)
