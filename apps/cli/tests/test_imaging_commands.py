@@ -143,6 +143,7 @@ def test_deform_moves_labels_with_images(bodies, drdm, capsys):
     assert set(np.unique(one.labels)) <= set(np.unique(body.labels))
     assert 0.002 < np.abs(one.values - body.values).mean() < 0.3
     np.testing.assert_allclose(one.affine, body.affine)
+    assert body.values.min() <= one.values.min() < one.values.max() <= body.values.max() + 1e-6
     words = ("deform", BODY, "--num", 1, "--steps", 1, "-o", "cubes")
     assert run(*words, "--weights", "drdm3") == 0
     assert run("deform", BODY, "--level", 99, "--weights", "drdm", "-o", "none") == 2

@@ -201,9 +201,10 @@ class DeformationPipeline(Pipeline):
         side = -(-max(high, wide, deep if net.axes == 3 else 0) // 8) * 8
         wide = padded_to(volume.values, side, net.axes)
         fit = Fit.of(volume.values, side)
-        x = ((fit.scaled(torch.from_numpy(wide)) + 1) / 2).to(self.device)
+        x = torch.from_numpy(wide).to(self.device)
         seen = x[:, None] if net.axes == 2 else x[None, None]
-        shown = seen[len(seen) // 2][None]  # the network sees the middle slice
+        least = float(x.min())  # what lies beyond the image
+        shown = (fit.scaled(seen[len(seen) // 2][None]) + 1) / 2  # to the network: the middle slice
         labels = None
         if volume.labels is not None:
             whole = torch.from_numpy(padded_to(volume.labels.astype(np.float32), side, net.axes))
@@ -215,7 +216,7 @@ class DeformationPipeline(Pipeline):
             path = range((net.n_steps if steps is None else steps) - 1, -1, -1)
             moved, _ = drdm.recover(net, shown, start.to(self.device), path)
             each = moved.expand(len(seen), *moved.shape[1:])
-            values = fit.restored(2 * warp(seen, each) - 1).cpu()
+            values = (warp(seen - least, each) + least).cpu()
             name = f"deformed_{index:04d}"
             made[name] = cropped_to(volume, values)
             if labels is not None:
