@@ -70,6 +70,20 @@ def flows(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def bodies(tmp_path_factory):
+    """Phantoms, and a network that restores."""
+    from rectiflow_imaging.data.synthetic import phantom_files
+    from rectiflow_imaging.networks import MeanFlowNetwork
+    from rectiflow_imaging.restoration import RestorationPipeline
+
+    folder = tmp_path_factory.mktemp("bodies")
+    phantom_files(folder / "raw", 2, shape=(2, 16, 16))
+    network = MeanFlowNetwork(side=16, width=8, multipliers=(1, 2))
+    RestorationPipeline(network).save_pretrained(folder / "weights")
+    return folder
+
+
+@pytest.fixture(scope="module")
 def sounds(tmp_path_factory):
     """A network that separates, prepared sounds, and recordings with captions."""
     folder = tmp_path_factory.mktemp("sounds")
@@ -124,6 +138,11 @@ CASES = {
     "pde pairs": "{flows}/shards --num 2 --batch 1 --steps 1 --weights {flows}/run",
     "pde solve": "ks --num 2 --frames 4 --points 32",
     "pde prepare": "{flows}/shards --splits 1,0,0",
+    "imaging prepare": "{bodies}/raw --side 16 --splits 1,0,0",
+    "imaging reconstruct": "{bodies}/raw/ellipsoids_0000.npz {bodies}/raw/ellipsoids_0001.npz "
+    "--side 16 --views 4",
+    "imaging restore": "{bodies}/raw/ellipsoids_0000.npz {bodies}/raw/ellipsoids_0001.npz "
+    "--steps 2 --trial --weights {bodies}/weights",
     "pde eval": "{flows}/shards --split train --steps 1 --weights {flows}/run",
 }
 

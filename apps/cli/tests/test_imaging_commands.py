@@ -143,6 +143,7 @@ def test_deform_moves_labels_with_images(bodies, drdm, capsys):
     assert set(np.unique(one.labels)) <= set(np.unique(body.labels))
     assert 0.002 < np.abs(one.values - body.values).mean() < 0.3
     np.testing.assert_allclose(one.affine, body.affine)
+    assert body.values.min() <= one.values.min() < one.values.max() <= body.values.max() + 1e-6
     words = ("deform", BODY, "--num", 1, "--steps", 1, "-o", "cubes")
     assert run(*words, "--weights", "drdm3") == 0
     assert run("deform", BODY, "--level", 99, "--weights", "drdm", "-o", "none") == 2
@@ -159,6 +160,23 @@ def test_drdm_trains_and_converts(bodies, work, capsys):
     torch.save({"a": torch.zeros(2)}, work / "other.pth")
     assert run("convert", "other.pth", "-o", "none") == 2
     assert "RecResACNet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["pmrf", "rddm"])
+def test_restorers_train_and_restore(kind, bodies, capsys):
+    words = [f"experiment=small_{kind}", f"debug=tiny_{kind}", "data.dir=shards", *FAST]
+    assert run("train", *words, "network.blur=0.6", f"hydra.run.dir={kind}") == 0
+    words = ("restore", BODY, "--weights", kind, "--steps", 3, "--format", "nii.gz")
+    found = told(capsys, *words, "--trial", "-o", f"{kind}_trial")
+    images = found["samples"][0]["images"]
+    assert set(images) == {"degraded", "restored"} | ({"estimate"} if kind == "pmrf" else set())
+    assert all(5 < part["psnr"] < 60 for part in images.values())
+    found = told(capsys, *words, "-o", f"{kind}_as_it_is")
+    assert "degraded" not in found["samples"][0]["images"]
+    made = read_volume(f"{kind}_as_it_is/ellipsoids_0000_restored.nii.gz")
+    body = read_volume(BODY)
+    assert made.values.shape == body.values.shape
+    np.testing.assert_allclose(made.affine, body.affine, atol=1e-5)
 
 
 def test_card_shows_each_method(bodies, capsys):

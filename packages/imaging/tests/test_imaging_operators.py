@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from rectiflow.inverse import Blur, Gaussian, Measurement, TotalVariation, check_adjoint
+from rectiflow.inverse import Blur, Downsample, Gaussian, Measurement, TotalVariation, check_adjoint
 from rectiflow_imaging import drdm
 from rectiflow_imaging.deformation import RandomField, compose, folded, jacobian, magnitude, warp
 from rectiflow_imaging.networks import RecoveryNetwork
@@ -92,6 +92,18 @@ def test_total_variation_beats_filtered_back_projection(head):
     flat = torch.arange(5.0)[:, None].expand(5, 2).clone()
     assert (between._forward(flat[None, None])[1] == 0).all()
     assert TotalVariation(between.measurement, 0, periodic=False)._forward(flat)[-1].sum() == 0
+
+
+@pytest.mark.parametrize(("kind", "share"), [("magnetic resonance", 0.7), ("blocks", 0.9)])
+def test_total_variation_beats_the_shortest_image(kind, share, head):
+    """Of few lines of frequencies, and of means of blocks (super-resolution)."""
+    lines = random_lines((64, 64), 2.5, generator=generator())
+    operator = Fourier(lines) if kind == "magnetic resonance" else Downsample((2, 2))
+    y = operator(head)
+    first = operator.pinv(y)
+    told = {"rho": 0.1, "inner": 3, "periodic": False}
+    found = TotalVariation(Measurement(operator, y), (2, 3), 1e-3, **told).solve(first, 60).x
+    assert (found - head).square().mean() < share * (first - head).square().mean()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -134,6 +134,25 @@ def test_truncated_files(tmp_path, suffix):
         read_volume(path)
 
 
+@pytest.mark.parametrize("suffix", WRITTEN)
+def test_damaged_files_are_refused_or_read(tmp_path, suffix, capfd):
+    path = write_volume(tmp_path / f"a{suffix}", volume(2))
+    whole, random = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(40):
+        content = bytearray(whole)
+        for _ in range(int(random.integers(1, 12))):
+            content[int(random.integers(min(len(content), 600)))] = int(random.integers(256))
+        path.write_bytes(content)
+        try:
+            found = read_volume(path)
+        except FileError:
+            continue
+        assert found.values.ndim == 3
+        assert np.isfinite(found.values).all()
+        found.describe()
+    assert capfd.readouterr() == ("", "")
+
+
 def save(path, values, **told):
     np.savez(path, volume=values, **told)
     return path

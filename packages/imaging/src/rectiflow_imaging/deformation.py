@@ -88,7 +88,9 @@ def resized(field: Tensor, side: int) -> Tensor:
     wide = functional.interpolate(
         scaled, size=[2 * side] * (field.ndim - 2), mode=mode, align_corners=False
     )
-    return wide[(..., *[slice(side // 2, side // 2 + side)] * (field.ndim - 2))]
+    for axis in range(2, field.ndim):
+        wide = wide.narrow(axis, side // 2, side)
+    return wide
 
 
 @dataclass(frozen=True)

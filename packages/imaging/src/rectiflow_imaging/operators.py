@@ -7,6 +7,7 @@ Events are images ``(b, c, h, w)``; a volume is a batch of its slices. Super-res
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -108,7 +109,9 @@ def _rays(side: int, angles: Sequence[float]) -> Matrix:
                 weights.append((part_x * part_y)[seen])
     index = torch.stack([torch.cat(rays), torch.cat(pixels)])
     shape = (len(angles) * side, side * side)
-    made = torch.sparse_coo_tensor(index, torch.cat(weights), shape, check_invariants=True)
+    with warnings.catch_warnings():  # torch warns, once, that sparse tensors may go unchecked
+        warnings.simplefilter("ignore")
+        made = torch.sparse_coo_tensor(index, torch.cat(weights), shape, check_invariants=True)
     return Matrix(made, (side, side))
 
 

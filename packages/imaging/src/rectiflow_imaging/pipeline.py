@@ -20,7 +20,7 @@ from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_imaging import drdm
-from rectiflow_imaging.data.prepare import Fit
+from rectiflow_imaging.data.prepare import Fit, cropped_to, padded_to
 from rectiflow_imaging.deformation import RandomField, folded, magnitude, warp
 from rectiflow_imaging.io import Volume
 from rectiflow_imaging.networks import ImageUNet, RecoveryNetwork
@@ -65,7 +65,7 @@ class ImagePipeline(Pipeline):
         return super().device if self.parts else torch.device("cpu")
 
     @property
-    def field(self) -> Callable[[Tensor, Any], Tensor]:
+    def field(self) -> Callable[[Any, Any], Any]:
         """The velocity of slices, in the pipeline's dtype."""
         field = bind(self.network)
 
@@ -199,14 +199,15 @@ class DeformationPipeline(Pipeline):
             raise ValueError(f"level must lie in 0 to {net.n_steps - 1}, got {level}.")
         deep, high, wide = volume.values.shape
         side = -(-max(high, wide, deep if net.axes == 3 else 0) // 8) * 8
-        padded = _cube(volume.values, side, net.axes)
+        wide = padded_to(volume.values, side, net.axes)
         fit = Fit.of(volume.values, side)
-        x = ((fit.scaled(torch.from_numpy(padded)) + 1) / 2).to(self.device)
+        x = torch.from_numpy(wide).to(self.device)
         seen = x[:, None] if net.axes == 2 else x[None, None]
-        shown = seen[len(seen) // 2][None]  # the network sees the middle slice
+        least = float(x.min())  # what lies beyond the image
+        shown = (fit.scaled(seen[len(seen) // 2][None]) + 1) / 2  # to the network: the middle slice
         labels = None
         if volume.labels is not None:
-            whole = torch.from_numpy(_cube(volume.labels.astype(np.float32), side, net.axes))
+            whole = torch.from_numpy(padded_to(volume.labels.astype(np.float32), side, net.axes))
             labels = (whole[:, None] if net.axes == 2 else whole[None, None]).to(self.device)
         random, made, measured = field or RandomField(), {}, {}
         for index in indices:
@@ -215,12 +216,12 @@ class DeformationPipeline(Pipeline):
             path = range((net.n_steps if steps is None else steps) - 1, -1, -1)
             moved, _ = drdm.recover(net, shown, start.to(self.device), path)
             each = moved.expand(len(seen), *moved.shape[1:])
-            values = fit.restored(2 * warp(seen, each) - 1).cpu()
+            values = (warp(seen - least, each) + least).cpu()
             name = f"deformed_{index:04d}"
-            made[name] = _cropped(volume, values)
+            made[name] = cropped_to(volume, values)
             if labels is not None:
                 kept = warp(labels, each, nearest=True).cpu().round()
-                marks = _cropped(volume, kept).values.astype(volume.labels.dtype)  # type: ignore[union-attr]
+                marks = cropped_to(volume, kept).values.astype(volume.labels.dtype)  # type: ignore[union-attr]
                 made[name] = Volume(made[name].values, volume.affine, labels=marks)
             mean, most = magnitude(moved)
             measured[name] = {
@@ -232,21 +233,3 @@ class DeformationPipeline(Pipeline):
         seconds = time.perf_counter() - began
         settings = self.describe() | told
         return ImageResult(made, measured, list(volume.notes), settings=settings, seconds=seconds)
-
-
-def _cube(values: np.ndarray, side: int, axes: int) -> np.ndarray:
-    """Pad slices to squares, or a volume to a cube, by the least value."""
-    wanted = (side if axes == 3 else values.shape[0], side, side)
-    gaps = [(w - n) for w, n in zip(wanted, values.shape, strict=True)]
-    edges = [(gap // 2, gap - gap // 2) for gap in gaps]
-    return np.pad(values, edges, constant_values=values.min())
-
-
-def _cropped(volume: Volume, values: Tensor) -> Volume:
-    """Undo the padding."""
-    whole = values[:, 0] if len(values) > 1 or values.ndim == 4 else values[0, 0]
-    cuts = [
-        slice((n - m) // 2, (n - m) // 2 + m)
-        for n, m in zip(whole.shape, volume.values.shape, strict=True)
-    ]
-    return volume.like(whole[tuple(cuts)].numpy())

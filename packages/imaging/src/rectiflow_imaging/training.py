@@ -1,4 +1,4 @@
-"""How priors and DRDM are trained: what the generic commands read."""
+"""How priors, DRDM and restorers are trained: what the generic commands read."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rectiflow.pipeline import Pipeline
 from rectiflow.training.recipe import Recipe
 
-from rectiflow_imaging.networks import RecoveryNetwork
+from rectiflow_imaging.networks import MeanFlowNetwork, RecoveryNetwork, ResidualNetwork
 from rectiflow_imaging.pipeline import DeformationPipeline, ImagePipeline
+from rectiflow_imaging.restoration import RestorationPipeline
 
 if TYPE_CHECKING:
     from rectiflow.training import FlowData, FlowTraining
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ImagingRecipe(Recipe):
-    """Trains priors of slices, and DRDM in two or three dimensions."""
+    """Trains priors of slices, DRDM in two or three dimensions, and restorers."""
 
     shown = ("train/loss", "val/loss", "train/misfit")
 
@@ -33,8 +35,7 @@ class ImagingRecipe(Recipe):
     ) -> None:
         """Write the network as the pipeline of its kind."""
         network: Any = training.network
-        kind = DeformationPipeline if isinstance(network, RecoveryNetwork) else ImagePipeline
-        kind(network).save_pretrained(folder, **card)
+        pipeline_of(network).save_pretrained(folder, **card)
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the values of an image."""
@@ -46,7 +47,18 @@ class ImagingRecipe(Recipe):
         """Return the command that uses the network of this stage."""
         if isinstance(training.network, RecoveryNetwork):
             return f"rectiflow imaging deform IMAGE --weights {folder} -o deformed"
+        if isinstance(training.network, MeanFlowNetwork | ResidualNetwork):
+            return f"rectiflow imaging restore IMAGE --weights {folder} -o restored"
         return f"rectiflow imaging reconstruct IMAGE --weights {folder} -o reconstructed"
+
+
+def pipeline_of(network: Any) -> Pipeline:
+    """Return the pipeline of a network by its class."""
+    if isinstance(network, RecoveryNetwork):
+        return DeformationPipeline(network)
+    if isinstance(network, MeanFlowNetwork | ResidualNetwork):
+        return RestorationPipeline(network)
+    return ImagePipeline(network)
 
 
 RECIPE = ImagingRecipe("imaging", ImagePipeline)

@@ -7,6 +7,7 @@ VERBS = {
     "prepare": Verb(f"{__name__}.prepare", "Turn images and volumes into shards."),
     "sample": Verb(f"{__name__}.sample", "Draw slices."),
     "reconstruct": Verb(f"{__name__}.reconstruct", "Reconstruct volumes from few views."),
+    "restore": Verb(f"{__name__}.restore", "Restore noisy and blurred images (PMRF, RDDM)."),
     "deform": Verb(f"{__name__}.deform", "Deform images and labels plausibly (DRDM)."),
     "eval": Verb(f"{__name__}.eval", "Measure images against others."),
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and slice, for reflow."),

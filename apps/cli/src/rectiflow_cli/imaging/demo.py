@@ -55,7 +55,7 @@ def card(request: Request) -> Card:
         generator = torch.Generator().manual_seed(10_000 + request.seed)
         body = Volume(ellipsoids((SIDE // 2, SIDE, SIDE), generator).values.numpy())
     known = methods(request.steps or 40)
-    told = {"views": VIEWS, "seed": request.seed}
+    told: Any = {"views": VIEWS, "seed": request.seed}
     device = pick_device(request.device)
     try:
         pipe = ImagePipeline.from_pretrained(request.weights, device=device)

@@ -74,7 +74,7 @@ class Reconstruct(OfImages):
 
     def tell(self, args: Any, document: dict[str, Any]) -> str:
         """Return how near each comes to the truth."""
-        keys = ("psnr", "ssim", "variation", "seconds")
+        keys = ("psnr", "ssim", "variation")
         rows = [
             {"image": row["name"], "method": name, **{key: part[key] for key in keys}}
             for row in document["samples"]

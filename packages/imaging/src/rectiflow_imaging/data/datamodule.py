@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rectiflow.training.data import FlowData
 from rectiflow.training.held_out import HeldOut
@@ -28,7 +29,8 @@ class ImageData(FlowData):
     ) -> None:
         prepared = PreparedImages(folder)
         rows, held = prepared.some_rows("train"), prepared.rows("valid")
-        train = Subset(prepared.records, rows.tolist())
+        records: Any = prepared.records
+        train: Any = Subset(records, rows.tolist())
         batches = ShuffledBatches(len(rows), min(batch_size, len(rows)), seed=seed)
-        valid = HeldOut(Subset(prepared.records, held.tolist()), batch_size) if len(held) else None
+        valid = HeldOut(Subset(records, held.tolist()), batch_size) if len(held) else None
         super().__init__(train, batches, valid, num_workers=num_workers)

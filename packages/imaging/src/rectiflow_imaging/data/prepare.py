@@ -92,6 +92,24 @@ class Fit:
         return functional.interpolate(x, size=[self.side] * 3, mode="trilinear")[0]
 
 
+def padded_to(values: np.ndarray, side: int, axes: int) -> np.ndarray:
+    """Pad slices to squares, or a volume to a cube, by the least value."""
+    wanted = (side if axes == 3 else values.shape[0], side, side)
+    gaps = [(w - n) for w, n in zip(wanted, values.shape, strict=True)]
+    edges = [(gap // 2, gap - gap // 2) for gap in gaps]
+    return np.pad(values, edges, constant_values=values.min())
+
+
+def cropped_to(volume: Volume, values: Tensor) -> Volume:
+    """Undo the padding."""
+    whole = values[:, 0] if len(values) > 1 or values.ndim == 4 else values[0, 0]
+    cuts = [
+        slice((n - m) // 2, (n - m) // 2 + m)
+        for n, m in zip(whole.shape, volume.values.shape, strict=True)
+    ]
+    return volume.like(whole[tuple(cuts)].numpy())
+
+
 def prepare(
     folder: Path | str,
     out: Path | str,

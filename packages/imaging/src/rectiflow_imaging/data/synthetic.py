@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from rectiflow.execution import HERE
@@ -57,7 +58,7 @@ def synthetic_images(
     files = folder / "phantoms"
     phantom_files(files, num, shape=(side if cubes else 4, side, side), seed=seed)
     fractions = {"train": 0.7, "valid": 0.3, "test": 0.0}
-    told = {"side": side, "cubes": cubes, "fractions": fractions, "seed": seed}
+    told: Any = {"side": side, "cubes": cubes, "fractions": fractions, "seed": seed}
     return prepare(files, folder / "shards", executor=HERE, **told).folder
 
 

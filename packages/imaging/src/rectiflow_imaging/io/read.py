@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -22,8 +23,11 @@ MOST = 512 * 1024 * 1024
 """Voxels of an image: more are refused."""
 
 _AGAIN = "Export or copy it again."
-_NOT_READ = (ValueError, TypeError, KeyError, IndexError, OSError, EOFError, OverflowError)
-_NOT_READ += (AttributeError, MemoryError, zipfile.BadZipFile, zlib.error, SyntaxError)  # type: ignore[assignment]
+_NOT_READ = (  # what libraries say of damage, one way or another
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RuntimeError),
+    *(OSError, EOFError, MemoryError, SyntaxError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 _TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's axes run toward right, front and head
 _SWAP = np.eye(4)[[2, 1, 0, 3]]  # (z, y, x) to (x, y, z) and back
 
@@ -110,12 +114,14 @@ def _checked(path: Path, found: Volume) -> Volume:
 
 def _nifti(path: Path) -> Volume:
     from nibabel.filebasedimages import ImageFileError
+    from nibabel.imageglobals import logger
     from nibabel.nifti1 import Nifti1Image
     from nibabel.nifti2 import Nifti2Image
     from nibabel.spatialimages import HeaderDataError
     from nibabel.wrapstruct import WrapStructError
 
-    content = read_bounded(path)
+    content, was_disabled = read_bounded(path), logger.disabled
+    logger.disabled = True  # it tells of each guess
     try:
         sizes = {int.from_bytes(content[:4], order) for order in ("little", "big")}
         image: Any = (Nifti2Image if 540 in sizes else Nifti1Image).from_bytes(content)
@@ -126,6 +132,8 @@ def _nifti(path: Path) -> Volume:
         raise
     except (*_NOT_READ, ImageFileError, HeaderDataError, WrapStructError) as error:
         raise _damaged(path, "NIfTI", error) from error
+    finally:
+        logger.disabled = was_disabled
     if values.dtype.kind == "c" or values.dtype.names:
         _refuse(path, "it holds complex numbers or colours", "grey values", _AGAIN)
     zooms = np.array([*map(float, image.header.get_zooms()[:3]), 1.0, 1.0])[:3]
@@ -176,7 +184,7 @@ def _numpy(path: Path) -> Volume:
 
 
 def _dicom(path: Path) -> Volume:
-    return _stacked(path, [_dataset(path)])
+    return _ordered(path, [_dataset(path)])
 
 
 def _series(path: Path) -> Volume:
@@ -187,17 +195,29 @@ def _series(path: Path) -> Volume:
     series = {str(part.get("SeriesInstanceUID", "")) for part in parts}
     if len(series) > 1:
         _refuse(path, f"it holds {len(series)} series", "one", "Sort them into folders.")
-    return _stacked(path, parts)
+    return _ordered(path, parts)
+
+
+def _ordered(path: Path, parts: list[Dataset]) -> Volume:
+    """Stack the slices; elements are parsed when they are used."""
+    from pydicom.errors import BytesLengthException
+
+    try:
+        return _stacked(path, parts)
+    except VolumeFileError:
+        raise
+    except (*_NOT_READ, BytesLengthException) as error:
+        raise _damaged(path, "DICOM", error) from error
 
 
 def _dataset(path: Path) -> Dataset:
     import pydicom
-    from pydicom.errors import InvalidDicomError
+    from pydicom.errors import BytesLengthException, InvalidDicomError
 
     content = read_bounded(path)
     try:
         return pydicom.dcmread(io.BytesIO(content))
-    except (*_NOT_READ, InvalidDicomError) as error:
+    except (*_NOT_READ, BytesLengthException, InvalidDicomError) as error:
         raise _damaged(path, "DICOM", error) from error
 
 

@@ -6,6 +6,7 @@ import gzip
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rectiflow.storage.files import whole_file
@@ -56,11 +57,10 @@ def _nifti(part: Path, volume: Volume, suffix: str) -> None:
 
 
 def _npz(part: Path, volume: Volume, suffix: str) -> None:
-    told = {"affine": volume.affine, "labels": volume.labels}
+    told = {"volume": volume.values, "affine": volume.affine, "labels": volume.labels}
+    arrays: Any = {name: array for name, array in told.items() if array is not None}
     with part.open("wb") as file:
-        np.savez_compressed(
-            file, volume=volume.values, **{k: v for k, v in told.items() if v is not None}
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def _png(part: Path, volume: Volume, suffix: str) -> None:
@@ -83,7 +83,7 @@ def _dicom(part: Path, volume: Volume, suffix: str) -> None:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = uid.MultiFrameGrayscaleWordSecondaryCaptureImageStorage
     digest = hashlib.sha256(volume.values.tobytes()).digest()
-    meta.MediaStorageSOPInstanceUID = f"{_ROOT}{int.from_bytes(digest[:15], 'big')}"
+    meta.MediaStorageSOPInstanceUID = uid.UID(f"{_ROOT}{int.from_bytes(digest[:15], 'big')}")
     meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
     made = FileDataset(str(part), {}, file_meta=meta, preamble=b"\0" * 128)
     made.SOPClassUID = meta.MediaStorageSOPClassUID

@@ -2,5 +2,6 @@
 
 from rectiflow_imaging.networks.prior import ImageUNet
 from rectiflow_imaging.networks.recovery import RecoveryNetwork
+from rectiflow_imaging.networks.restoration import MeanFlowNetwork, ResidualNetwork
 
-__all__ = ["ImageUNet", "RecoveryNetwork"]
+__all__ = ["ImageUNet", "MeanFlowNetwork", "RecoveryNetwork", "ResidualNetwork"]
