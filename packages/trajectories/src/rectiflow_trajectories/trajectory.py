@@ -163,7 +163,7 @@ class Trajectory:
         seen = self.seen
         if seen.all():
             return self, ()
-        whole = seen.all(0)
+        whole: np.ndarray = seen.all(0)
         if self.comes_and_goes:
             if not whole.any():
                 raise ValueError(f"no node is seen in all {self.frames} frames; expected one.")
