@@ -124,9 +124,11 @@ def test_whole_trajectories_and_the_authors_diffusion(runs, tmp_path, capsys):
             assert found["futures"].shape == (1, 4, 5, 3)
             assert found["given"].shape == (0, 5, 3)
     capsys.readouterr()
-    assert rectiflow("eval", out, "--weights", run, "--steps", 2, "--num", 1, "--json") == 0
+    words = ("--weights", run, "--steps", 2, "--num", 1, "--bound", "--json")
+    assert rectiflow("eval", out, *words) == 0
     summary = json.loads(capsys.readouterr().out)["summary"]
-    assert {"marginal@2", "marginal_normal@2"} <= set(summary)
+    assert {"marginal@2", "marginal_normal@2", "bound"} <= set(summary)
+    assert rectiflow("eval", out, "--bound") == 2
     own = run / "export"
     assert rectiflow("convert", own, "--to", "official", "-o", tmp_path / "theirs") == 0
     words = (tmp_path / "theirs" / "geotdm.pt", "--frames", 4, "--diffusion", 30)
