@@ -69,10 +69,10 @@ CHAINS ?= $(error name structure files or an archive of chains: make small-prote
 small-protein: RUNS ?= runs/small-protein
 small-protein: install  ## Train the small protein checkpoints: make small-protein CHAINS=FOLDER.
 	$(BIN)/rectiflow protein prepare $(CHAINS) -o $(RUNS)/shards --min-length 40
-	$(call STAGE,first,protein train) data.dir=$(RUNS)/shards experiment=small
-	$(call STAGE,base,protein train) data.dir=$(RUNS)/shards experiment=small_crops weights=$(RUNS)/first/export
-	$(BIN)/rectiflow protein pairs --weights $(RUNS)/base/export --lengths 60:100:2 --num 168 --steps 50 \
-	  --repulsion --min-valid 0.8 --max-coil 0.85 --max-contacts 3 --seed 1 -o $(RUNS)/pairs
+	$(call STAGE,base,protein train) data.dir=$(RUNS)/shards experiment=small_crops network=small \
+	  trainer.max_steps=6000 'training.scheduler.points=[[0,0.01],[100,1.0],[4500,1.0],[6000,0.02]]'
+	$(BIN)/rectiflow protein pairs --weights $(RUNS)/base/export --lengths 60:100:2 --num 210 --batch 15 \
+	  --steps 50 --min-valid 0.75 --max-coil 0.85 --max-contacts 8 --seed 1 -o $(RUNS)/pairs
 	$(call STAGE,rectified,protein reflow) data.dir=$(RUNS)/pairs experiment=small_rectify weights=$(RUNS)/base/export
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
 	  --data $(RUNS)/shards --out $(RUNS)/quality.json

@@ -63,7 +63,8 @@ def test_every_engine_does_the_same_and_loses_nobody_by_a_killed_worker(engine, 
     assert not list(tmp_path.glob(".*.partial"))
 
 
-def test_logs_warnings_and_words_of_workers_come_out_here(capsys, caplog):
+def test_logs_warnings_and_words_of_workers_come_out_here(capsys, caplog, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # of handlers that other tests left
     caplog.set_level(logging.WARNING)
     assert [each.get() for each in Processes(2).map(work.talking, range(4))] == list(range(4))
     told = [record.getMessage() for record in caplog.records if record.name == "rectiflow.talk"]

@@ -77,7 +77,7 @@ def test_known_samples_stay_bit_for_bit(pipe, evaluations):
         assert np.array_equal(found[:, known], np.stack([heard, heard])[:, known])
         assert not np.array_equal(found[0, ~known], heard[~known])
         assert sdr(found[0], wave) > sdr(heard, wave) + (3 if isinstance(damage, Clip) else -3)
-        assert np.array_equal(found, repair(np.stack([heard, heard]), RATE))
+        assert np.array_equal(found[:1], repair(heard[None], RATE))
         if isinstance(damage, Clip):
             assert (np.abs(found[:, ~known]) >= 0.2499).all()
 

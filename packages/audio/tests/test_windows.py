@@ -211,7 +211,7 @@ def an_hour(block: int) -> Iterator[torch.Tensor]:
 
 def storages():
     """Return the bytes of the storages of all tensors that are alive."""
-    alive = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+    alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.layout == torch.strided]
     return {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
 
 

@@ -58,7 +58,7 @@ def test_reading_keeps_nothing(short_files):
     held = []
     tracemalloc.start()
     try:
-        for i in range(40):
+        for i in range(12):
             read_structure(files[i % len(files)])
             gc.collect()  # the decoder of BinaryCIF leaves cycles
             held.append(tracemalloc.get_traced_memory()[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from abc import abstractmethod
 from argparse import Namespace
@@ -16,6 +15,7 @@ from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser, fractions_of
 from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import Verb
+from rectiflow.quiet import quiet
 from rectiflow.storage.preparation import REJECTED, Report
 from rectiflow.storage.reading import read_rows
 
@@ -64,9 +64,10 @@ class Prepare(Verb):
         ValueError
             When nothing is accepted.
         """
-        # That nothing was accepted is said below, in one line.
-        logging.getLogger("rectiflow.storage.preparation").setLevel(logging.ERROR)
-        with counter("reading", unit="file", quiet=args.json) as show:
+        with (
+            quiet("rectiflow.storage.preparation"),  # what it warns of is said below, in one line
+            counter("reading", unit="file", quiet=args.json) as show,
+        ):
             report = self.prepare(args, show)
         rejected = report.folder / REJECTED
         told = reasons(rejected)

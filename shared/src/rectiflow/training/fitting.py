@@ -18,6 +18,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
+from rectiflow.quiet import quiet
 from rectiflow.training.flow_training import FlowTraining
 from rectiflow.training.metrics_csv import MetricsCsv
 from rectiflow.training.progress import Progress
@@ -209,15 +210,7 @@ def _own_loggers(folder: RunFolder, start_step: int) -> list[Logger]:
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
     """Silence Lightning's hints; its errors still come through."""
-    names = ("lightning.pytorch", "lightning.fabric")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
+    with quiet("lightning.pytorch", "lightning.fabric"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\..*")
         warnings.filterwarnings("ignore", message=r".*(num_workers|eval mode|not empty).*")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
+        yield

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 from rectiflow.commands import Parser, Verb, answer
+from rectiflow.quiet import quiet
 
 from rectiflow_cli.shape import flags
 
@@ -54,9 +54,9 @@ class Check(Verb):
         from rectiflow_shape.geometry import SURE, SignedDistance, certificate
         from rectiflow_shape.io import read_mesh
 
-        logging.getLogger("rectiflow_shape").setLevel(logging.ERROR)
-        mesh, report = read_mesh(path, up=args.up)
-        confidence = SignedDistance(mesh).confidence()
+        with quiet("rectiflow_shape"):  # the report has all that is warned of
+            mesh, report = read_mesh(path, up=args.up)
+            confidence = SignedDistance(mesh).confidence()
         return {
             "file": str(path),
             **certificate(mesh, args.faces).document(),
