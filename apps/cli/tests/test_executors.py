@@ -23,7 +23,7 @@ ENGINES = {
 QUICK = {
     "processes": (
         *("protein sample", "protein eval", "audio separate", "audio pairs", "audio eval"),
-        *("shape prepare", "pde simulate", "pde solve"),
+        *("shape prepare", "pde simulate", "pde solve", "trajectories forecast"),
     ),
     "ray": ("protein sample", "pde eval"),
     "slurm": ("protein sample", "protein prepare"),
@@ -80,6 +80,18 @@ def bodies(tmp_path_factory):
     phantom_files(folder / "raw", 2, shape=(2, 16, 16))
     network = MeanFlowNetwork(side=16, width=8, multipliers=(1, 2))
     RestorationPipeline(network).save_pretrained(folder / "weights")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def movers(tmp_path_factory):
+    """Short runs of particles, windows of them, and a network that forecasts."""
+    from rectiflow_trajectories.data.synthetic import synthetic_trajectories
+
+    folder = tmp_path_factory.mktemp("movers")
+    synthetic_trajectories(folder / "data", num=4, given=3, frames=4)
+    words = ("debug=tiny", f"data.dir={folder / 'data'}", f"hydra.run.dir={folder / 'run'}")
+    assert main(["trajectories", "train", *words]) == 0
     return folder
 
 
@@ -144,6 +156,13 @@ CASES = {
     "imaging restore": "{bodies}/raw/ellipsoids_0000.npz {bodies}/raw/ellipsoids_0001.npz "
     "--steps 2 --trial --weights {bodies}/weights",
     "pde eval": "{flows}/shards --split train --steps 1 --weights {flows}/run",
+    "trajectories simulate": "charged --num 3 --steps 300",
+    "trajectories prepare": "{movers}/data_runs --given 3 --frames 4 --splits 1,0,0",
+    "trajectories sample": "{movers}/data --split train --num 20 --steps 2 --weights {movers}/run",
+    "trajectories forecast": "{movers}/data_runs/valid/loc_charged.npy --num 2 --steps 2 "
+    "--weights {movers}/run",
+    "trajectories pairs": "{movers}/data --num 4 --batch 2 --steps 1 --weights {movers}/run",
+    "trajectories eval": "{movers}/data --split train --num 2 --steps 2 --weights {movers}/run",
 }
 
 

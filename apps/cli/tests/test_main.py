@@ -70,7 +70,7 @@ def test_unknown_words_name_the_close_alternative(verbs, capsys):
     assert main.main(["protien"]) == 2
     assert (
         "unknown command 'protien'; known: audio, demo, imaging, info, pde, protein, rerun, shape, "
-        "status." in (capsys.readouterr().err)
+        "status, trajectories." in (capsys.readouterr().err)
     )
     assert main.main(["protein", "sampel"]) == 2
     assert (

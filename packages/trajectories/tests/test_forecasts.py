@@ -15,6 +15,7 @@ from rectiflow_trajectories.data.prepare import record_of
 from rectiflow_trajectories.data.prepared import padded
 from rectiflow_trajectories.diffusion import Diffusion
 from rectiflow_trajectories.evaluation import guesses
+from rectiflow_trajectories.likelihood import likelihood_bound
 from rectiflow_trajectories.metrics import ade, fde
 from rectiflow_trajectories.objective import GRADIENTS, DiffusionObjective, TrajectoryObjective
 from rectiflow_trajectories.reflow import pair_sampler
@@ -199,6 +200,17 @@ def test_whole_trajectories_and_ancestral_steps(walk):
         assert made.futures.shape == (1, MADE, 3, 3)
         assert np.abs(made.futures.mean((1, 2))).max() < 1e-5 * np.abs(made.futures).max()
         assert made.given.shape[0] == 0
+
+
+@pytest.mark.parametrize("given", [0, GIVEN])
+def test_the_bound_of_a_graph_is_its_own(walk, given):
+    pipe = pipeline(given, diffusion=30)
+    records = [record_of(walk(pipe.windows.length, n), pipe.windows)[0] for n in (3, 5)]
+    both = likelihood_bound(pipe, records, [(0, 0), (1, 0)])
+    torch.testing.assert_close(likelihood_bound(pipe, records[1:], [(1, 0)]), both[1:])
+    assert both.isfinite().all()
+    with pytest.raises(ValueError, match="are of a straight flow"):
+        likelihood_bound(pipeline(given), records, [(0, 0), (1, 0)])
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".csv"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rectiflow.evaluation import Evaluation
 
+from rectiflow_trajectories.likelihood import likelihood_bound
 from rectiflow_trajectories.metrics import ade, fde, marginal_score
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def measure_windows(
     *,
     num: int = 5,
     steps: Sequence[int] = (),
+    bound: bool = False,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Forecast some windows and return rows of errors, one for each number of steps.
@@ -49,6 +51,8 @@ def measure_windows(
         Samples of each, over whose errors the mean and the least are taken.
     steps : sequence of int
         Numbers of steps; the checkpoint's own if empty.
+    bound : bool
+        Tell the likelihood bound of each window as well, in nats.
     **options
         As for :meth:`TrajectoryPipeline.samples`.
     """
@@ -67,6 +71,10 @@ def measure_windows(
         base.append(told)
     if pipe is None:
         return base
+    if bound:
+        nats = likelihood_bound(pipe, records, [(row, 0) for row in rows])
+        for told, value in zip(base, nats.tolist(), strict=True):
+            told["bound"] = value
     for count in steps or (pipe.settings.steps,):
         made = pipe.samples(records, rows, num=num, steps=count, **options)
         for told, x, futures in zip(base, whole, made, strict=True):
@@ -89,8 +97,8 @@ def summed_up(rows: Sequence[Mapping[str, Any]], failures: dict[str, str]) -> Ev
         for name in some[0]:
             if name in ("name", "steps", "made", "real"):
                 continue
-            is_guess = name.startswith(("last_", "velocity_"))
-            key = name if is_guess or count is None else f"{name}@{count}"
+            is_apart = name == "bound" or name.startswith(("last_", "velocity_"))
+            key = name if is_apart or count is None else f"{name}@{count}"
             summary[key] = float(np.mean([row[name] for row in some]))
         if "made" in some[0]:
             summary |= _marginals(some, f"@{count}")

@@ -185,8 +185,8 @@ class TrajectoryPipeline(Pipeline):
                 y = diffused(self, y, told, some, seed=seed)
             else:
                 taken = steps or self.settings.steps
-                way = {"steps": taken, "seed": seed, "solver": solver, "grid": grid}
-                y = flowed(self, y, told, some, **way)
+                way = {"seed": seed, "solver": solver, "grid": grid}
+                y = flowed(self, y, told, some, steps=taken, **way)  # type: ignore[arg-type]
             x = (y + told["reference"] if self.network.given else y) * self.settings.scale
             counts = told["real"].sum(1).tolist()
             rows = zip(x.double().cpu(), counts, strict=True)

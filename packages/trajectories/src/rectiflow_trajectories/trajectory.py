@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -163,7 +163,7 @@ class Trajectory:
         seen = self.seen
         if seen.all():
             return self, ()
-        whole = seen.all(0)
+        whole: Any = seen.all(0)
         if self.comes_and_goes:
             if not whole.any():
                 raise ValueError(f"no node is seen in all {self.frames} frames; expected one.")

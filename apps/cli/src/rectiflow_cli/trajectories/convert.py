@@ -18,8 +18,7 @@ class Convert(commands.Convert):
 
     domain = "trajectories"
     pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
-    examples = ("geotdm.pt -o ours", "geotdm.pt --given 10 --diffusion 100 -o ours",
-                "ours --to official -o theirs")  # fmt: skip
+    examples = ("geotdm.pt --diffusion 100 -o ours", "ours --to official -o theirs")
     licence = "licence: the authors' repository says MIT"
     official_files = ("geotdm.pt",)
     then = "forecast FILE --weights {folder} -o futures"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from rectiflow import commands
 from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
+from rectiflow_cli.errors import UsageError
+
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
 
@@ -34,12 +36,21 @@ class Evaluate(commands.Evaluate):
         add("--num", type=positive, default=5, help="Samples of each.")
         add("--steps", type=positive, nargs="+", default=(), help="Of the solver, one row each.")
         add_sampler(add, "euler")
+        add(
+            "--bound",
+            action="store_true",
+            help="Tell the likelihood bound of a diffusion, in nats.",
+        )
 
     def measure(self, args: Any, progress: Any) -> Measured:
         """Measure as the flags ask."""
         from rectiflow_trajectories.data import PreparedTrajectories
         from rectiflow_trajectories.evaluation import TOGETHER, summed_up
 
+        if args.bound and args.weights is None:
+            raise UsageError(
+                "--bound is that of weights; expected --weights, those of a diffusion."
+            )
         prepared = PreparedTrajectories(args.shards)
         rows = prepared.some_rows(args.split).tolist()
         count = min(args.limit or len(rows), len(rows))
@@ -58,6 +69,7 @@ class Evaluate(commands.Evaluate):
 
         pipe = None if args.weights is None else self.load(args)
         told = {"solver": args.solver, "grid": args.grid, "seed": args.seed} if pipe else {}
+        told["bound"] = args.bound
         prepared = PreparedTrajectories(args.shards)
         return lambda rows: measure_windows(
             pipe, prepared, rows, num=args.num, steps=args.steps, **told

@@ -96,7 +96,7 @@ class Forecast(commands.Make):
             {"file": row["files"][0], "nodes": row["nodes"], "spread": round(row["spread"], 4)}
             for row in document["samples"][:SHOWN]
         ]
-        return "\n".join(filter(None, [super().tell(args, document), rows and table(rows)]))
+        return "\n".join([super().tell(args, document), *([table(rows)] if rows else [])])
 
 
 main = Forecast()

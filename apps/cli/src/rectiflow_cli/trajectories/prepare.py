@@ -19,7 +19,6 @@ class Prepare(commands.Prepare):
     examples = (
         "runs -o shards",
         "md17 -o shards --kind molecule --every 10 --stride 1 --most 7000 --splits 0.6,0.2,0.2",
-        "eth -o shards --kind pedestrians --given 8 --frames 12 --stride 1",
     )
     takes = (
         "Files: loc*.npy of N-body runs with charges and edges, NPZ of MD17 or with positions, CSV "

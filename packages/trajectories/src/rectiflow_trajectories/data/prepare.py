@@ -194,7 +194,9 @@ def windows_of(
                 told = f"window at frame {start * windows.every}: {error}"
                 judged.refused.append({"file": name, "trajectory": number, "reason": told})
                 continue
-            row = {"name": label if len(starts) == 1 else f"{label}@{start * windows.every}"}
+            row: dict[str, Any] = {
+                "name": label if len(starts) == 1 else f"{label}@{start * windows.every}"
+            }
             row |= {"source": name, "split": split, "kind": windows.kind, "unit": unit}
             row |= {"start": start * windows.every, "given": windows.given, "nodes": nodes}
             row |= {"frames": windows.frames, "dimensions": kept.dimensions}

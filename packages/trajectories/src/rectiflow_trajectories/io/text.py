@@ -65,7 +65,8 @@ def read_pedestrians(path: Path) -> list[Trajectory]:
 def read_xyz(path: Path) -> list[Trajectory]:
     """Read the frames of an XYZ file of one molecule, in angstrom."""
     lines = read_text(path).splitlines()
-    at, frames, symbols, box = 0, [], None, None
+    frames: list[np.ndarray] = []
+    at, symbols, box = 0, None, None
     while at < len(lines) and lines[at].strip():
         count, number = lines[at].strip(), len(frames) + 1
         block = lines[at + 2 : at + 2 + (int(count) if count.isdigit() else 0)]

@@ -11,7 +11,7 @@ Han et al., "Geometric Trajectory Diffusion Models" (NeurIPS 2024, arXiv 2410.13
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.storage.pretrained import Pretrained
@@ -85,7 +85,8 @@ class SpatialLayer(nn.Module):
 
     def _messages(self, h: Tensor, distance: Tensor, graph: Graph) -> Tensor:
         """Apply the edge network; its first layer costs a product per node, not per edge."""
-        first, rest = self.edge_mlp.actions[0], self.edge_mlp.actions[1:]
+        layers: Any = self.edge_mlp.actions
+        first, rest = layers[0], layers[1:]
         own, other, far, told = first.weight.split(
             [self.hidden, self.hidden, 1, graph.attributes.shape[-1]], 1
         )

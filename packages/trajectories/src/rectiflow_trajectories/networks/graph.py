@@ -27,14 +27,14 @@ class Graph(NamedTuple):
         Of the edges, invariant.
     batch : Tensor, shape (m,)
         Number of the graph of each node, ascending from 0.
-    count : int
-        Graphs.
+    graphs : int
+        How many were joined.
     """
 
     edges: Int[Tensor, "2 e"]
     attributes: Float[Tensor, "e *t k"]
     batch: Int[Tensor, " m"]
-    count: int
+    graphs: int
 
     @classmethod
     def of(cls, told: Told) -> Self:
@@ -48,7 +48,7 @@ class Graph(NamedTuple):
 
     def mean(self, values: Float[Tensor, "m t *d"]) -> Float[Tensor, "m 1 *d"]:
         """Return the mean over the nodes of each graph and the frames, for each node."""
-        return nodes_mean(values.mean(1, keepdim=True), self.batch, self.count)[self.batch]
+        return nodes_mean(values.mean(1, keepdim=True), self.batch, self.graphs)[self.batch]
 
 
 def nodes_mean(values: Float[Tensor, "m ..."], to: Int[Tensor, " m"], count: int) -> Tensor:
