@@ -12,6 +12,7 @@ from rectiflow_pde.conjugate import (
     EnergyObjective,
     draw_solutions,
     gradients,
+    load_directions,
     network_directions,
     solve,
 )
@@ -105,6 +106,23 @@ def test_bad_proposals_leave_conjugate_gradients(scene, bad):
     assert found.converged
     assert abs(found.steps - plain.steps) <= 2
     assert found.refused > 0
+
+
+def test_the_shipped_network_takes_fewer_steps_than_cholesky(scene):
+    """Also where it was not trained: in other scenes and at other sizes."""
+    network = load_directions()
+    for poisson in (scene, Poisson(torch.ones(96, 80, dtype=torch.bool))):
+        b = side(poisson)
+        steps = {
+            name: solve(poisson, b, direction).steps
+            for name, direction in (
+                ("gradients", gradients),
+                ("cholesky", cholesky_directions(poisson)),
+                ("network", network_directions(network, poisson)),
+            )
+        }
+        assert steps["network"] < steps["cholesky"] < steps["gradients"], steps
+    assert steps["network"] < steps["gradients"] / 10
 
 
 def test_regions_without_an_opening_are_refused():
