@@ -14,6 +14,9 @@ from rectiflow.diagnostics import (
     first_order_defect,
     flow_jacobian_svd,
     gauge_residual,
+    intrinsic_dimension,
+    score,
+    score_gauge,
     straightness,
     trajectory,
     transport_cost,
@@ -206,6 +209,45 @@ def test_golden_intrinsic_dimension() -> None:
             assert_close(found[:, :2], on.expand(3, 2), rtol=1e-6, atol=1e-7)
             assert_close(found[:, 2:], off.expand(3, 2), rtol=1e-6, atol=1e-7)
     assert ((values[-1] > 0.5).sum(-1) == 2).all()
+
+
+def test_the_dimension_of_a_known_manifold() -> None:
+    """Data on a plane in five dimensions: exactly, by probes, and blurred."""
+    flow = GaussianMixtureFlow(
+        torch.ones(1), torch.zeros(1, 5), torch.diag(torch.tensor([1.0, 1.0, 0, 0, 0]))[None]
+    )
+    plane = torch.cat([randn(6, 2), torch.zeros(6, 3)], 1).double()
+    found = intrinsic_dimension(flow.velocity, Linear(), plane, 0.99)
+    assert_close(found, torch.full((6,), 2.0).double(), rtol=0, atol=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    told = {"divergence": Hutchinson(8), "generator": generator}
+    guessed = intrinsic_dimension(flow.velocity, Linear(), plane, 0.99, **told)
+    assert_close(guessed, found, rtol=0, atol=0.05)
+    whole = GaussianMixtureFlow(torch.ones(1), torch.zeros(1, 5), torch.eye(5)[None])
+    assert intrinsic_dimension(whole.velocity, Linear(), plane, 0.99).min() > 4.99
+    off = intrinsic_dimension(flow.velocity, Linear(), plane + 0.5, 0.99)
+    assert off.min() > 100  # far from the data it is none
+    with pytest.raises(ValueError, match="inside of"):
+        intrinsic_dimension(flow.velocity, Linear(), plane, 1.0)
+
+
+def test_the_turned_score_is_a_gauge() -> None:
+    """Added to a Gaussian's velocity it moves points, not laws; of a rotating field it is none."""
+    cov = golden("gauge/cov")
+    flow = GaussianMixtureFlow(torch.ones(1), torch.zeros(1, 3), cov[None])
+    x0, grid = sigma_points(3), uniform(100, 0.0, 0.9)
+    w = score_gauge(flow.velocity, Linear(), torch.Generator().manual_seed(0))
+    exact = score(flow.velocity, Linear())
+    assert gauge_residual(w, exact, x0, 0.5).abs().max() < 1e-9
+    moved = trajectory(lambda x, t: flow.velocity(x, t) + 0.3 * w(x, t), x0, grid)[-1]
+    plain = trajectory(flow.velocity, x0, grid)[-1]
+    assert (moved - plain).abs().max() > 0.1
+    assert_close(moved.T @ moved, plain.T @ plain, rtol=1e-6, atol=1e-6)
+    turn = golden("gauge/skew")
+    bent = lambda x, t: flow.velocity(x, t) + x @ turn.T  # noqa: E731
+    own = score(bent, Linear())
+    other = score_gauge(bent, Linear(), torch.Generator().manual_seed(0))
+    assert gauge_residual(other, own, x0, 0.5).abs().max() > 0.1
 
 
 def test_jacobian_of_a_nonlinear_flow_on_images() -> None:

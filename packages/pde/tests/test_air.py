@@ -39,6 +39,7 @@ def test_tables_with_gaps(tables):
     assert series.wind[3, 0] == pytest.approx([0, -3])  # from the north
     assert series.wind[3, 2] == pytest.approx([0, -3])  # c never measured: as the others
     assert "75 % of the values are gaps" in series.notes
+    assert [series.time(i) for i in (0, 3)] == ["2024-01-01T00:00:00", "2024-01-01T03:00:00"]
     east, north = series.stations.places[2] - series.stations.places[0]
     assert (east, north) == pytest.approx((0.2 * 111.19 * np.cos(np.radians(40.033)), 0), rel=1e-3)
 

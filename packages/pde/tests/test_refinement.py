@@ -154,6 +154,9 @@ def test_states_from_files(tmp_path):
     np.savez(tmp_path / "c.npz", v=row)
     with pytest.raises(ValueError, match=r"holds v \(16,\); expected u"):
         read_state(tmp_path / "c.npz")
+    np.savez(tmp_path / "e.npz", u=row, length=[4.0, 5.0])
+    with pytest.raises(ValueError, match="and one length"):
+        read_state(tmp_path / "e.npz")
     (tmp_path / "d.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="is damaged"):
         read_state(tmp_path / "d.npy")

@@ -199,6 +199,86 @@ def gauge_residual(
     return div.mean(1) + along
 
 
+def score(field: VelocityField, path: Path) -> VelocityField:
+    """Return the score that a velocity on a path from unit noise stands for: ``-noise / b``."""
+
+    def at(x: State, t: float | Tensor) -> State:
+        x = _one(x)
+        return -_one(path.noise(field(x, t), x, t)) / path.coeffs(t).b
+
+    return at
+
+
+def score_gauge(
+    field: VelocityField, path: Path, generator: torch.Generator | None = None
+) -> VelocityField:
+    """Return the score turned by a right angle in planes of random pairs of axes.
+
+    Added to the velocity it moves points but not the marginals, if the field is conservative: a
+    turned gradient has no divergence, and is orthogonal to the gradient. Its
+    :func:`gauge_residual` tells how far a trained field is from such freedom.
+    """
+    own, order = score(field, path), list[Tensor]()
+
+    def at(x: State, t: float | Tensor) -> State:
+        value = _one(own(x, t))
+        flat = value.flatten(1)
+        if not order:
+            order.append(torch.randperm(flat.shape[1], generator=generator).to(flat.device))
+        first, second = (order[0][i::2][: flat.shape[1] // 2] for i in range(2))
+        turned = torch.zeros_like(flat).index_copy(1, first, flat[:, second])
+        return turned.index_copy(1, second, -flat[:, first]).reshape(value.shape)
+
+    return at
+
+
+def intrinsic_dimension(
+    field: VelocityField,
+    path: Path,
+    x1: Float[Tensor, " b *event"],
+    t: float,
+    *,
+    divergence: Divergence | None = None,
+    generator: torch.Generator | None = None,
+) -> Float[Tensor, " b"]:
+    r"""Return the dimension of the data around points, as seen at the scale of a time.
+
+    .. math:: k = D - b \, \nabla \cdot \hat x_0(a x_1, t) + |\hat x_0(a x_1, t)|^2
+
+    with the predicted noise at the point itself: noise across the data is told wholly, noise along
+    it hardly. Near t = 1 it is the dimension of the data's manifold, for small t that of a blur.
+
+    Parameters
+    ----------
+    field : VelocityField
+    path : Path
+        From unit noise.
+    x1 : Tensor, shape (b, *event)
+        Data, or samples of the flow.
+    t : float
+        In (0, 1).
+    divergence : Divergence, default :class:`~rectiflow.likelihood.Exact`
+    generator : torch.Generator, optional
+        For the probes of an estimated divergence.
+
+    References
+    ----------
+    Kamkari et al., "A Geometric View of Data Complexity: Efficient Local Intrinsic Dimension
+    Estimation with Diffusion Models" (NeurIPS 2024): FLIPD.
+    """
+    if not 0.0 < t < 1.0:
+        raise ValueError(f"t must lie inside of (0, 1), got {t}")
+    method = divergence or Exact()
+    a, b = path.coeffs(t)[:2]
+
+    def noise(x: State, t: float | Tensor) -> State:
+        return path.noise(field(x, t), x, t)
+
+    point = a * x1
+    value, div = method(noise, point, t, method.probes(point, generator))
+    return x1[0].numel() - b * div.mean(1) + value.square().flatten(1).sum(1)
+
+
 def flow_jacobian_svd(
     field: VelocityField,
     x0: Float[Tensor, " b *event"],

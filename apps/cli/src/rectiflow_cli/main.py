@@ -18,6 +18,7 @@ COMMANDS = {
     "demo": Verb(
         "rectiflow_cli.demo", "Run every installed domain on its shipped checkpoint, as a page."
     ),
+    "diagnose": Verb("rectiflow_cli.diagnose", "What the field of a trained flow is like."),
     "rerun": Verb("rectiflow_cli.rerun", "Repeat a result, and say how far off it is."),
     "status": Verb("rectiflow_cli.status", "What of a sharded or stopped job is there."),
 }

@@ -1,4 +1,4 @@
-"""Physics simulation by latent flow on meshes: Text2PDE."""
+"""Physics: simulation by latent flow (Text2PDE), rollouts, air quality, pressure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,27 @@ from rectiflow_pde.mesh import Mesh, NodeType
 from rectiflow_pde.trajectory import Trajectory
 
 if TYPE_CHECKING:
+    from rectiflow_pde.air import AirPipeline
     from rectiflow_pde.pipeline import SimulationPipeline
     from rectiflow_pde.result import SimulationResult
+    from rectiflow_pde.rollout import RolloutPipeline
 
-__all__ = ["Mesh", "NodeType", "SimulationPipeline", "SimulationResult", "Trajectory"]
+__all__ = [
+    "AirPipeline",
+    "Mesh",
+    "NodeType",
+    "RolloutPipeline",
+    "SimulationPipeline",
+    "SimulationResult",
+    "Trajectory",
+]
 
-_LATER = {"SimulationPipeline": "pipeline", "SimulationResult": "result"}
+_LATER = {
+    "AirPipeline": "air",
+    "RolloutPipeline": "rollout",
+    "SimulationPipeline": "pipeline",
+    "SimulationResult": "result",
+}
 """Imported when they are asked for: they bring the networks along."""
 
 

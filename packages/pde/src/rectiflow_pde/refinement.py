@@ -216,4 +216,4 @@ class RefinementFlow(Refinement):
             return ((a - s) * y - (a + s) * said).to(u)  # data - noise of the two predictions
 
         moves = plan([*self.times.flip(0).tolist(), 1.0], Euler())
-        return integrate(velocity, draw(), moves)  # type: ignore[arg-type, return-value]
+        return integrate(velocity, draw(), moves)  # type: ignore[arg-type]

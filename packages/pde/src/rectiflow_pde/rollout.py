@@ -131,7 +131,7 @@ class RolloutResult(Result):
     warnings: list[str]
 
     def agreement(self) -> Correlation:
-        """Return how the samples agree over time; see :func:`~.metrics.rollouts.agreeing`."""
+        """Return :func:`~rectiflow_pde.metrics.rollouts.agreeing` of the samples."""
         return agreeing(self.states, self.times.tolist())
 
     def write(self, folder: Path, suffix: str = "", draw: bool = False) -> list[dict[str, Any]]:
@@ -349,13 +349,15 @@ def read_state(path: str | Path) -> tuple[Float[np.ndarray, " n"], float | None,
     else:
         arrays = read_npz(path)
     state = arrays.get("u")
-    if state is None or state.ndim not in (1, 2) or not state.size:
+    length = arrays.get("length", np.array(np.nan))
+    whole = state is not None and state.ndim in (1, 2) and state.size
+    if state is None or not whole or length.size != 1 or length.dtype.kind not in "fiu":
         found = ", ".join(f"{k} {v.shape}" for k, v in arrays.items()) or "nothing"
-        raise FileError(path, f"holds {found}", "u of (n,) or (frames, n)", "Write it as that.")
+        expected = "u of (n,) or (frames, n), and one length"
+        raise FileError(path, f"holds {found}", expected, "Write it as that.")
     notes = []
     if state.ndim == 2:
         if len(state) > 1:
             notes.append(f"of {len(state)} frames the last is taken")
         state = state[-1]
-    length = arrays.get("length")
-    return state, None if length is None else float(length), notes
+    return state, float(length.item()) if "length" in arrays else None, notes

@@ -78,8 +78,8 @@ def evaluate(
     rows = len(truth)
     start = truth[:, :1].repeat_interleave(members, 0).to(pipe.device)
     draws = [counter_generator("rollout", seed, i, m) for i in range(rows) for m in range(members)]
-    told = (x.repeat_interleave(members) for x in (spaces, steps))
-    rolled = pipe.roll(start, *told, truth.shape[1] - 1, draws, way)
+    space, step = (x.repeat_interleave(members) for x in (spaces, steps))
+    rolled = pipe.roll(start, space, step, truth.shape[1] - 1, draws, way)
     made = rolled.cpu().numpy().reshape(rows, members, *truth.shape[1:])
     true = truth.numpy()
     found = []

@@ -92,8 +92,8 @@ class SimulationRecipe(Recipe):
             AirPipeline(network, settings=air).save_pretrained(folder, **card)
             return
         if isinstance(network, CircleUnet):
-            settings = rollout_settings(objective.way, data)
-            RolloutPipeline(network, settings=settings).save_pretrained(folder, **card)
+            rolls = rollout_settings(objective.way, data)
+            RolloutPipeline(network, settings=rolls).save_pretrained(folder, **card)
             return
         parts: Any = (getattr(objective, k, None) for k in _PARTS)
         conditioner, guard, codec = parts
@@ -164,8 +164,8 @@ def rollout_settings(way: Stepping, data: FlowData) -> RolloutSettings:
     told: dict[str, Any] = {"refinements": 0}
     if isinstance(way, Refinement):
         told = {"refinements": way.steps, "smallest": way.smallest}
-    ranges = {k: (min(v), max(v)) for k, v in vars(module).items() if k in ("spaces", "times")}
-    return RolloutSettings(stride=module.stride, points=module.points, **told, **ranges)
+    told |= {name: (min(v := getattr(module, name)), max(v)) for name in ("spaces", "times")}
+    return RolloutSettings(stride=module.stride, points=module.points, **told)
 
 
 def settings_of(cfg: Config, data: FlowData) -> SimulationSettings:

@@ -94,8 +94,8 @@ class KsDraws:
         if self.spread:
             share = torch.rand(2, generator=generator, dtype=torch.float64).numpy()
             longer, slower = 1 + self.spread * (2 * share - 1)
-            told = {"length": equation.length * longer, "step": equation.step * slower}
-            equation, times = replace(equation, **told), times * slower
+            drawn = {"length": equation.length * longer, "step": equation.step * slower}
+            equation, times = replace(equation, **drawn), times * slower
         found = equation.solve(equation.draw(generator), times.tolist())
         told: dict[str, Any] = {"size": equation.length, "viscosity": equation.viscosity}
         told["buoyancy"] = None

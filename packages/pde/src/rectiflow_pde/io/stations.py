@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,9 +85,8 @@ class Series:
 
     def time(self, index: int) -> str:
         """Return a time in ISO form."""
-        at = datetime.fromisoformat(self.start).timestamp() + index * self.step * _SECONDS
-        zone = datetime.fromisoformat(self.start).tzinfo
-        return datetime.fromtimestamp(at, zone).isoformat()
+        after = timedelta(hours=index * self.step)
+        return (datetime.fromisoformat(self.start) + after).isoformat()
 
 
 def read_stations(path: str | Path) -> Stations:
@@ -183,8 +182,9 @@ def _even(path: Path, stations: Stations, text: str, rows: np.ndarray) -> Series
     gaps = float(np.isnan(values).mean())
     if gaps:
         notes.append(f"{100 * gaps:.3g} % of the values are gaps")
-    start = datetime.fromtimestamp(moments[0], _parsed(text).tzinfo).isoformat()
-    return Series(stations, start, step / _SECONDS, values, filled, tuple(notes))
+    zone = datetime.fromisoformat(text.strip()).tzinfo
+    first = datetime.fromtimestamp(moments[0], zone or UTC).replace(tzinfo=zone)
+    return Series(stations, first.isoformat(), step / _SECONDS, values, filled, tuple(notes))
 
 
 def _held(path: Path, wind: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -236,13 +236,11 @@ def _number(path: str | Path, line: int, text: str) -> float:
     return value
 
 
-def _parsed(text: str) -> datetime:
-    return datetime.fromisoformat(text.strip())
-
-
 def _moment(path: Path, line: int, text: str) -> float:
+    """Return seconds; a time without a zone is taken as it is, without summer time."""
     try:
-        return _parsed(text).timestamp()
+        at = datetime.fromisoformat(text.strip())
+        return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
     except ValueError:
         found = f"line {line} has the time {text!r}"
         raise FileError(path, found, "one such as 2024-01-31T13:00", "Correct the row.") from None

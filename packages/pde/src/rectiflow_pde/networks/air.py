@@ -193,12 +193,7 @@ class AirNetwork(Pretrained, nn.Module):
         self.transport = Transport(neighbours) if physics else None
         self.recurrent = nn.GRU(2, units, batch_first=True)
         self.begin = _corrects(units, units, latent)
-        self.remainder = nn.Sequential(
-            nn.Linear(latent, units), nn.Tanh(), nn.Linear(units, latent)
-        )
-        for last in (self.begin[-1], self.remainder[-1]):
-            nn.init.zeros_(last.weight)  # type: ignore[union-attr, arg-type]
-            nn.init.zeros_(last.bias)  # type: ignore[union-attr, arg-type]
+        self.remainder = _corrects(latent, units, latent)
 
     def forward(
         self,

@@ -88,9 +88,7 @@ class CircleUnet(Pretrained, nn.Module):
                 up.append(_Up(before))
         self.up = nn.ModuleList(up)
         self.norm = nn.GroupNorm(_GROUPS, hidden)
-        self.final = _around(hidden, outputs)
-        nn.init.zeros_(self.final.weight)
-        nn.init.zeros_(self.final.bias)
+        self.final = _zeroed(_around(hidden, outputs))
 
     @classmethod
     def from_official(cls, unet: Any) -> CircleUnet:
@@ -141,10 +139,8 @@ class _Residual(nn.Module):
         super().__init__()
         self.norm1, self.conv1 = nn.GroupNorm(1, inputs), _around(inputs, outputs)
         self.cond_emb = nn.Linear(told, outputs)
-        self.norm2, self.conv2 = nn.GroupNorm(1, outputs), _around(outputs, outputs)
+        self.norm2, self.conv2 = nn.GroupNorm(1, outputs), _zeroed(_around(outputs, outputs))
         self.shortcut = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor, told: Tensor) -> Tensor:
         h = self.conv1(F.gelu(self.norm1(x))) + self.cond_emb(told)[..., None]
@@ -182,6 +178,12 @@ class _Up(nn.Module):
 
 def _around(inputs: int, outputs: int, **options: Any) -> nn.Conv1d:
     return nn.Conv1d(inputs, outputs, 3, padding=1, padding_mode="circular", **options)
+
+
+def _zeroed(layer: nn.Conv1d) -> nn.Conv1d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
 
 
 def _embedding(hidden: int, told: int) -> nn.Sequential:
