@@ -4,7 +4,7 @@
 
 Bodies of ellipsoids of another seed than the training's, 16 slices each, no noise in the readings.
 ``order`` tells whether the mean PSNR grows from each method to the next. The weight of the total
-variation lies between the best for 8 and for 16 views of those that ``--tune`` tries on other bodies.
+variation lies between the best for 8 and for 16 views of those that ``--tune`` tries elsewhere.
 """
 
 from __future__ import annotations
