@@ -22,7 +22,7 @@ class Eval(commands.Evaluate):
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
     examples = (
         "made/body_tv.npz made/body_stack.npz --truth made/body_truth.npz",
-        "bodies/ellipsoids_0000.npz --weights small --views 8 16 -o measured",
+        "bodies/ellipsoids_0000.npz --weights runs/prior --views 8 16 -o measured",
     )
 
     def own_flags(self, parser: Parser) -> None:
