@@ -42,6 +42,8 @@ def test_a_forecast_from_tables(run, tables, tmp_path, capsys):
 
 def test_bad_tables_are_told_in_a_line(run, tables, tmp_path, capsys):
     told = ("--weights", run, "-o", tmp_path / "out")
+    assert rectiflow("forecast", tables, *told[2:]) == 2
+    assert "experiment=small_air" in capsys.readouterr().err
     assert rectiflow("forecast", tmp_path, *told) == 2
     assert "stations.csv" in capsys.readouterr().err
     for name in ("stations.csv", "readings.csv"):

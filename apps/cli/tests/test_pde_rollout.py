@@ -52,6 +52,8 @@ def test_a_state_becomes_a_trajectory(run, state, tmp_path, capsys):
 def test_bad_states_are_told_in_a_line(run, state, tmp_path, capsys):
     np.save(tmp_path / "plain.npy", np.zeros(32))
     told = ("--weights", run, "-o", tmp_path / "out")
+    assert rectiflow("rollout", state, *told[2:]) == 2
+    assert "experiment=small_refiner" in capsys.readouterr().err
     for words, said in (
         ((tmp_path / "plain.npy",), "add --length L"),
         ((tmp_path / "absent.npy", "--length", 16), "absent.npy"),

@@ -11,6 +11,8 @@ from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive
 from rectiflow.storage.reading import digest_of_file
 
+from rectiflow_cli.errors import UsageError
+
 
 class Forecast(commands.Make):
     """Forecast concentrations at stations, from their readings and the wind.
@@ -29,6 +31,20 @@ class Forecast(commands.Make):
         add("folder", metavar="FOLDER", help="With stations.csv and readings.csv.")
         add("--horizon", type=positive, metavar="N", help="Times; the checkpoint's own if absent.")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
+
+    def flags(self, parser: Parser) -> None:
+        """Add all flags; no such weights ship."""
+        super().flags(parser)
+        parser.set_defaults(weights=None)
+
+    def load(self, args: Any) -> Any:
+        """Load the weights, which must be given."""
+        if args.weights is None:
+            raise UsageError(
+                "no weights are given and none of this kind ship; expected --weights RUN. Train "
+                "some with `rectiflow pde train experiment=small_air`."
+            )
+        return super().load(args)
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out the one forecast."""

@@ -48,6 +48,20 @@ class Rollout(commands.Make):
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--draw", action="store_true", help="Draw each over space and time as well.")
 
+    def flags(self, parser: Parser) -> None:
+        """Add all flags; no such weights ship."""
+        super().flags(parser)
+        parser.set_defaults(weights=None)
+
+    def load(self, args: Any) -> Any:
+        """Load the weights, which must be given."""
+        if args.weights is None:
+            raise UsageError(
+                "no weights are given and none of this kind ship; expected --weights RUN. Train "
+                "some with `rectiflow pde train experiment=small_refiner`."
+            )
+        return super().load(args)
+
     def jobs(self, args: Any) -> list[Job]:
         """Lay out the samples by number."""
         path = Path(args.state)
