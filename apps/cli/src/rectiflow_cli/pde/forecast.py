@@ -23,7 +23,10 @@ class Forecast(commands.Make):
 
     domain, name, unit = "pde", "forecast", "forecast"
     pipeline = "rectiflow_pde.air:AirPipeline"
-    examples = ("FOLDER --weights runs/air -o ahead",)
+    examples = (
+        "FOLDER --weights runs/air -o ahead",
+        "FOLDER --weights runs/air --horizon 24 -o ahead",
+    )
 
     def own_flags(self, parser: Parser) -> None:
         """Add the tables, and how far ahead."""
