@@ -237,7 +237,7 @@ def test_input_is_the_reference_with_its_breaks(weights, tmp_path):
         (["--domain", "protein", "--weights", "smal"], FileNotFoundError, "smal"),
         (["--weights", "smal"], UsageError, "--weights smal is a checkpoint of one domain, got "),
         (["--domain", "rocks"], UsageError, "unknown domain 'rocks'; known: audio, imaging"),
-        (["--input", "a.xyz"], UsageError, "--input a.xyz is of no domain, got suffix '.xyz'"),
+        (["--input", "a.odd"], UsageError, "--input a.odd is of no domain, got suffix '.odd'"),
         (["--input", "nowhere.pdb"], StructureError, "nowhere.pdb"),
     ],
 )

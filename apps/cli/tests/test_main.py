@@ -69,8 +69,8 @@ def test_no_command_is_a_usage_error_that_shows_help(argv, verbs, capsys):
 def test_unknown_words_name_the_close_alternative(verbs, capsys):
     assert main.main(["protien"]) == 2
     assert (
-        "unknown command 'protien'; known: audio, demo, imaging, info, pde, protein, rerun, shape, "
-        "status, trajectories." in (capsys.readouterr().err)
+        "unknown command 'protien'; known: audio, demo, diagnose, imaging, info, pde, protein, "
+        "rerun, shape, status, trajectories." in (capsys.readouterr().err)
     )
     assert main.main(["protein", "sampel"]) == 2
     assert (
