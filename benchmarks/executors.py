@@ -13,28 +13,15 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from environment import environment
 from rectiflow.execution import HERE, Executor, Processes, Ray, Slurm
 from rectiflow.execution.ray import import_ray, start_here
 from rectiflow.storage.files import write_text
+from tiny_items import ITEM_S, opened
 
-ITEMS, CHUNK, ITEM_S, TIMES = 10_000, 100, 1e-4, 3.0
-
-
-def opened() -> Callable[[range], int]:
-    """Return what does some items."""
-    return spin
-
-
-def spin(items: range) -> int:
-    """Compute for as long as the items take."""
-    end = time.perf_counter() + ITEM_S * len(items)
-    while time.perf_counter() < end:
-        pass
-    return len(items)
+ITEMS, CHUNK, TIMES = 10_000, 100, 3.0
 
 
 def seconds(executor: Executor, chunk: int, items: int) -> float:
