@@ -201,6 +201,17 @@ def test_engines_that_are_not_installed_say_how_to_get_them(monkeypatch, tmp_pat
     assert not list(tmp_path.iterdir())
 
 
+def test_a_queue_that_others_can_write_to_is_refused(tmp_path):
+    from rectiflow.execution.slurm import require_private
+
+    queue = tmp_path / "queue"
+    queue.mkdir(mode=0o700)
+    require_private(queue)
+    queue.chmod(0o770)
+    with pytest.raises(OSError, match="open to others, got mode 770"):
+        require_private(queue)
+
+
 def test_workers_of_a_machine_take_turns_at_its_devices(monkeypatch):
     import torch
 

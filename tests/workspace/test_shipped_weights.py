@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,9 +34,7 @@ def test_a_shipped_checkpoint_loads_by_its_name(domain, folder):
     assert all(part.state_dict() for part in kind.from_pretrained(folder.name).parts.values())
     assert not (folder / ".rectiflow").exists()  # nobody's claim
     for config in folder.rglob("config.json"):
-        text = config.read_text(encoding="utf-8")
-        assert "/work/" not in text
-        assert "/home/" not in text
+        assert not re.search(r'"/[^"]*/', config.read_text(encoding="utf-8"))  # an absolute path
 
 
 @pytest.mark.parametrize("domain", sorted({name for name, _ in SHIPPED}))

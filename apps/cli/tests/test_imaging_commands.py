@@ -196,3 +196,11 @@ def test_card_shows_each_method(bodies, capsys):
     assert {"settings", "fbp", "tv"} <= set(plain.result)
     with pytest.raises(FileNotFoundError):
         demo.card(Request(weights="nowhere", device="cpu"))
+
+
+@pytest.mark.parametrize("words", ["sample -o x", "deform a.npz -o x", "restore a.npz -o x"])
+def test_weights_must_be_given_since_none_ship(words, capsys):
+    assert main(["imaging", *words.split()]) == 2
+    said = capsys.readouterr().err
+    assert "no weights are given and none of this kind ship" in said
+    assert "rectiflow imaging train experiment=small" in said

@@ -67,7 +67,7 @@ class Make(PipelineVerb):
     def flags(self, parser: Parser) -> None:
         """Add the domain's flags, then those of every domain."""
         self.own_flags(parser)
-        parser.add_network()
+        parser.add_network(None if self.trained_by else "small")
         parser.add_shard()
         parser.add_executor()
         parser.add_argument(

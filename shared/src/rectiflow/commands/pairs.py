@@ -56,7 +56,7 @@ class Pairs(PipelineVerb):
         add("--batch", type=positive, default=16, help="How many pairs one call makes.")
         parser.add_shard()
         parser.add_executor()
-        parser.add_network()
+        parser.add_network(None if self.trained_by else "small")
         self.own_flags(parser)
         parser.add_overwrite()
         parser.add_json()

@@ -56,13 +56,27 @@ class PipelineVerb(Verb):
     pipeline: ClassVar[str]
     """Where the domain's pipeline is, ``"module:Class"``: it is imported when it is used."""
 
+    trained_by: ClassVar[str] = ""
+    """Where no such weights ship, the words that train some; then ``--weights`` must be given."""
+
     def kind(self) -> type[Pipeline]:
         """Return the domain's pipeline."""
         module, _, name = self.pipeline.partition(":")
         return getattr(importlib.import_module(module), name)
 
     def load(self, args: Namespace) -> Any:
-        """Load the pipeline that the flags name, where and as they say."""
+        """Load the pipeline that the flags name, where and as they say.
+
+        Raises
+        ------
+        ValueError
+            When no weights are given and none ship.
+        """
+        if args.weights is None:
+            raise ValueError(
+                "no weights are given and none of this kind ship; expected --weights RUN. Train "
+                f"some with `rectiflow {self.domain} {self.trained_by}`."
+            )
         pipe = self.kind().from_pretrained(
             args.weights, device=pick_device(args.device), dtype=getattr(torch, args.dtype)
         )

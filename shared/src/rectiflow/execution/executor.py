@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dis
 import io
 import logging
@@ -191,7 +192,7 @@ class Sent:
         os.environ[THREADS] = str(self.threads)  # heeded by a torch that is not imported yet
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(self.threads)
-        return pickle.loads(self.open)()
+        return unpacked(self.open)()
 
 
 def threads_of_workers() -> int:
@@ -217,6 +218,16 @@ def pickled(value: Any) -> bytes:
         ) from error
 
 
+def unpacked(content: bytes) -> Any:
+    """Return what :func:`pickled` packed.
+
+    This runs what the sender chose, as work for other processes must: so it is called on what comes
+    from this user's own processes alone. That is a pipe of theirs, a Ray that this user joined, or
+    a folder that is closed to all other users; never a file that somebody hands over.
+    """
+    return pickle.loads(content)
+
+
 class Worker:
     """Does tasks in a process of its own; opens when the first one comes."""
 
@@ -231,7 +242,7 @@ class Worker:
             try:
                 if self._do is None:
                     self._do = self._sent.enter(self._number)
-                value = self._do(pickle.loads(task))
+                value = self._do(unpacked(task))
             except Exception as raised:
                 error = _travelling(raised)
         opened = self._do is not None
@@ -300,7 +311,8 @@ def _travelling(error: Exception) -> Exception:
     told: Exception = TaskError(f"{type(error).__name__}: {error}")
     if isinstance(error, OSError) or _is_on_purpose(error):
         try:
-            told = pickle.loads(pickle.dumps(error))
+            pickle.dumps(error)
+            told = copy.copy(error)  # made anew as pickle would
         except Exception:
             told = ValueError(str(error)) if isinstance(error, ValueError) else told
     told.add_note(f"in a worker:\n{trace}")
@@ -346,7 +358,7 @@ class Ledger:
 
     def answer(self, index: int, packed: bytes) -> Outcome:
         """Take an answer, and say what was said."""
-        answer: Answer = pickle.loads(packed)
+        answer: Answer = unpacked(packed)
         answer.tell(self._warned)
         if not answer.is_open:
             assert answer.error is not None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import shutil
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,8 +22,11 @@ from rectiflow.execution.executor import (
     Outcomes,
     Sent,
     Worker,
+    pickled,
     require_workers,
+    unpacked,
 )
+from rectiflow.storage.faults import StorageError
 from rectiflow.storage.files import staging
 
 _HOURS = 24  # that a job may last; SBATCH_TIMELIMIT wins
@@ -132,10 +135,11 @@ class _Queue:
     """The folder between the driver and its jobs, as the driver sees it."""
 
     def __init__(self, folder: Path, ledger: Ledger, sent: Sent) -> None:
+        folder.chmod(stat.S_IRWXU)  # what lies in it is run
         self.folder, self._ledger = folder, ledger
         for name in ("waiting", "taken", "answers"):
             (folder / name).mkdir()
-        (folder / "open").write_bytes(pickle.dumps(sent))
+        (folder / "open").write_bytes(pickled(sent))
         (folder / "alive").touch()
         while ledger.waiting:
             self._put(ledger.waiting.popleft())
@@ -181,8 +185,9 @@ def _work(folder: Path, name: str) -> None:
     own = folder / "taken" / name
     # The folder goes when its driver does, or when the next one sweeps what a killed one left.
     with contextlib.suppress(FileNotFoundError):
+        require_private(folder)
         own.mkdir()
-        worker = Worker(pickle.loads((folder / "open").read_bytes()))
+        worker = Worker(unpacked((folder / "open").read_bytes()))
         while names := sorted(os.listdir(folder / "waiting")):
             for task in names:
                 if time.time() - (folder / "alive").stat().st_mtime > _FORGOTTEN_S:
@@ -195,6 +200,22 @@ def _work(folder: Path, name: str) -> None:
                 part.write_bytes(worker((own / task).read_bytes()))
                 part.rename(folder / "answers" / task)
                 (own / task).unlink()
+
+
+def require_private(folder: Path) -> None:
+    """Raise unless a folder is this user's, and closed to all others.
+
+    Raises
+    ------
+    StorageError
+    """
+    found = folder.stat()
+    if found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & ~stat.S_IRWXU:
+        raise StorageError(
+            f"{folder} is open to others, got mode {stat.S_IMODE(found.st_mode):o} of user "
+            f"{found.st_uid}; expected 700 of {os.getuid()}, since tasks in it are run. Use a "
+            "folder on a file system that keeps modes."
+        )
 
 
 def _last_line(job: Any) -> str:

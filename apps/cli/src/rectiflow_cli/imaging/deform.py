@@ -19,6 +19,7 @@ class Deform(OfImages):
 
     domain, name = "imaging", "deform"
     pipeline = "rectiflow_imaging.pipeline:DeformationPipeline"
+    trained_by = "train experiment=small_drdm"
     examples = (
         "body.npz --num 8 --weights runs/drdm -o deformed",
         "scan.nii.gz --num 8 --level 60 --weights runs/drdm -o deformed",

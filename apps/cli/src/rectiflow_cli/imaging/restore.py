@@ -19,6 +19,7 @@ class Restore(OfImages):
 
     domain, name = "imaging", "restore"
     pipeline = "rectiflow_imaging.restoration:RestorationPipeline"
+    trained_by = "train experiment=small_pmrf"
     examples = (
         "noisy.npz --weights runs/pmrf -o restored",
         "body.npz --trial --steps 10 --weights runs/rddm -o restored",

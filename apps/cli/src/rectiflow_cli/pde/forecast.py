@@ -11,8 +11,6 @@ from rectiflow import commands
 from rectiflow.commands import Job, Parser, positive
 from rectiflow.storage.reading import digest_of_file
 
-from rectiflow_cli.errors import UsageError
-
 
 class Forecast(commands.Make):
     """Forecast concentrations at stations, from their readings and the wind.
@@ -23,6 +21,7 @@ class Forecast(commands.Make):
 
     domain, name, unit = "pde", "forecast", "forecast"
     pipeline = "rectiflow_pde.air:AirPipeline"
+    trained_by = "train experiment=small_air"
     examples = (
         "FOLDER --weights runs/air -o ahead",
         "FOLDER --weights runs/air --horizon 24 -o ahead",
@@ -34,20 +33,6 @@ class Forecast(commands.Make):
         add("folder", metavar="FOLDER", help="With stations.csv and readings.csv.")
         add("--horizon", type=positive, metavar="N", help="Times; the checkpoint's own if absent.")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
-
-    def flags(self, parser: Parser) -> None:
-        """Add all flags; no such weights ship."""
-        super().flags(parser)
-        parser.set_defaults(weights=None)
-
-    def load(self, args: Any) -> Any:
-        """Load the weights, which must be given."""
-        if args.weights is None:
-            raise UsageError(
-                "no weights are given and none of this kind ship; expected --weights RUN. Train "
-                "some with `rectiflow pde train experiment=small_air`."
-            )
-        return super().load(args)
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out the one forecast."""

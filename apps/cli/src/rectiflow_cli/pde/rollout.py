@@ -29,6 +29,7 @@ class Rollout(commands.Make):
 
     domain, name, unit = "pde", "rollout", "rollout"
     pipeline = "rectiflow_pde.rollout:RolloutPipeline"
+    trained_by = "train experiment=small_refiner"
     examples = (
         "state.npz --weights runs/refiner --steps 100 --draw -o rolled",
         "state.npy --length 64 --num 8 --flow --weights runs/refiner -o rolled",
@@ -47,20 +48,6 @@ class Rollout(commands.Make):
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--draw", action="store_true", help="Draw each over space and time as well.")
-
-    def flags(self, parser: Parser) -> None:
-        """Add all flags; no such weights ship."""
-        super().flags(parser)
-        parser.set_defaults(weights=None)
-
-    def load(self, args: Any) -> Any:
-        """Load the weights, which must be given."""
-        if args.weights is None:
-            raise UsageError(
-                "no weights are given and none of this kind ship; expected --weights RUN. Train "
-                "some with `rectiflow pde train experiment=small_refiner`."
-            )
-        return super().load(args)
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out the samples by number."""
