@@ -48,6 +48,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Give each parallel worker its one thread back, whatever an earlier test did: sums tell."""
+    torch = sys.modules.get("torch")
+    if torch and "PYTEST_XDIST_WORKER" in os.environ and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Start every test from the same global random state; libraries do not use it, tests may."""
