@@ -144,8 +144,9 @@ class Proteins(Domain):
     name, base = "protein", "small_base"
     pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     measures = (
-        Measure("valid", "share of valid CA-CA bonds", True),
-        Measure("diversity", "mean TM-score of pairs, lower is more diverse", False),
+        Measure("bonded", "share of CA-CA distances of 3.65-3.95 or 2.8-3.1 Å", True),
+        Measure("contacts", "CA pairs below 3.5 Å per 100 residues", False, 1),
+        Measure("diversity", "mean TM-score of pairs, lower is more diverse", False, 2),
     )
     what = "backbones of 60 to 100 residues, rotations by the clamped exponential schedule"
 
@@ -177,8 +178,8 @@ class Proteins(Domain):
         seconds = (time.process_time() - began) / self.count
         found = evaluate([sample.backbone() for sample in made.samples])
         for row in found.rows:
-            told = {"valid": row["ca_ca_valid"], "diversity": found.summary["diversity_tm"]}
-            yield told | {"seconds": seconds}
+            told = {"bonded": row["ca_ca_bonded"], "contacts": row["contacts"]}
+            yield told | {"diversity": found.summary["diversity_tm"], "seconds": seconds}
 
 
 class Sounds(Domain):

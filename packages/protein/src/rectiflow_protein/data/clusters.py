@@ -11,7 +11,7 @@ from rectiflow.storage.reading import read_text
 from rectiflow_protein.io.sequence import encode_sequence
 from rectiflow_protein.residues import UNKNOWN
 
-_ROWS_AT_ONCE = 1024  # bounds the memory of the table of shared words
+_ROWS_AT_ONCE = 256
 
 
 def kmer_clusters(
@@ -45,7 +45,7 @@ def kmer_clusters(
     >>> kmer_clusters(["ACDEFGHIK", "MMMMMMMMM", "ACDEFGHIL"]).tolist()
     [0, 1, 0]
     """
-    from scipy.sparse import csr_matrix, vstack
+    from scipy.sparse import csr_matrix
     from scipy.sparse.csgraph import connected_components
 
     if k < 1 or not 0 < shared <= 1:
@@ -61,16 +61,18 @@ def kmer_clusters(
     starts = np.concatenate([[0], np.cumsum(sizes)])
     ones = np.ones(len(columns), dtype=np.int32)
     table = csr_matrix((ones, columns, starts), shape=(len(words), max(len(codes), 1)))
-    links = []
+    members = np.arange(len(words))
+    roots = members  # the first member known of each one's cluster: no list of all links is kept
     for first in range(0, len(words), _ROWS_AT_ONCE):
         common = (table[first : first + _ROWS_AT_ONCE] @ table.T).tocoo()
         smaller = np.minimum(sizes[first + common.row], sizes[common.col])
         linked = common.data >= shared * smaller
-        pair = (common.row[linked], common.col[linked])
-        links.append(csr_matrix((np.ones(linked.sum()), pair), shape=common.shape))
-    _, labels = connected_components(vstack(links), directed=False)
-    _, first_member, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first_member))[inverse].astype(np.int64)
+        ends = np.concatenate([first + common.row[linked], members])
+        others = np.concatenate([common.col[linked], roots])
+        links = csr_matrix((np.ones(len(ends), bool), (ends, others)), shape=(len(words),) * 2)
+        _, labels = connected_components(links, directed=False)
+        roots = np.unique(labels, return_index=True)[1][labels]
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
 
 
 def _words(sequence: str, k: int) -> np.ndarray:
