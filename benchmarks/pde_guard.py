@@ -63,7 +63,10 @@ def frames(mesh: Mesh, flow: CylinderFlow, inflow: Inflow | None = None) -> tupl
     found = [
         state
         for state in solver.run(
-            solver.stokes(), [EARLY, LATE], force=lambda t: body if t < until else None
+            solver.stokes(),
+            [EARLY, LATE],
+            step=0.5 * solver.stable_step(),  # odd obstacles need less than the usual one
+            force=lambda t: body if t < until else None,
         )
         if state.time in (EARLY, LATE)
     ]
