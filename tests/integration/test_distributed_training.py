@@ -72,16 +72,26 @@ def test_all_debug_experiments_are_run_on_two_processes():
 
 @pytest.mark.parametrize("domain", sorted(EXPERIMENTS))
 def test_a_debug_experiment_runs_on_two_processes(domain, work):
-    in_ranks(_experiments, domain)
-    for name in EXPERIMENTS[domain]:
+    run_on_two(domain, ["tiny"], work)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", sorted(EXPERIMENTS))
+def test_every_debug_experiment_runs_on_two_processes(domain, work):
+    run_on_two(domain, list(EXPERIMENTS[domain]), work)
+
+
+def run_on_two(domain: str, names: list[str], work: Path) -> None:
+    in_ranks(_experiments, domain, names)
+    for name in names:
         assert layout(work / name)["world_size"] == 2
         assert (work / name / "export").is_dir()
 
 
-def _experiments(domain: str) -> None:
-    for name, words in EXPERIMENTS[domain].items():
-        given = [*words.split(), f"debug={name}", f"run_dir={name}", *STEP, *DDP]
-        assert main([domain, *given, "--debug"]) == 0, name
+def _experiments(domain: str, names: list[str]) -> None:
+    for name in names:
+        given = [*EXPERIMENTS[domain][name].split(), f"debug={name}", f"run_dir={name}"]
+        assert main([domain, *given, *STEP, *DDP, "--debug"]) == 0, name
 
 
 def test_two_nodes_of_one_process_each_are_one_training(work):
