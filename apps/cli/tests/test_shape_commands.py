@@ -165,3 +165,37 @@ def test_a_plan_tells_what_shapes_take(capsys, mosaics, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
     monkeypatch.setattr("rectiflow.commands.make.free_memory", lambda device: 1000)
     assert "fewer --tokens or a lower --depth" in refused(capsys, *words)
+
+
+def test_a_scan_is_completed_and_a_mesh_edited(capsys, box, mosaics, tmp_path):
+    """A box of 2 x 1 x 0.5 around (5, 0, 0), of which the front was scanned."""
+    from rectiflow_shape.scan import Scan
+
+    mesh, _ = read_mesh(box)
+    scan = Scan.of_mesh(mesh, torch.Generator().manual_seed(0), 4000)
+    scan = scan.some(scan.points[:, 2] > 0)
+    np.savez(tmp_path / "scan.npz", points=scan.points, normals=scan.normals)
+    told = ("--weights", mosaics, "--category", "block", "--seed", 3)
+    words = ("complete", tmp_path / "scan.npz", "--box", 4, -0.5, -0.25, 6, 0.5, 0.25, *told)
+    [row] = run(capsys, *words, "-o", tmp_path / "whole.glb")["samples"]
+    assert row["certificate"]["passed"]
+    assert "mirror x" in row["guess"]
+    assert run(capsys, *words, "-o", tmp_path / "whole.glb")["made"] == 0
+    planned = run(capsys, *words, "-o", tmp_path / "other.glb", "--plan")
+    assert planned["samples"] == 1
+    assert planned["seconds"] > 0
+    assert not (tmp_path / "other.glb").exists()
+    there = run(capsys, *words, "-o", tmp_path / "there.glb", "--on", "processes", "--workers", 1)
+    assert there["made"] == 1
+    assert (tmp_path / "there.glb").read_bytes() == (tmp_path / "whole.glb").read_bytes()
+    region = ("--region", 4, -0.5, -0.5, 5, 0.5, 0.5)
+    document = run(capsys, "edit", box, *region, *told, "-o", tmp_path / "edited.ply")
+    assert document["samples"][0]["grids_drawn"] > 0
+    assert document["samples"][0]["certificate"]["passed"]
+    missing = ("complete", tmp_path / "none.npz", *told, "-o", tmp_path / "n.glb")
+    assert "none.npz" in refused(capsys, *missing)
+
+
+def test_weights_of_latents_complete_nothing(capsys, box, latents, tmp_path):
+    words = ("edit", box, "--region", 4, -1, -1, 5, 1, 1, "--weights", latents)
+    assert "expected a Mosaic-SDF" in refused(capsys, *words, "-o", tmp_path / "e.glb")

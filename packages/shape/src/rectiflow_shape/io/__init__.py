@@ -1,8 +1,9 @@
-"""Mesh files in and out, and pictures in."""
+"""Mesh files in and out, pictures and scans in."""
 
 from rectiflow_shape.io.errors import ImageFileError, MeshFileError
 from rectiflow_shape.io.image import Photo, official_rule, pixels, read_image
 from rectiflow_shape.io.read import SUFFIXES, read_mesh
+from rectiflow_shape.io.scan import read_scan
 from rectiflow_shape.io.write import write_mesh
 
 __all__ = [
@@ -14,5 +15,6 @@ __all__ = [
     "pixels",
     "read_image",
     "read_mesh",
+    "read_scan",
     "write_mesh",
 ]

@@ -78,7 +78,7 @@ class _Element:
 
 
 def parse_ply(content: bytes, path: Path) -> Parsed:
-    """Read PLY: x, y, z of ``vertex`` and the corners of ``face``; all else is left out."""
+    """Read PLY: places and normals of ``vertex``, corners of ``face``; all else is left out."""
     order, elements, start = _header(content, path)
     tables: dict[str, Table] = {}
     text = content[start:].split() if order is None else None
@@ -92,6 +92,7 @@ def parse_ply(content: bytes, path: Path) -> Parsed:
             tables[element.name] = table
         vertex, face = tables["vertex"], tables.get("face", {})
         points = np.stack([np.asarray(vertex[k], float) for k in "xyz"], 1)
+        told = [np.asarray(vertex[k], float) for k in ("nx", "ny", "nz") if k in vertex]
         lists: Any = next((face[k] for k in ("vertex_indices", "vertex_index") if k in face), [])
         if "tristrips" in tables and not len(lists):
             raise KeyError("face (it has triangle strips)")
@@ -111,7 +112,9 @@ def parse_ply(content: bytes, path: Path) -> Parsed:
             f"indices of its {len(points)} vertices, from 0",
             "Export it again.",
         )
-    return Parsed(points, triangulate(points, [each for each in polygons if len(each) > 2]))
+    normals = np.stack(told, 1) if len(told) == 3 else None
+    triangles = triangulate(points, [each for each in polygons if len(each) > 2])
+    return Parsed(points, triangles, normals=normals)
 
 
 def _header(content: bytes, path: Path) -> tuple[str | None, list[_Element], int]:

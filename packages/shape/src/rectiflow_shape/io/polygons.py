@@ -14,11 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parsed:
-    """Vertices ``(v, 3)``, triangles ``(f, 3)``, and what else the file says."""
+    """Vertices ``(v, 3)`` and their normals, triangles ``(f, 3)``, and what else the file says."""
 
     vertices: Float[np.ndarray, "v 3"]
     faces: Int[np.ndarray, "f 3"]
     notes: tuple[str, ...] = ()
+    normals: Float[np.ndarray, "v 3"] | None = None
 
 
 def triangulate(

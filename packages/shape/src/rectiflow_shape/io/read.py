@@ -44,6 +44,27 @@ TO_Y_UP = {
 _LFS = b"version https:" + b"//git-lfs"  # joined: no host, but the head of a pointer file
 
 
+def parse_mesh(path: Path) -> Parsed:
+    """Read what a mesh file says, faces or none; raises as :func:`read_mesh` does."""
+    suffix = path.suffix.lower()
+    if suffix not in _PARSERS:
+        raise MeshFileError(
+            path,
+            f"its name ends in {suffix or 'nothing'}",
+            f"one of {', '.join(sorted(SUFFIXES))}",
+            "Export it as GLB, OBJ, PLY, STL or OFF.",
+        )
+    content = read_bounded(path)
+    if content.startswith(_LFS):
+        raise MeshFileError(
+            path,
+            "it is a Git LFS pointer, not the mesh itself",
+            "the file that it points to",
+            "Fetch it with: git lfs pull.",
+        )
+    return _PARSERS[suffix](content, path)
+
+
 def read_mesh(path: str | Path, *, up: Axis | None = None) -> tuple[Mesh, RepairReport]:
     """Read GLB, glTF, OBJ, PLY, STL or OFF and repair it.
 
@@ -73,23 +94,7 @@ def read_mesh(path: str | Path, *, up: Axis | None = None) -> tuple[Mesh, Repair
         When it is no such file, is cut short, needs what is not supported, or has no face.
     """
     path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix not in _PARSERS:
-        raise MeshFileError(
-            path,
-            f"its name ends in {suffix or 'nothing'}",
-            f"one of {', '.join(sorted(SUFFIXES))}",
-            "Export it as GLB, OBJ, PLY, STL or OFF.",
-        )
-    content = read_bounded(path)
-    if content.startswith(_LFS):
-        raise MeshFileError(
-            path,
-            "it is a Git LFS pointer, not the mesh itself",
-            "the file that it points to",
-            "Fetch it with: git lfs pull.",
-        )
-    parsed = _PARSERS[suffix](content, path)
+    parsed = parse_mesh(path)
     if not len(parsed.faces):
         raise MeshFileError(
             path,
@@ -109,8 +114,8 @@ def read_mesh(path: str | Path, *, up: Axis | None = None) -> tuple[Mesh, Repair
     if up is not None:
         notes.append(f"{up} is up, as was told")
         mesh = Mesh(mesh.vertices @ TO_Y_UP[up].T, mesh.faces)
-    elif parse_gltf is not _PARSERS[suffix]:
+    elif parse_gltf is not _PARSERS[path.suffix.lower()]:
         notes.append(
-            f"{suffix[1:].upper()} says neither which axis is up nor its unit; taken as y up"
+            f"{path.suffix[1:].upper()} says neither which axis is up nor its unit; taken as y up"
         )
     return mesh, replace(report, notes=tuple(notes))
