@@ -63,8 +63,8 @@ def positions_field(
     def rotations(t: float) -> Tensor:
         before = min(bisect_right(times, t), steps) - 1
         share = (t - times[before]) / (times[before + 1] - times[before])
-        ends = (states[k]["rot"] for k in (before, before + 1))
-        found = FRAME_SPACE.parts["rot"].geodesic(*ends, share)
+        first, last = states[before]["rot"], states[before + 1]["rot"]
+        found = FRAME_SPACE.parts["rot"].geodesic(first, last, share)
         assert isinstance(found, Tensor)
         return found
 

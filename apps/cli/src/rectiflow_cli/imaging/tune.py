@@ -16,7 +16,6 @@ class Tune(commands.Tune):
 
     domain = "imaging"
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
-    trained_by = "train experiment=small"
     examples = ("--steps 4 8 -o tuned", "--weights runs/prior --solver midpoint -o tuned")
     has_statistics = False
 
