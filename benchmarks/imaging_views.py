@@ -2,7 +2,8 @@
 
     python benchmarks/imaging_views.py --num 4 --out benchmarks/results/imaging_views.json
 
-Bodies of ellipsoids of another seed than the training's, 16 slices each, no noise in the readings.
+Bodies of ellipsoids of another seed than the training's, 16 slices each; ``--sigma`` is the noise
+of the readings, as a share of the largest.
 ``order`` tells whether the mean PSNR grows from each method to the next. The weight of the total
 variation lies between the best for 8 and for 16 views of those that ``--tune`` tries elsewhere.
 """
@@ -39,6 +40,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=8)
     parser.add_argument("--views", type=int, nargs="+", default=[8, 16])
     parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--sigma", type=float, default=0.0)
     parser.add_argument("--tune", action="store_true")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -57,7 +59,7 @@ def main() -> None:
     for views in args.views:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in known}
         for i, body in enumerate(bodies(args.num, TUNED if args.tune else SEED, pipe.side)):
-            made = pipe.reconstruct(body, known, views=views, seed=i)
+            made = pipe.reconstruct(body, known, views=views, sigma=args.sigma, seed=i)
             for name, row in made.measured.items():
                 found[name].append(row)
         for name, own in found.items():
@@ -70,7 +72,13 @@ def main() -> None:
     }
     print("order", order)
     if args.out:
-        told = {"weights": args.weights, "steps": args.steps, "rows": rows, "order": order}
+        told = {
+            "weights": args.weights,
+            "steps": args.steps,
+            "sigma": args.sigma,
+            "rows": rows,
+            "order": order,
+        }
         write_json(args.out, told | {"environment": environment()})
 
 

@@ -20,6 +20,7 @@ from rectiflow.diagnostics import (
     straightness,
     trajectory,
     transport_cost,
+    zero_mean_basis,
 )
 from rectiflow.grids import uniform
 from rectiflow.likelihood import Hutchinson
@@ -275,3 +276,11 @@ def test_named_parts_where_they_make_sense_and_errors_where_not() -> None:
         asymmetry(lambda x, t: {"a": x}, torch.zeros(2, 3), 0.5)
     with pytest.raises(ValueError, match="n_probes must be at least 1"):
         asymmetry(lambda x, t: x, torch.zeros(2, 3), 0.5, n_probes=0)
+
+
+def test_a_basis_of_what_has_no_mean():
+    basis = zero_mean_basis(5)
+    assert torch.allclose(basis.T @ basis, torch.eye(4, dtype=basis.dtype))
+    assert basis.sum(0).abs().max() < 1e-12
+    with pytest.raises(ValueError, match="at least 2 numbers, got 1"):
+        zero_mean_basis(1)

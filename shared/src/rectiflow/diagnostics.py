@@ -16,6 +16,7 @@ from rectiflow.likelihood import Divergence, Exact
 from rectiflow.paths import Path
 from rectiflow.solvers.base import Solver
 from rectiflow.solvers.runge_kutta import RK4
+from rectiflow.spaces import Euclidean, Space
 from rectiflow.states import State, map_state, squares
 
 if TYPE_CHECKING:
@@ -43,7 +44,11 @@ class OverTime:
 
 
 def trajectory(
-    field: VelocityField, x0: State, grid: Sequence[float], solver: Solver | None = None
+    field: VelocityField,
+    x0: State,
+    grid: Sequence[float],
+    solver: Solver | None = None,
+    space: Space | None = None,
 ) -> list[State]:
     """Return the state at every time of the grid, the first being ``x0``; RK4 by default."""
     states = [x0]
@@ -51,8 +56,22 @@ def trajectory(
     def record(moved: Moved) -> None:
         states.append(moved.state)
 
-    integrate(field, x0, plan(grid, solver or RK4()), hook=record)
+    moves = plan(grid, solver or RK4())
+    integrate(field, x0, moves, space=space or Euclidean(), hook=record)
     return states
+
+
+def zero_mean_basis(count: int) -> Float[Tensor, "n m"]:
+    """Return an orthonormal basis, as ``count - 1`` columns, of the vectors whose mean is 0.
+
+    What flows without its mean has one dimension less for each coordinate: its field is diagnosed
+    as ``basis.T @ v(basis @ z)``. The columns are a Householder reflection's.
+    """
+    if count < 2:
+        raise ValueError(f"a vector without its mean needs at least 2 numbers, got {count}.")
+    way = torch.full((count,), -(count**-0.5), dtype=torch.float64)
+    way[0] += 1
+    return (torch.eye(count, dtype=torch.float64) - 2 * torch.outer(way, way) / (way @ way))[:, 1:]
 
 
 def straightness(

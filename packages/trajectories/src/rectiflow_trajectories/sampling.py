@@ -6,12 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rectiflow.diagnostics import zero_mean_basis
+from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.solvers import Euler, Solver
 from rectiflow.spacing import Spacing
+from rectiflow.states import State
 from torch import Tensor
 
 from rectiflow_trajectories.data.prepared import padded
@@ -58,6 +61,42 @@ def noise_of(pipe: TrajectoryPipeline, told: Told, keys: Sequence[Key], seed: in
     return noise if pipe.network.given else centred(noise, real)
 
 
+def field_of(pipe: TrajectoryPipeline, told: Told) -> VelocityField:
+    """Return the velocity, of the checkpoint's flow or of its diffusion as a flow."""
+    settings, network = pipe.settings, pipe.network
+    if settings.diffusion:
+        diffusion = Diffusion(settings.diffusion, rescale=settings.rescale)
+        return diffusion.velocity(_told_steps(network), told)
+    return Flow().velocity(network, told)
+
+
+def diagnosed_batch(
+    pipe: TrajectoryPipeline, records: Sequence[dict[str, Tensor]], count: int, seed: int
+) -> tuple[VelocityField, Tensor]:
+    """Return a field of one tensor without padding, and its unit noise.
+
+    Graphs take turns of those with as many nodes as the first. What is told no frames flows without
+    its mean: its state has coordinates of that space, ``(count, n * t - 1, d)``.
+    """
+    size = len(records[0]["positions"])
+    like = [each for each in records if len(each["positions"]) == size]
+    told = told_of(pipe, [like[i % len(like)] for i in range(count)])
+    y, velocity = noise_of(pipe, told, [(i, 0) for i in range(count)], seed), field_of(pipe, told)
+    noise, shape = pipe.settings.noise, y.shape
+    whole = bool(pipe.network.given)
+    basis = None if whole else zero_mean_basis(shape[1] * shape[2]).to(y)
+
+    def field(z: State, t: float | Tensor) -> State:
+        assert isinstance(z, Tensor)
+        y = z if basis is None else (basis @ z).reshape(shape)
+        v = velocity(noise * y, t)
+        assert isinstance(v, Tensor)
+        return v / noise if basis is None else basis.T @ v.flatten(1, 2) / noise
+
+    z0 = y / noise
+    return field, z0 if basis is None else basis.T @ z0.flatten(1, 2)
+
+
 @torch.no_grad()
 def flowed(
     pipe: TrajectoryPipeline,
@@ -71,15 +110,9 @@ def flowed(
     grid: Spacing | None = None,
 ) -> Tensor:
     """Return what noise flows to, less the reference."""
-    settings, network = pipe.settings, pipe.network
-    if settings.diffusion:
-        diffusion = Diffusion(settings.diffusion, rescale=settings.rescale)
-        field: Any = diffusion.velocity(_told_steps(network), told)
-    else:
-        field = Flow().velocity(network, told)
     moves = plan((grid or uniform)(steps), solver or Euler())
     numbers = [graph * MOST + sample for graph, sample in keys]
-    return integrate(field, y, moves, noise=KeyedNoise(seed, numbers))
+    return integrate(field_of(pipe, told), y, moves, noise=KeyedNoise(seed, numbers))
 
 
 @torch.no_grad()

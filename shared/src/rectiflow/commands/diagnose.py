@@ -26,6 +26,7 @@ from rectiflow.diagnostics import (
 from rectiflow.likelihood import Hutchinson
 from rectiflow.paths import Linear
 from rectiflow.randomness import counter_generator
+from rectiflow.solvers import Solver
 
 
 class Diagnose(Verb):
@@ -59,13 +60,14 @@ class Diagnose(Verb):
     def run(self, args: Namespace) -> int:
         """Diagnose, and tell."""
         pipe = self.tune.load(args)
-        field, x0 = self.tune.batch(args, pipe)
+        field, x0 = self.tune.diagnosis(args, pipe)
         if not isinstance(x0, Tensor):
             raise ValueError(
                 f"the flow of {self.name} has no field of one tensor: its state has parts, or its "
                 "network sees its last prediction; expected a flow of one tensor."
             )
-        rows = diagnosed(field, x0, args.times, steps=args.steps, probes=args.probes)
+        told: dict[str, Any] = {"steps": args.steps, "solver": self.tune.diagnosed_by}
+        rows = diagnosed(field, x0, args.times, probes=args.probes, **told)
         size = x0[0].numel()
         text = table(rows)
         document = {"dimensions": size, "samples": len(x0), "times": rows}
@@ -74,7 +76,13 @@ class Diagnose(Verb):
 
 
 def diagnosed(
-    field: Any, x0: Tensor, times: Sequence[float], *, steps: int, probes: int
+    field: Any,
+    x0: Tensor,
+    times: Sequence[float],
+    *,
+    steps: int,
+    probes: int,
+    solver: Solver | None = None,
 ) -> list[dict[str, float]]:
     """Return what a field on the straight path is like at some times along its trajectories.
 
@@ -91,7 +99,7 @@ def diagnosed(
     rows = []
     # Forward-mode derivatives exist for the plain form of attention alone.
     with sdpa_kernel(SDPBackend.MATH):
-        states = trajectory(field, x0, grid, None)
+        states = trajectory(field, x0, grid, solver)
         for t in ends:
             x, draw = states[grid.index(t)], counter_generator("diagnose", round(1e6 * t))
             assert isinstance(x, Tensor)

@@ -17,7 +17,7 @@ from rectiflow.commands.progress import counter
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.grids import uniform
 from rectiflow.search import GRIDS_FILE, Evolution, SearchedGrids, distance_to_fine, search_grid
-from rectiflow.solvers import estimate_statistics
+from rectiflow.solvers import RK4, Solver, estimate_statistics
 from rectiflow.solvers.empirical import STATISTICS_FILE
 from rectiflow.storage.folders import claim
 
@@ -47,6 +47,7 @@ class Tune(PipelineVerb):
 
     name = "tune"
     has_statistics = True
+    diagnosed_by: Solver = RK4()
 
     def flags(self, parser: Parser) -> None:
         """Add the domain's flags, and what is searched."""
@@ -73,6 +74,10 @@ class Tune(PipelineVerb):
     @abstractmethod
     def batch(self, args: Namespace, pipe: Any) -> Batch:
         """Return the batch that the flags describe."""
+
+    def diagnosis(self, args: Namespace, pipe: Any) -> Batch:
+        """Return a field of one tensor for ``rectiflow diagnose``, and its unit noise."""
+        return self.batch(args, pipe)
 
     def objective(self, args: Namespace, pipe: Any) -> Callable[[tuple[float, ...]], float]:
         """Return what a grid is judged by: its distance to a fine solution of the batch."""

@@ -11,5 +11,6 @@ VERBS = {
     "deform": Verb(f"{__name__}.deform", "Deform images and labels plausibly (DRDM)."),
     "eval": Verb(f"{__name__}.eval", "Measure images against others."),
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and slice, for reflow."),
+    "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),
     "convert": Verb(f"{__name__}.convert", "Convert DRDM's checkpoints."),
 }

@@ -57,13 +57,7 @@ def card(request: Request) -> Card:
     known = methods(request.steps or 40)
     told: Any = {"views": VIEWS, "seed": request.seed}
     device = pick_device(request.device)
-    try:
-        pipe = ImagePipeline.from_pretrained(request.weights, device=device)
-    except FileNotFoundError:
-        if request.weights != "small":
-            raise
-        pipe = ImagePipeline(side=SIDE)  # no prior ships: what needs none
-        known = {name: known[name] for name in ("fbp", "tv")}
+    pipe = ImagePipeline.from_pretrained(request.weights, device=device)
     made = pipe.reconstruct(body, known, **told)
     figure, files = picture(
         "reconstructions",

@@ -13,7 +13,6 @@ class Pairs(commands.Pairs):
 
     domain = "imaging"
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
-    trained_by = "train experiment=small"
     examples = ("--weights runs/prior -o pairs", "SHARDS --weights runs/prior --real -o pairs")
     takes = "Prepared images, which --real inverts to noise; not used without."
     needs_data = False

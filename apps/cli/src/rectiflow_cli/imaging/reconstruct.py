@@ -23,7 +23,6 @@ class Reconstruct(OfImages):
 
     domain, name = "imaging", "reconstruct"
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
-    trained_by = "train experiment=small"
     examples = (
         "body.npz --views 8 -o made",
         "scan.nii.gz --method fbp prior stack --weights runs/prior --views 16 -o made",

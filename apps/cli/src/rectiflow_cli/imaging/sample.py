@@ -16,7 +16,6 @@ class Sample(Make):
 
     domain, name, unit = "imaging", "sample", "image"
     pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
-    trained_by = "train experiment=small"
     examples = ("--num 16 -o drawn", "--num 16 --steps 50 --format png -o drawn")
 
     def own_flags(self, parser: Parser) -> None:

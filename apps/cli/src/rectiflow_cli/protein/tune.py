@@ -7,6 +7,7 @@ from typing import Any
 
 from rectiflow import commands
 from rectiflow.commands import Batch, Parser
+from rectiflow.solvers import Euler
 
 from rectiflow_cli.protein import flags
 
@@ -27,6 +28,7 @@ class Tune(commands.Tune):
         "--lengths 80 --rotation clamped --steps 4 --epochs 5 -o tuned",
     )
     has_statistics = False
+    diagnosed_by = Euler()  # the field of a predicted chain has no value at t = 1
 
     def own_flags(self, parser: Parser) -> None:
         """Add the chains, and how rotations turn."""
@@ -38,6 +40,17 @@ class Tune(commands.Tune):
     def batch(self, args: Any, pipe: Any) -> Batch:
         """Nothing: the network sees its last prediction, so only whole runs are judged."""
         return Batch(None, None)
+
+    def diagnosis(self, args: Any, pipe: Any) -> Batch:
+        """Return the positions of chains of one length."""
+        from rectiflow_protein.diagnosis import positions_field
+
+        if len(set(args.lengths)) > 1:
+            raise ValueError(
+                f"chains of one length are diagnosed at a time, got {args.lengths}; expected one."
+            )
+        pipe.network.requires_grad_(False)  # torch cannot push its looked-up rows forward otherwise
+        return Batch(*positions_field(pipe.network, args.lengths[0], args.num, seed=args.seed))
 
     def objective(self, args: Any, pipe: Any) -> Callable[[tuple[float, ...]], float]:
         """Return the distance of CA atoms to those of many steps, superposed, in Å."""
