@@ -32,10 +32,10 @@ def run(
 @pytest.mark.parametrize(
     "environment",
     [
-        {"LC_ALL": "C"},
+        pytest.param({"LC_ALL": "C"}, marks=pytest.mark.slow),  # the next lacks more
         {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
         {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
+        pytest.param({"PYTHONIOENCODING": "latin-1"}, marks=pytest.mark.slow),
     ],
 )
 def test_help_has_letters_that_the_terminal_lacks(environment: dict[str, str]) -> None:
@@ -46,7 +46,13 @@ def test_help_has_letters_that_the_terminal_lacks(environment: dict[str, str]) -
 
 @pytest.mark.parametrize(
     ("shell", "code"),
-    [(">&-", 0), ("2>&-", 0), (">&- 2>&-", 0), ("<&-", 0), (">/dev/full", 2)],
+    [
+        (">&-", 0),
+        pytest.param("2>&-", 0, marks=pytest.mark.slow),
+        (">&- 2>&-", 0),
+        ("<&-", 0),
+        (">/dev/full", 2),
+    ],
 )
 def test_streams_that_are_closed_or_full(shell: str, code: int) -> None:
     if "/dev/full" in shell and not Path("/dev/full").exists():

@@ -22,7 +22,7 @@ ENGINES = {
 }
 QUICK = {
     "processes": (
-        *("protein sample", "protein eval", "audio separate", "audio pairs", "audio eval"),
+        *("protein sample", "protein eval", "audio separate", "audio pairs"),
         *("shape prepare", "pde simulate", "pde solve", "trajectories forecast"),
     ),
     "ray": ("protein sample", "pde eval"),
