@@ -50,7 +50,7 @@ NEAR = 0.03
 BELIEVED = 0.9
 """Share of the points on the seen side that must fall onto the scan, for a symmetry."""
 
-DOUBT = 0.8
+DOUBT = 0.4
 """How far the guess of what was not seen is taken back to the noise, unless told otherwise."""
 
 _OPEN = 0.5  # of the scan's sum of normals, which of a closed surface is 0: more is not closed
@@ -103,9 +103,9 @@ def guess(scan: Scan) -> Guess:
         whole = _with(whole, whole.moved(turn, origin), side, back)
     believed = len(whole.points)
     if np.linalg.norm(whole.normals.sum(0)) > _OPEN * np.linalg.norm(scan.normals.sum(0)):
-        mirrored = scan.moved(np.eye(3) - 2 * np.outer(side, side), back * side)
+        found["mirror at the back"] = np.eye(3) - 2 * np.outer(side, side)
+        mirrored = scan.moved(found["mirror at the back"], back * side)
         whole = _with(whole, mirrored, side, back)
-        found["mirror at the back"] = None
     index = np.arange(len(whole.points))
     return Guess(whole, index < len(scan.points), index >= believed, tuple(found))
 
@@ -154,7 +154,7 @@ def redrawn(
     sampler = Sampler(pipe, options)
     x1 = tokens.to(pipe.device)[None]
     x0 = sampler.noise([asked.index])[:, : len(tokens)]
-    grid = options.grid(options.steps or 1)  # type: ignore[misc]
+    grid = options.grid(options.steps or 1)
     moves = plan([1 - doubt + doubt * t for t in grid], options.solver)  # type: ignore[arg-type]
     known = noised(x1, x0)
     field = guided_field(

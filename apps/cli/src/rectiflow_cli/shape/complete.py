@@ -39,7 +39,7 @@ class Complete(OneMesh):
         add("--unit", type=float, default=1e-3, help="Of a step of a PNG's depth; 0.001 is mm.")
         add_box(add, "--box", help="Bounds of the whole object, y up; as deep behind the scan as "
             "it is itself, if absent.")  # fmt: skip
-        add("--doubt", type=float, default=0.8, help="Of what the scan says nothing about: 1 has "
+        add("--doubt", type=float, default=0.4, help="Of what the scan says nothing about: 1 has "
             "it drawn from noise, 0 mirrored.")  # fmt: skip
         add_asked(add)
 
