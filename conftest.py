@@ -20,12 +20,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give each parallel worker one thread, its subprocesses included."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
+    """Give each parallel worker one thread, its subprocesses included.
+
+    The process that starts the workers sets it for them: theirs have imported numpy by now.
+    """
+    is_worker = "PYTEST_XDIST_WORKER" in os.environ
+    if is_worker or getattr(config.option, "numprocesses", None):
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ[name] = "1"  # read when torch is imported
-        if torch := sys.modules.get("torch"):
-            torch.set_num_threads(1)
+            os.environ[name] = "1"  # read when numpy and torch are imported
+    if is_worker and (torch := sys.modules.get("torch")):
+        torch.set_num_threads(1)
 
 
 def _has_cuda() -> bool:
