@@ -167,7 +167,7 @@ def test_a_plan_tells_what_shapes_take(capsys, mosaics, tmp_path, monkeypatch):
     assert "fewer --tokens or a lower --depth" in refused(capsys, *words)
 
 
-def test_a_scan_is_completed_and_a_mesh_edited(capsys, box, mosaics, tmp_path):
+def test_a_scan_is_completed_and_a_mesh_edited(capsys, box, tmp_path):
     """A box of 2 x 1 x 0.5 around (5, 0, 0), of which the front was scanned."""
     from rectiflow_shape.scan import Scan
 
@@ -175,11 +175,13 @@ def test_a_scan_is_completed_and_a_mesh_edited(capsys, box, mosaics, tmp_path):
     scan = Scan.of_mesh(mesh, torch.Generator().manual_seed(0), 4000)
     scan = scan.some(scan.points[:, 2] > 0)
     np.savez(tmp_path / "scan.npz", points=scan.points, normals=scan.normals)
-    told = ("--weights", mosaics, "--category", "block", "--seed", 3)
+    told = ("--weights", "small", "--category", "cabinet", "--steps", 2, "--depth", 5)
     words = ("complete", tmp_path / "scan.npz", "--box", 4, -0.5, -0.25, 6, 0.5, 0.25, *told)
     [row] = run(capsys, *words, "-o", tmp_path / "whole.glb")["samples"]
     assert row["certificate"]["passed"]
     assert "mirror x" in row["guess"]
+    made = read_mesh(tmp_path / "whole.glb")[0].bounds
+    np.testing.assert_allclose(made, mesh.bounds, atol=0.2)  # the guess, and what the flow adds
     assert run(capsys, *words, "-o", tmp_path / "whole.glb")["made"] == 0
     planned = run(capsys, *words, "-o", tmp_path / "other.glb", "--plan")
     assert planned["samples"] == 1
