@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from rectiflow.execution.executor import (
+    THREADS,
     Executor,
     Ledger,
     Open,
@@ -132,10 +133,24 @@ def _start(sent: Sent, number: int) -> _Hand:
     told = (theirs, sent, number, dict(os.environ))
     # A daemon, so that a generator that nobody closes does not keep this process from ending.
     process = context.Process(target=_serve, args=told, daemon=True)
-    with _uninterrupted():
+    with _uninterrupted(), _threads(sent.threads):
         process.start()
     theirs.close()
     return _Hand(process, ours, number)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Tell the server that forks the workers how many threads numpy starts when it is imported."""
+    before = os.environ.get(THREADS)
+    os.environ[THREADS] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[THREADS]
+        else:
+            os.environ[THREADS] = before
 
 
 @contextmanager
