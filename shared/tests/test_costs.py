@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from rectiflow import costs
-from rectiflow.costs import CostModel, Costs, Load, fit_costs, peak_memory
+from rectiflow.costs import CostModel, Costs, Load, Work, fit_costs, peak_memory
 from rectiflow.memory import free_memory
 
 CPU = torch.device("cpu")
 SIZES = ((1, 32), (1, 256), (2, 128), (4, 64), (8, 48), (4, 192))
-TRIALS = [Load(b, n, calls) for b, n in SIZES for calls in (2, 5)]
 
 
 def attention(load: Load) -> None:
@@ -37,7 +36,7 @@ class Clock:
 
 def test_times_that_follow_the_model_are_found():
     clock = Clock()
-    model = fit_costs(clock.run, TRIALS, resting=0.0, device=CPU, clock=clock)
+    model = fit_costs(Work(clock.run, SIZES, (2, 5)), resting=0.0, device=CPU, clock=clock)
     for load in (Load(5, 120, 50), Load(1, 300, 7)):
         start = clock.now
         clock.run(load)
@@ -48,7 +47,7 @@ def test_times_that_follow_the_model_are_found():
 
 
 def test_memory_of_a_network_is_predicted_to_15_per_cent():
-    model = fit_costs(attention, TRIALS, resting=100.0, device=CPU)
+    model = fit_costs(Work(attention, SIZES, (2, 5)), resting=100.0, device=CPU)
     for load in (Load(6, 128, 9), Load(2, 256, 3), Load(1, 64, 2)):
         found = peak_memory(lambda load=load: attention(load), CPU)
         assert model.bytes(load) == pytest.approx(100 + found, rel=0.15)
@@ -70,7 +69,7 @@ def test_peak_memory_counts_what_lives_together():
 
 
 def test_what_fits_is_told():
-    model = CostModel([0, 0, 0], [0, 0, 0], [1000.0, 10.0, 1.0], 5000.0)
+    model = CostModel([0] * 4, [0] * 4, [900.0, 1.0, 10.0, 1.0], 5000.0)
     limit = 115_000.0
     rows = model.most_rows(100, limit)
     assert model.bytes(Load(rows, 100, 1)) * costs.MARGIN <= limit
@@ -78,7 +77,7 @@ def test_what_fits_is_told():
     assert model.most_rows(1000, limit) == 0
     tokens = model.most_tokens(limit)
     assert model.most_rows(tokens, limit) >= 1 > model.most_rows(tokens + 1, limit)
-    other = CostModel([1.0, 0, 0], [0, 0, 0], [0.0, 0.1, 0.0], 0.0)
+    other = CostModel([1.0, 0, 0, 0], [0] * 4, [0.0, 0.0, 0.1, 0.0], 0.0)
     parts = Costs({"": model, "after": other})
     after = Load(1, 1000, 1, 4, "after")
     found = parts.estimate([Load(1, 10, 1), Load(3, 100, 1), Load(2, 20, 1), after])

@@ -148,7 +148,7 @@ def test_a_pipeline_tells_what_shapes_its_results(tmp_path):
         "compile": False,
     }
     with pytest.raises(ValueError, match="Alone does not tell what a request takes"):
-        pipe.trials()
+        pipe.work()
 
 
 def test_a_result_is_saved_with_all_that_shaped_it(tmp_path):

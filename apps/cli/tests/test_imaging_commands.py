@@ -77,6 +77,8 @@ def test_sample_pairs_and_reflow(bodies, capsys):
     assert run("sample", "--weights", "run", "--num", 3, "--steps", 2, "-o", "drawn") == 0
     first = read_volume("drawn/image_0002.npz").values
     assert first.shape == (1, 16, 16)
+    assert main(["rerun", "drawn/result.json"]) == 0
+    assert "3 of 3 files are equal" in capsys.readouterr().out
     words = ("--weights", "run", "--num", 3, "--steps", 2, "--batch", 1, "--format", "png")
     assert run("sample", *words, "-o", "again") == 0
     np.testing.assert_allclose(read_volume("again/image_0002.png").values, first, atol=1e-4)

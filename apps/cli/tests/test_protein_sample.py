@@ -197,7 +197,7 @@ def test_evaluation_takes_novelty_from_a_search(sample, tmp_path, capsys):
 def test_a_plan_tells_what_it_takes_and_refuses_what_cannot_fit(
     sample, narrow, tmp_path, monkeypatch, capsys
 ):
-    from rectiflow.commands import make
+    from rectiflow.commands import plan
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = ["--length", "30", "--num", "4"]
@@ -206,7 +206,7 @@ def test_a_plan_tells_what_it_takes_and_refuses_what_cannot_fit(
     assert told["seconds"] > 0
     assert 0 < told["memory"] < told["free"]
     assert not (tmp_path / "s").exists()
-    monkeypatch.setattr(make, "free_memory", lambda device: told["memory"])
+    monkeypatch.setattr(plan, "free_memory", lambda device: told["memory"])
     given = ["--weights", narrow, "--steps", "4", "--device", "cpu", "-o", str(tmp_path / "s")]
     for more in (["--plan"], []):  # costs that are known are kept to without asking
         assert main(["protein", "sample", *words, *given, *more]) == 2
@@ -215,7 +215,7 @@ def test_a_plan_tells_what_it_takes_and_refuses_what_cannot_fit(
     capsys.readouterr()
     assert main(["protein", "sample", "--length", "200", *given, "--plan"]) == 2
     assert re.search(r"expected --length \d\d or less", capsys.readouterr().err)
-    monkeypatch.setattr(make, "free_memory", lambda device: 1.0)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 1.0)
     assert main(["protein", "sample", "--length", "200", *given, "--plan"]) == 2
     assert "expected a device with more memory" in capsys.readouterr().err
 

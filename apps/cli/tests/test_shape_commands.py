@@ -18,6 +18,7 @@ from rectiflow_shape.geometry import certificate
 from rectiflow_shape.io import read_mesh
 from rectiflow_shape.mosaic import FitSettings, read_mosaic
 from rectiflow_shape.mosaic.fit import start
+from rectiflow_shape.training import RECIPE
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,10 @@ def test_samples_are_closed_meshes_that_repeat(capsys, mosaics, tmp_path):
     run(capsys, *words, "-o", tmp_path / "b", "--shard", "1/2")
     first, again = (tmp_path / each / "shape_0001.glb" for each in "ab")
     assert first.read_bytes() == again.read_bytes()
+    assert RECIPE.numbers(first).shape[1] == 3
     assert run(capsys, *words, "-o", tmp_path / "a")["made"] == 0
+    assert main(["rerun", str(tmp_path / "a" / "result.json")]) == 0
+    assert "2 of 2 files are equal" in capsys.readouterr().out
 
 
 def test_what_weights_do_not_know_is_refused(capsys, mosaics, tmp_path):
@@ -163,7 +167,7 @@ def test_a_plan_tells_what_shapes_take(capsys, mosaics, tmp_path, monkeypatch):
     assert 0 < few["seconds"] < many["seconds"]
     assert 0 < few["memory"] < many["memory"] < many["free"]
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("rectiflow.commands.make.free_memory", lambda device: 1000)
+    monkeypatch.setattr("rectiflow.commands.plan.free_memory", lambda device: 1000)
     assert "fewer --tokens or a lower --depth" in refused(capsys, *words)
 
 

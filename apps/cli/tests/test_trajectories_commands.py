@@ -9,6 +9,7 @@ import pytest
 import torch
 from rectiflow_cli import main
 from rectiflow_trajectories import TrajectoryPipeline
+from rectiflow_trajectories.training import RECIPE
 
 
 def rectiflow(*words):
@@ -66,6 +67,12 @@ def test_training_exports_what_forecasts(run, runs, tmp_path, capsys):
         np.testing.assert_array_equal(made["given"], np.load(path)[1, 2:5])
     assert rectiflow(*words, "-o", tmp_path / "out") == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 2
+    listed = tmp_path / "out" / "result.json"
+    np.savez(tmp_path / "out" / "loc_charged_0001.npz", futures=np.zeros((5, 4, 5, 3)))
+    assert main.main(["rerun", str(listed)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 files are equal" in said
+    assert "loc_charged_0001.npz: off by at most" in said
 
 
 def test_a_table_of_a_user(run, tmp_path, capsys):
@@ -78,6 +85,7 @@ def test_a_table_of_a_user(run, tmp_path, capsys):
     assert "1 missing places are filled in" in told.err
     assert "the weights know no unit; m are taken for theirs" in told.err
     assert len((tmp_path / "out" / "walk.csv").read_text().split()) == 1 + 3 * 3 + 2 * 4 * 3
+    assert RECIPE.numbers(tmp_path / "out" / "walk.csv").shape == (3 * 3 + 2 * 4 * 3, 3)
     path.write_text("frame,node,x,y,z\n0,a,1,2,3\n")
     assert rectiflow("forecast", path, "--weights", run, "-o", tmp_path / "one") == 2
     said = capsys.readouterr().err.strip().splitlines()

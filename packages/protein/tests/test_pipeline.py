@@ -159,7 +159,8 @@ def test_bad_requests(pipe, arguments, message):
 
 def test_memory_is_predicted_to_15_per_cent(pipe):
     clock = itertools.count(step=1.0).__next__
-    model = fit_costs(pipe.run_load, pipe.trials(), resting=0.0, device=CPU, clock=clock)
+    work = pipe.work()
+    model = fit_costs(work, resting=0.0, device=CPU, clock=clock)
     for load in (Load(3, 100, 4), Load(2, 200, 3), Load(1, 300, 3)):
-        found = peak_memory(lambda load=load: pipe.run_load(load), CPU)
+        found = peak_memory(lambda load=load: work.run(load), CPU)
         assert model.bytes(load) == pytest.approx(found, rel=0.15)

@@ -4,10 +4,10 @@ A network that sees ``b`` rows of ``n`` tokens, ``k`` times, is taken to need
 
 .. math:: seconds = f(b, n) + k\, g(b, n), \qquad bytes = h(b, n)
 
-where f, g and h are non-negative sums of 1, ``b n`` and ``b n^2``: what is paid once, per token and
-per pair of tokens. A pipeline that does different things one after the other, such as a flow and a
-surface, has such sums for each. Trials of a few sizes fit the weights, once for a network on a
-device; they are kept in the user's cache.
+where f, g and h are non-negative sums of 1, ``n``, ``b n`` and ``b n^2``: what is paid once, for
+what all rows share, per token and per pair of tokens. A pipeline does different things, such as a
+flow and a surface; each is :class:`Work` with such sums of its own, whose weights trials of a few
+sizes fit when they are first asked for. The user's cache keeps them, by network and device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import os
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +53,7 @@ class Load:
     batches : int
         How many batches there are.
     part : str
-        What of the pipeline does it.
+        Which :class:`Work` of the pipeline it is.
     """
 
     rows: int
@@ -63,8 +63,32 @@ class Load:
     part: str = ""
 
     def terms(self) -> np.ndarray:
-        """Return 1, ``b n`` and ``b n^2``."""
-        return np.array([1.0, self.rows * self.tokens, self.rows * self.tokens**2])
+        """Return 1, ``n``, ``b n`` and ``b n^2``."""
+        b, n = self.rows, self.tokens
+        return np.array([1.0, n, b * n, b * n**2])
+
+
+@dataclass(frozen=True)
+class Work:
+    """Something that a pipeline does, and the sizes of the trials that tell what it takes.
+
+    Attributes
+    ----------
+    run : callable
+        ``run(load)`` carries out one batch of a load, with input that is made up.
+    sizes : sequence of (int, int)
+        Rows and tokens; several, where requests differ in them.
+    calls : sequence of int
+        Network calls.
+    """
+
+    run: Callable[[Load], Any]
+    sizes: Sequence[tuple[int, int]] = ((1, 1),)
+    calls: Sequence[int] = (1, 2, 4)
+
+    def trials(self) -> list[Load]:
+        """Return a load for every size and number of calls."""
+        return [Load(*size, calls) for size in self.sizes for calls in self.calls]
 
 
 @dataclass(frozen=True)
@@ -113,8 +137,9 @@ class CostModel:
 
     def most_rows(self, tokens: int, limit: float) -> int:
         """Return how many rows of so many tokens fit into a limit, in bytes."""
-        fixed = self.resting + self.memory[0]
-        each = self.memory[1] * tokens + self.memory[2] * tokens**2
+        once, shared, token, pair = self.memory
+        fixed = self.resting + once + shared * tokens
+        each = token * tokens + pair * tokens**2
         return max(0, int((limit / MARGIN - fixed) // each)) if each else 2**31
 
     def most_tokens(self, limit: float) -> int:
@@ -143,8 +168,7 @@ class Costs:
 
 
 def fit_costs(
-    run: Callable[[Load], Any],
-    trials: Sequence[Load],
+    work: Work,
     *,
     resting: float,
     device: torch.device,
@@ -154,10 +178,7 @@ def fit_costs(
 
     Parameters
     ----------
-    run : callable
-        ``run(load)`` carries out one batch of a load.
-    trials : sequence of Load
-        At least six, of different rows, tokens and calls.
+    work : Work
     resting : float
         Bytes of the weights.
     device : device
@@ -165,6 +186,7 @@ def fit_costs(
     clock : callable
         Seconds.
     """
+    trials, run = work.trials(), work.run
     # What a call leaves behind lives beside the next: the peak is that of several calls.
     most = max(load.calls for load in trials)
     several = [load for load in trials if load.calls == most]
@@ -182,7 +204,8 @@ def fit_costs(
     calls = np.array([load.calls for load in trials])[:, None]
     timed = _fitted(np.concatenate([terms, calls * terms], 1), seconds)
     sizes = np.stack([load.terms() for load in several])
-    return CostModel(timed[:3], timed[3:], _fitted(sizes, memory), resting)
+    half = terms.shape[1]
+    return CostModel(timed[:half], timed[half:], _fitted(sizes, memory), resting)
 
 
 def _fitted(terms: np.ndarray, values: Sequence[float]) -> list[float]:
@@ -223,15 +246,10 @@ class _Living(TorchDispatchMode):
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {
-            leaf.untyped_storage()._cdata
-            for leaf in tree_leaves((args, kwargs))
-            if isinstance(leaf, torch.Tensor)
-        }
+        given = {storage._cdata for storage in _storages((args, kwargs))}
         made = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, torch.Tensor):
-                self._count(leaf.untyped_storage(), given)
+        for storage in _storages(made):
+            self._count(storage, given)
         return made
 
     def _count(self, storage: torch.UntypedStorage, given: set[int]) -> None:
@@ -249,37 +267,45 @@ class _Living(TorchDispatchMode):
         self.now -= size
 
 
-def costs_of(pipe: Pipeline, *, fit: bool = True) -> Costs | None:
-    """Return the costs of a pipeline on its device, from the cache or by trials.
+def _storages(tree: Any) -> Iterator[torch.UntypedStorage]:
+    """Yield what the tensors of a tree lie in."""
+    for leaf in tree_leaves(tree):
+        if not isinstance(leaf, torch.Tensor):
+            continue
+        dense = [leaf]
+        if leaf.layout == torch.sparse_coo:
+            dense = [leaf._indices(), leaf._values()]
+        elif leaf.layout != torch.strided:  # of rows that are compressed
+            dense = [leaf.crow_indices(), leaf.col_indices(), leaf.values()]
+        yield from (part.untyped_storage() for part in dense)
+
+
+def costs_of(pipe: Pipeline, parts: Iterable[str], *, fit: bool = True) -> Costs | None:
+    """Return what parts of a pipeline's work take on its device, from the cache or by trials.
 
     Parameters
     ----------
     pipe : Pipeline
-        With ``trials()`` and ``run_load()``.
+    parts : iterable of str
+        For :meth:`~rectiflow.pipeline.Pipeline.work`.
     fit : bool, default True
-        Run trials if the cache has none; otherwise return None then.
+        Run trials for what the cache does not have; otherwise return None then, and where it has
+        nothing of the pipeline.
     """
     path = _cache() / f"{_key(pipe)}.json"
-    if path.is_file():
-        return Costs({part: CostModel(**told) for part, told in read_json(path).items()})
-    if not fit:
+    known = read_json(path) if path.is_file() else {}
+    missing = [part for part in dict.fromkeys(parts) if part not in known]
+    if not fit and (missing or not known):
         return None
     resting = sum(
         tensor.numel() * tensor.element_size()
         for part in pipe.parts.values()
         for tensor in (*part.parameters(), *part.buffers())
     )
-    trials: dict[str, list[Load]] = {}
-    for load in pipe.trials():
-        trials.setdefault(load.part, []).append(load)
-    costs = Costs(
-        {
-            part: fit_costs(pipe.run_load, loads, resting=resting, device=pipe.device)
-            for part, loads in trials.items()
-        }
-    )
-    write_json(path, asdict(costs)["models"])
-    return costs
+    for part in missing:
+        model = fit_costs(pipe.work(part), resting=resting, device=pipe.device)
+        write_json(path, known := {**known, part: asdict(model)})
+    return Costs({part: CostModel(**told) for part, told in known.items()})
 
 
 def _cache() -> Path:
@@ -294,7 +320,7 @@ def _key(pipe: Pipeline) -> str:
         for name, part in pipe.parts.items()
     }
     told = [
-        "by part",
+        "by work",
         type(pipe).__name__,
         sizes,
         str(pipe.dtype),

@@ -29,7 +29,7 @@ from rectiflow.storage.pretrained import (
 from rectiflow.storage.reading import read_json
 
 if TYPE_CHECKING:
-    from rectiflow.costs import Load
+    from rectiflow.costs import Work
 
 
 Kinds: TypeAlias = type[Pretrained] | tuple[type[Pretrained], ...]
@@ -293,19 +293,15 @@ class Pipeline(ABC):
         self.is_compiled = True
         return self
 
-    def trials(self) -> list[Load]:
-        """Return the sizes on which :mod:`rectiflow.costs` fits what a request takes."""
-        raise ValueError(f"{type(self).__name__} does not tell what a request takes.")
-
-    def run_load(self, load: Load) -> None:
-        """Carry out one batch of a size that :meth:`trials` may name, with input that is made up.
+    def work(self, part: str = "") -> Work:
+        """Return what a part of requests asks of the pipeline, for :mod:`rectiflow.costs` to fit.
 
         Raises
         ------
         ValueError
-            Where there are no trials.
+            Where the pipeline does not tell.
         """
-        self.trials()
+        raise ValueError(f"{type(self).__name__} does not tell what a request takes.")
 
     def describe(self) -> dict[str, Any]:
         """Return what shapes every result of the pipeline, as plain data."""

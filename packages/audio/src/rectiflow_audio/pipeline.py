@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import torch
 from rectiflow.conditioning import TextEmbedding, TextEncoder
-from rectiflow.costs import Load
+from rectiflow.costs import Work
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.rectify import solver_for
 from torch import Tensor, nn
@@ -133,21 +133,16 @@ class SeparationPipeline(Pipeline):
         """Return the text encoder; it is loaded when first needed."""
         return TextEncoder.load(self.settings.text_encoder)
 
-    def trials(self) -> list[Load]:
-        """Return one and several latents of a window, of few and more calls."""
-        most = rows_of(self.device)
-        return [Load(b, 1, calls) for b in (1, 2, most // 2, most) for calls in (1, 2, 4)]
+    def work(self, part: str = "") -> Work:
+        """Return the separation of some windows, the repair of one, or an edit."""
+        from rectiflow_audio.trials import edit_window, separate_windows
 
-    def run_load(self, load: Load) -> None:
-        """Separate one window of noise by as many queries as there are rows."""
-        length = self.windows(SAMPLE_RATE).length
-        wave = 0.1 * torch.randn(1, length, generator=torch.Generator().manual_seed(0))
-        null = self.text.null(1)
-        context = TextEmbedding(
-            null.states.expand(load.rows, -1, -1), null.mask.expand(load.rows, -1)
-        )
-        request = self.encoded_request(["noise"] * load.rows, context, null, steps=load.calls)
-        list(self.stream([wave], SAMPLE_RATE, request))
+        if part:
+            rates = (1, 8), (1, 16), (1, 44)
+            return Work(partial(edit_window, self, part), rates, (1, 2))
+        most = rows_of(self.device)
+        sizes = [(rows, 1) for rows in (1, 2, most // 2, most)]
+        return Work(partial(separate_windows, self), sizes)
 
     def __call__(
         self,

@@ -196,6 +196,14 @@ class Repairer:
             raise ValueError("the recording holds NaN or infinite samples; expected numbers.")
         return np.stack([self._channel(channel, rate) for channel in samples])
 
+    def windows(self, samples: Float[np.ndarray, "channels n"], rate: int) -> int:
+        """Return in how many windows a recording is repaired."""
+        length = round(self.pipe.settings.window_seconds * rate)
+        if isinstance(self.damage, Band):
+            return len(samples) * len(overlapping(samples.shape[-1], length))
+        known = (self.damage.known(wave, rate) for wave in samples)
+        return sum(len(_windows(each, len(each), length)) for each in known)
+
     def _channel(self, wave: np.ndarray, rate: int) -> np.ndarray:
         known = self.damage.known(wave, rate)
         if known.all():
@@ -217,7 +225,7 @@ class Repairer:
         """Add the missing band in windows that overlap by half and fade into each other."""
         total, weight = np.zeros(len(wave)), np.zeros(len(wave))
         fade = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1)).astype(float)
-        for start in range(0, max(len(wave) - length // 2, 1), length // 2):
+        for start in overlapping(len(wave), length):
             piece = wave[start : start + length]
             x = torch.from_numpy(np.pad(piece, (0, length - len(piece)))).float()
             more = self._band(x, rate, start)[: len(piece)].double().numpy()
@@ -332,6 +340,11 @@ class Repairer:
         new, old = pipe.vae.from_latent(torch.cat([made, latents])).float()[:, 0].cpu()
         change = torch.where(unknown, new - old, 0.0).clamp(-_MOST_DB / 8.69, _MOST_DB / 8.69)
         return (2 * self.damage.trust * to_transform(change, transform, rate)).exp()
+
+
+def overlapping(count: int, length: int) -> range:
+    """Return where windows begin that cover so many samples and overlap by half."""
+    return range(0, max(count - length // 2, 1), length // 2)
 
 
 def window_transform(rate: int, length: int) -> STFT:

@@ -21,7 +21,7 @@ from rectiflow.solvers import Midpoint
 
 from rectiflow_audio.flow import condition, guided_field, whole_frames
 from rectiflow_audio.frontend import SAMPLE_RATE, LogMel, resample
-from rectiflow_audio.repair import to_transform, window_transform
+from rectiflow_audio.repair import overlapping, to_transform, window_transform
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -81,7 +81,7 @@ class Replacer:
         made = np.zeros_like(taken)
         fade = np.minimum(np.arange(1, length + 1), np.arange(length, 0, -1)).astype(np.float32)
         weight = np.zeros(samples.shape[-1], np.float32)
-        for start in range(0, max(samples.shape[-1] - length // 2, 1), length // 2):
+        for start in overlapping(samples.shape[-1], length):
             part = slice(start, start + length)
             weight[part] += fade[: len(weight[part])]
             for channel, out in zip(taken, made, strict=True):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from rectiflow.costs import Load, Work
 from rectiflow.fields import bind
 from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
@@ -24,7 +26,7 @@ from rectiflow_imaging.data.prepare import Fit, cropped_to, padded_to
 from rectiflow_imaging.deformation import RandomField, folded, magnitude, warp
 from rectiflow_imaging.io import Volume
 from rectiflow_imaging.networks import ImageUNet, RecoveryNetwork
-from rectiflow_imaging.reconstruction import Reconstruction, reconstruct
+from rectiflow_imaging.reconstruction import Reconstruction, methods, reconstruct
 from rectiflow_imaging.result import ImageResult
 
 SHIPPED = Path(__file__).parent / "pretrained"
@@ -63,6 +65,26 @@ class ImagePipeline(Pipeline):
     def device(self) -> torch.device:
         """Return the device of the network."""
         return super().device if self.parts else torch.device("cpu")
+
+    def work(self, part: str = "flow") -> Work:
+        """Return the flow of some slices, or the reconstruction of a volume.
+
+        ``"tv 64"`` is that by a method of slices of a side; its tokens are the views.
+        """
+        if part == "flow":
+            return Work(self._run_flow, [(b, 1) for b in (1, 4, 16)], (1, 3))
+        name = part.split()[0]
+        sizes = (2, 4), (2, 16), (6, 4), (6, 16)
+        calls = (1, 3) if name in ("prior", "stack") else (0,)
+        return Work(partial(self._run_scan, name=name), sizes, calls)
+
+    def _run_flow(self, load: Load) -> None:
+        self(range(load.rows), steps=load.calls)
+
+    def _run_scan(self, load: Load, name: str) -> None:
+        draw = np.random.default_rng(0)
+        volume = Volume(draw.random((load.rows, self.side, self.side), np.float32))
+        self.reconstruct(volume, {name: methods(load.calls)[name]}, views=load.tokens)
 
     @property
     def field(self) -> Callable[[Any, Any], Any]:
@@ -166,6 +188,18 @@ class DeformationPipeline(Pipeline):
         from rectiflow_imaging.weights import load_official
 
         return cls(load_official(path))
+
+    def work(self, part: str = "") -> Work:
+        """Return a deformation of a volume, whose tokens are the pixels that the network sees."""
+        slices = (1, 32**2), (1, 64**2), (4, 64**2)
+        sizes = slices if self.network.axes == 2 else ((1, 16**3), (1, 24**3))
+        return Work(self._run_deformation, sizes, (1, 3))
+
+    def _run_deformation(self, load: Load) -> None:
+        side = round(load.tokens ** (1 / self.network.axes))
+        deep = side if self.network.axes == 3 else load.rows
+        values = np.random.default_rng(0).random((deep, side, side), np.float32)
+        self(Volume(values), [0], level=self.network.n_steps // 2, steps=load.calls)
 
     @torch.no_grad()
     def __call__(

@@ -6,7 +6,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from rectiflow.costs import Load, Work
 from rectiflow.fields import bind
 from rectiflow.grids import uniform
 from rectiflow.integrate import plan
@@ -41,6 +43,16 @@ class RestorationPipeline(Pipeline):
     def kinds(cls) -> dict[str, Kinds]:
         """Return the classes of the network."""
         return {"network": (MeanFlowNetwork, ResidualNetwork)}
+
+    def work(self, part: str = "") -> Work:
+        """Return the restoration of a volume, whose tokens are the pixels of a slice."""
+
+        def run(load: Load) -> None:
+            side = round(load.tokens**0.5)
+            values = np.random.default_rng(0).random((load.rows, side, side), np.float32)
+            self(Volume(values), steps=load.calls)
+
+        return Work(run, [(b, side**2) for b in (1, 3) for side in (16, 32, 48)], (1, 3))
 
     @torch.no_grad()
     def __call__(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rectiflow.costs import Load, Work
 from rectiflow.figures import new_figure, save_figure
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.results import Result
@@ -154,6 +155,18 @@ class AirPipeline(Pipeline):
     def kinds(cls) -> dict[str, Kinds]:
         """Return the class of the network."""
         return {"network": AirNetwork}
+
+    def work(self, part: str = "") -> Work:
+        """Return a forecast, whose tokens are stations and calls times."""
+
+        def run(load: Load) -> None:
+            settings, draw = self.settings, torch.Generator().manual_seed(0)
+            size = (1, settings.history, load.tokens)
+            shapes = size, (1, load.tokens, 2), (load.tokens, 2)
+            history, wind, places = (torch.rand(*s, generator=draw).to(self.device) for s in shapes)
+            self.network(history, wind, 20 * places, load.calls, settings.step)
+
+        return Work(torch.no_grad()(run), [(1, n) for n in (4, 8, 16, 32)], (2, 6))
 
     @torch.no_grad()
     def __call__(self, series: Series, *, horizon: int | None = None) -> AirResult:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from rectiflow.costs import Load
+from rectiflow.costs import Load, Work
 from rectiflow.guidance import RectifiedCFG
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.solvers import Euler, Solver
@@ -109,24 +110,41 @@ class SimulationPipeline(Pipeline):
             return super().load_official(path)
         return cls(**load_official(path, **options))
 
-    def trials(self) -> list[Load]:
-        """Return one and several flows, of few and more calls."""
-        return [Load(b, 1, calls) for b in (1, 2, 4) for calls in (1, 2, 4)]
+    def work(self, part: str = "words") -> Work:
+        """Return the simulation of some flows from words, or with a first ``"frame"``.
 
-    def run_load(self, load: Load) -> None:
-        """Sample latents of as many flows as there are rows."""
+        ``"Posterior"`` is assimilation by that method, whose tokens are readings.
+        """
+        if part in ("words", "frame"):
+            run = partial(self._run_simulation, has_frame=part == "frame")
+            return Work(run, [(b, 1) for b in (1, 2, 4)])
+        sizes = (1, 20), (1, 80), (4, 20), (4, 80)
+        return Work(partial(self._run_assimilation, part), sizes, (1, 3))
+
+    def _run_assimilation(self, part: str, load: Load) -> None:
+        from rectiflow import inverse
+
+        from rectiflow_pde.assimilation import Expected, assimilate
+        from rectiflow_pde.readings import Readings
+
+        draw, count = np.random.default_rng(0), load.tokens
+        places = draw.uniform((0.6, 0.05), (1.4, 0.35), (count, 2))
+        times = draw.uniform(0, self.times()[-1], count)
+        readings = Readings(places, times, np.arange(count) % 3, draw.uniform(0, 1, count))
+        method = Expected() if part == "Expected" else getattr(inverse, part)()
+        told = {"evaluations": load.calls, "method": method, "num": load.rows}
+        assimilate(self, readings, "cylinder of radius 0.05 at Re 100", **told)
+
+    def _run_simulation(self, load: Load, has_frame: bool) -> None:
         from rectiflow_pde.meshing import Channel, mesh_channel
 
-        if self.reads_words:
-            cond = sampling.condition(self, make_request("cylinder of radius 0.05 at Re 100"))
-            self._latents(cond, list(range(load.rows)), load.calls, 0)
+        if not has_frame:
+            self("cylinder of radius 0.05 at Re 100", num=load.rows, steps=load.calls)
             return
         channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
         frame = np.zeros((channel.n_nodes, len(FIELDS)))
         frame[:, 0] = 1.0
-        request = make_request(None, mesh=channel, first_frame=frame)
-        cond = sampling.condition(self, request)
-        self._latents(cond, list(range(load.rows)), load.calls, 0)
+        self(mesh=channel, first_frame=frame, num=load.rows, steps=load.calls)
 
     def __call__(
         self,

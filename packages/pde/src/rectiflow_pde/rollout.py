@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from rectiflow.costs import Load, Work
 from rectiflow.figures import new_figure, save_figure
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.randomness import counter_generator
@@ -199,6 +201,20 @@ class RolloutPipeline(Pipeline):
     def kinds(cls) -> dict[str, Kinds]:
         """Return the class of the network."""
         return {"network": CircleUnet}
+
+    def work(self, part: str = "") -> Work:
+        """Return the stepping of some states, whose tokens are points and calls steps."""
+        points = self.settings.points
+        sizes = [(b, n) for b in (1, 4) for n in (points // 2, points, 2 * points)]
+        return Work(self._run_steps, sizes, (1, 3))
+
+    @torch.no_grad()
+    def _run_steps(self, load: Load) -> None:
+        u = torch.zeros(load.rows, 1, load.tokens, device=self.device)
+        numbers = numbers_of(torch.ones(load.rows), torch.ones(load.rows)).to(u)
+        way, draw, found = self.settings.way, partial(torch.randn_like, u), [u]
+        for _ in range(load.calls):
+            found.append(u + SCALE * way.change(self.network, u, numbers, draw))
 
     def __call__(
         self,

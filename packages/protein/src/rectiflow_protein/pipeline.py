@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from rectiflow.costs import Load
+from rectiflow.costs import Load, Work
 from rectiflow.memory import require_memory
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.randomness import counter_seed
@@ -82,17 +82,16 @@ class BackbonePipeline(Pipeline):
         """Return how many residue pairs one call of the network takes on this device."""
         return PAIRS_PER_BATCH["cuda" if self.device.type == "cuda" else "cpu"]
 
-    def trials(self) -> list[Load]:
-        """Return short and long chains, alone and several, of few and more calls."""
+    def work(self, part: str = "") -> Work:
+        """Return the sampling of chains of one length, short and long, alone and several."""
+
+        def run(load: Load) -> None:
+            pairs = load.rows * load.tokens**2
+            self([load.tokens] * load.rows, steps=load.calls, max_pairs=pairs)
+
         large = self.device.type == "cuda"
         more = ((4, 256), (2, 512), (16, 256)) if large else ((1, 256), (2, 128), (8, 64))
-        sizes = ((1, 64), (1, 128), (4, 64), *more)
-        return [Load(b, n, calls) for b, n in sizes for calls in (2, 5)]
-
-    def run_load(self, load: Load) -> None:
-        """Sample chains of one length in one batch."""
-        pairs = load.rows * load.tokens**2
-        self([load.tokens] * load.rows, steps=load.calls, max_pairs=pairs)
+        return Work(run, ((1, 64), (1, 128), (4, 64), *more), (2, 5))
 
     def _require_fitting(self, longest: int) -> None:
         """Refuse what cannot fit, by the features of residue pairs alone: a layer has two of them.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from rectiflow.conditioning import TextEncoder
-from rectiflow.costs import Load
+from rectiflow.costs import Load, Work
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.solvers import Euler
 from torch import Tensor, nn
@@ -96,26 +96,24 @@ class ShapePipeline(Pipeline):
         """Return the text encoder; it is loaded when first needed."""
         return TextEncoder.load(self.settings.text_encoder)
 
-    def trials(self) -> list[Load]:
-        """Return some shapes through the flow, and one on lattices of several depths."""
+    def work(self, part: str = "flow") -> Work:
+        """Return some shapes' way through the flow, or surfaces on lattices of several depths."""
+        if part == "surface":
+            return Work(self._run_surface, [(1, 5**depth) for depth in (4, 5, 6)], (0,))
         most = int(self.settings.tokens)
-        flow = [
-            Load(b, n, c, part="flow") for b in (1, 2) for n in (most // 2, most) for c in (1, 3)
-        ]
-        return [*flow, *(self.surface_load(depth) for depth in (4, 5, 6))]
+        return Work(self._run_flow, [(b, n) for b in (1, 2) for n in (most // 2, most)], (1, 3))
 
     @staticmethod
     def surface_load(depth: int, count: int = 1) -> Load:
         """Return what some surfaces take, one by one: some five times as much with each depth."""
         return Load(1, 5**depth, 0, count, "surface")
 
+    def _run_surface(self, load: Load) -> None:
+        depth = round(math.log(load.tokens, 5))
+        Sampler(self, self.options(depth=depth)).surface(self._trial_tokens)
+
     @torch.no_grad()
-    def run_load(self, load: Load) -> None:
-        """Make tokens by Euler's method, or the surface of some."""
-        if load.part == "surface":
-            depth = round(math.log(load.tokens, 5))
-            Sampler(self, self.options(depth=depth)).surface(self._trial_tokens)
-            return
+    def _run_flow(self, load: Load) -> None:
         told = self.options(steps=load.calls, solver=Euler(), tokens=load.tokens)
         list(Sampler(self, told).tokens([self._trial(index) for index in range(load.rows)]))
 

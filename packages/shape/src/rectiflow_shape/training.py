@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from rectiflow.training.recipe import Recipe
 
@@ -108,6 +110,12 @@ class ShapeRecipe(Recipe):
             image = build(cfg.image)
         settings = settings_of(cfg, built.data, network)
         return save(ShapePipeline(network, vae, image, settings=settings))
+
+    def numbers(self, path: Path) -> np.ndarray:
+        """Return the vertices of a mesh."""
+        from rectiflow_shape.io import read_mesh
+
+        return read_mesh(path)[0].vertices
 
     def told(self, cfg: Config) -> dict[str, Any]:
         """Return the encoder of the captions."""

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from rectiflow.costs import Load, Work
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.solvers import Euler, Solver
 from rectiflow.spacing import Spacing
@@ -72,6 +73,16 @@ class TrajectoryPipeline(Pipeline):
         """Return what is cut out of trajectories for the network."""
         network: Any = self.network
         return Windows(self.settings.kind, network.given, network.frames)
+
+    def work(self, part: str = "") -> Work:
+        """Return the sampling of some graphs, whose tokens are the nodes."""
+        return Work(self._run_samples, [(b, n) for b in (1, 4) for n in (4, 8, 16)], (1, 3))
+
+    def _run_samples(self, load: Load) -> None:
+        x = np.zeros((self.windows.length, load.tokens, self.settings.dimensions))
+        x[..., 0] = 1.2 * np.arange(load.tokens)  # carbons in a row, where they are atoms
+        record, _ = record_of(Trajectory(x, np.full(load.tokens, 6.0)), self.windows)
+        self.samples([record], [0], num=load.rows, steps=load.calls)
 
     def __call__(
         self,

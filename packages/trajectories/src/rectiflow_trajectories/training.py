@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from rectiflow.storage.reading import read_rows
 from rectiflow.training.recipe import Recipe
 
 from rectiflow_trajectories.objective import DiffusionObjective
@@ -56,6 +59,14 @@ class TrajectoryRecipe(Recipe):
         """Save the network with what it is to be used with."""
         network: Any = built.training.network
         save(TrajectoryPipeline(network, settings=settings_of(built)))
+
+    def numbers(self, path: Path) -> np.ndarray:
+        """Return the places in a file of forecasts."""
+        if path.suffix == ".csv":
+            rows = [row for _, row in read_rows(path, ("x", "y"))]
+            return np.array([[float(row[axis]) for axis in "xyz" if axis in row] for row in rows])
+        with np.load(path, allow_pickle=False) as read:
+            return read["futures"]
 
     def next_step(self, built: Built, folder: str) -> str:
         """Return the command that measures what was trained, or forecasts with it."""

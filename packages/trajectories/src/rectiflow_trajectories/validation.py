@@ -25,6 +25,8 @@ class ForecastValidation:
         Windows.
     samples, steps : int
         Of each.
+    seed : int
+        Of their noise.
 
     Attributes
     ----------
@@ -36,17 +38,18 @@ class ForecastValidation:
     prepared: PreparedTrajectories
     settings: TrajectorySettings
 
-    def __init__(self, *, num: int = 64, samples: int = 1, steps: int = 8) -> None:
+    def __init__(self, *, num: int = 64, samples: int = 1, steps: int = 8, seed: int = 0) -> None:
         if min(num, samples, steps) < 1:
             raise ValueError(f"num, samples and steps must be positive, got {num, samples, steps}.")
-        self.num, self.samples, self.steps = num, samples, steps
+        self.num, self.samples, self.steps, self.seed = num, samples, steps, seed
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:
         """Return the mean errors."""
         rows = self.prepared.some_rows("valid").tolist()[: self.num]
         settings = replace(self.settings, steps=self.steps)
         pipe = TrajectoryPipeline(network, settings=settings)  # type: ignore[arg-type]
-        found = summed_up(measure_windows(pipe, self.prepared, rows, num=self.samples), {})
+        told = {"num": self.samples, "seed": self.seed}
+        found = summed_up(measure_windows(pipe, self.prepared, rows, **told), {})
         mark = f"@{self.steps}"
         return {
             name.removesuffix(mark): value

@@ -15,15 +15,14 @@ from typing import Any
 
 from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser
+from rectiflow.commands.plan import Planned
 from rectiflow.commands.progress import counter
-from rectiflow.commands.verb import PipelineVerb
-from rectiflow.costs import MARGIN, Load, costs_of
+from rectiflow.costs import Load
 from rectiflow.execution import Here, Loading
-from rectiflow.memory import free_memory
 from rectiflow.results import ResultFolder, shard_name
 from rectiflow.storage.faults import FileError, StorageError
 from rectiflow.storage.folders import claim, claim_file
-from rectiflow.storage.reading import read_json, size_text
+from rectiflow.storage.reading import read_json
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,7 +61,7 @@ class Job:
     source: Path | None = None
 
 
-class Make(PipelineVerb):
+class Make(Planned):
     """Make results with a trained network.
 
     Samples that are there already, made with the same settings, are left as they are.
@@ -76,11 +75,7 @@ class Make(PipelineVerb):
         parser.add_network(None if self.trained_by else "small")
         parser.add_shard()
         parser.add_executor()
-        parser.add_argument(
-            "--plan",
-            action="store_true",
-            help="Tell the time and the memory that it would take here, and make nothing.",
-        )
+        self.add_plan(parser)
         parser.add_overwrite()
         parser.add_json()
 
@@ -114,15 +109,13 @@ class Make(PipelineVerb):
         return ([job] for job in jobs)
 
     def loads(self, args: Namespace, pipe: Any, jobs: list[Job]) -> list[Load]:
-        """Return the batches that some jobs come to."""
-        raise ValueError(f"rectiflow {self.domain} {self.name} has no plan; leave --plan out.")
+        """Return the batches that some jobs come to: a verb that does has ``--plan``."""
+        return []
 
-    def lighter(self, rows: int, tokens: int) -> str:
-        """Return the flag under which batches of so many rows and tokens are the largest.
-
-        With ``rows`` 0 not even one sample fits, and ``tokens`` is the most that would.
-        """
-        return "a smaller input"
+    @property
+    def has_plan(self) -> bool:
+        """Whether the verb says its loads."""
+        return type(self).loads is not Make.loads
 
     def place(self, args: Namespace) -> dict[str, Any]:
         """Return ``folder`` and further arguments of the :class:`ResultFolder`."""
@@ -184,9 +177,10 @@ class Make(PipelineVerb):
         )
         missing = [job for job in jobs if not folder.holds(job.name, job.files, **job.expected)]
         if args.plan:
-            return self._plan(args, pipe, missing)
+            loads = self.loads(args, pipe, missing) if missing else []
+            return self.tell_plan(args, pipe, loads, f"{len(missing)} {self.unit}s")
         if missing and args.executor.is_here:
-            self.require_room(args, pipe, missing)
+            self.require_room(pipe, lambda: self.loads(args, pipe, missing))
         wanted = {job.name for job in missing}
         chunks = [
             [job for job in chunk if job.name in wanted] for chunk in self.chunks(args, pipe, jobs)
@@ -206,48 +200,6 @@ class Make(PipelineVerb):
                 f"none of {len(folder.failed)} inputs can be used; the reasons are above."
             )
         return 0
-
-    def _plan(self, args: Namespace, pipe: Any, jobs: list[Job]) -> int:
-        """Tell what the jobs would take.
-
-        Raises
-        ------
-        ValueError
-            When they would not fit.
-        """
-        costs = costs_of(pipe)
-        assert costs is not None
-        document: dict[str, Any] = {"samples": len(jobs), "seconds": 0.0, "memory": 0.0}
-        if jobs:
-            found = costs.estimate(self.loads(args, pipe, jobs))
-            document |= {"seconds": found.seconds, "memory": found.memory}
-        free = free_memory(pipe.device)
-        document |= {"free": free, "device": str(pipe.device)}
-        text = (
-            f"{len(jobs)} {self.unit}s to make on {pipe.device}: about "
-            f"{_duration(document['seconds'])} and {size_text(document['memory'])} of the "
-            f"{size_text(free)} that are free"
-        )
-        if jobs:
-            self.require_room(args, pipe, jobs)
-        answer(document, text, as_json=args.json)
-        return 0
-
-    def require_room(self, args: Namespace, pipe: Any, jobs: list[Job]) -> None:
-        """Refuse what cannot fit, with the setting that would, where the costs are known."""
-        costs = costs_of(pipe, fit=False)
-        if costs is None:
-            return
-        found, free = costs.estimate(self.loads(args, pipe, jobs)), free_memory(pipe.device)
-        if found.memory * MARGIN <= free:
-            return
-        tokens, model = found.largest.tokens, costs.of(found.largest)
-        rows = model.most_rows(tokens, free)
-        setting = self.lighter(rows, tokens if rows else model.most_tokens(free))
-        raise ValueError(
-            f"the memory of {pipe.device} is too small, got {size_text(free)} free for about "
-            f"{size_text(found.memory)}; expected {setting}."
-        )
 
     def _make(
         self,
@@ -327,14 +279,9 @@ class _Making:
                 self.tick(len(chunk) * now / max(total, 1))
 
         if not self.args.executor.is_here:
-            self.verb.require_room(self.args, self.pipe(), chunk)
+            pipe = self.pipe()
+            self.verb.require_room(pipe, lambda: self.verb.loads(self.args, pipe, chunk))
         return self.verb.make(self.args, self.pipe(), chunk, place, tick)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if seconds < 5400 else f"{seconds / 3600:.3g} h"
 
 
 def _counted(document: Mapping[str, Any], unit: str, out: str) -> str:

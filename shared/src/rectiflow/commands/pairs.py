@@ -6,14 +6,15 @@ import sys
 from abc import abstractmethod
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
 from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser, positive
-from rectiflow.commands.verb import PipelineVerb
-from rectiflow.execution import Loading
+from rectiflow.commands.plan import Planned
+from rectiflow.costs import Load
+from rectiflow.execution import Here, Loading
 from rectiflow.rectify import Pair, PairStore, Verdict, generate_pairs
 
 NUM = 1000
@@ -21,21 +22,29 @@ NUM = 1000
 
 @dataclass(frozen=True)
 class Candidates:
-    """What makes pairs, how many there are to be, which are kept, and what the manifest tells."""
+    """What makes pairs, how many there are to be, which are kept, and what the manifest tells.
+
+    And, of a verb with ``--plan``, what one call comes to.
+    """
 
     sample: Callable[[list[int]], Sequence[Pair]]
     num: int | None = None
     keep: Callable[[Pair], Verdict] | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+    load: Load | None = None
 
 
-class Pairs(PipelineVerb):
+class Pairs(Planned):
     """Make pairs of noise and sample with a trained network."""
 
     name = "pairs"
     takes: ClassVar[str]
     """What the folder of prepared data is used for, as a sentence."""
     needs_data: ClassVar[bool] = True
+    plans: ClassVar[bool] = False
+    """Whether ``--plan`` is offered: candidates then have a ``load``."""
+    inverts: ClassVar[bool] = True
+    """Whether ``--real`` is offered, which inverts data to noise."""
     mend: ClassVar[str] = "Loosen the filter, or sample with a better network or more steps."
 
     def flags(self, parser: Parser) -> None:
@@ -46,20 +55,30 @@ class Pairs(PipelineVerb):
         add(
             "--num",
             type=positive,
-            help=f"How many pairs to try in all; {NUM} if absent, and with --real every record.",
+            help=f"How many pairs to try in all; {NUM} if absent"
+            f"{', and with --real every record' if self.inverts else ''}.",
         )
-        add(
-            "--real",
-            action="store_true",
-            help="Invert the train split of SHARDS to noise instead of sampling.",
-        )
+        if self.inverts:
+            real = "Invert the train split of SHARDS to noise instead of sampling."
+            add("--real", action="store_true", help=real)
+        parser.set_defaults(real=False)
         add("--batch", type=positive, default=16, help="How many pairs one call makes.")
         parser.add_shard()
         parser.add_executor()
         parser.add_network(None if self.trained_by else "small")
         self.own_flags(parser)
+        self.add_plan(parser)
         parser.add_overwrite()
         parser.add_json()
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the candidates tell what a call comes to."""
+        return self.plans
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the batch."""
+        return f"--batch {rows}" if rows else "a device with more memory"
 
     def own_flags(self, parser: Parser) -> None:
         """Add the domain's flags."""
@@ -79,8 +98,16 @@ class Pairs(PipelineVerb):
         ValueError
             When no pair is kept.
         """
+        if args.plan:
+            args.executor = Here()
         pipe = self.load_to_describe(args)
         made = self.candidates(args, pipe)
+        if made.load is not None:
+            num = made.num or NUM
+            loads = [replace(made.load, batches=-(-num // args.batch))]
+            if args.plan:
+                return self.tell_plan(args, pipe, loads, f"{num} pairs")
+            self.require_room(pipe, lambda: loads)
         described = {
             key: value for key, value in pipe.describe().items() if key not in ("weights", "device")
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.commands import Job, Made, Parser, Tick, positive, words
+from rectiflow.costs import Load
 
 from rectiflow_cli.audio.flags import seconds
 from rectiflow_cli.audio.sounds import Change
@@ -14,7 +15,7 @@ from rectiflow_cli.errors import UsageError
 from rectiflow_cli.methods import MASKED, add_method, make_method
 
 if TYPE_CHECKING:
-    from rectiflow_audio.repair import Damage
+    from rectiflow_audio.repair import Damage, Repairer
 
 
 class Repair(Change):
@@ -79,14 +80,29 @@ class Repair(Change):
         names = ("query", "guidance", "method", "evaluations", "seed", "depth")
         return {"damage": repr(self._damage(args))} | {n: getattr(args, n) for n in names}
 
-    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
-        """Repair one recording."""
+    def _repairer(self, args: Any, pipe: Any) -> Repairer:
         from rectiflow_audio.repair import Repairer
 
-        [job], began = jobs, time.perf_counter()
         told = {"guidance": args.guidance, "method": make_method(args.method), "seed": args.seed}
-        repairer = Repairer(pipe, self._damage(args), args.query, args.evaluations, **told)
-        rows = self.write(args, job, folder, repairer)
+        return Repairer(pipe, self._damage(args), args.query, args.evaluations, **told)
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the windows that are repaired."""
+        from rectiflow_audio.io import read_audio
+
+        repairer, found = self._repairer(args, pipe), []
+        kinds = f"{type(repairer.damage).__name__} {type(repairer.method).__name__}"
+        for job in jobs:
+            audio = read_audio(job.asked)
+            windows = repairer.windows(audio.samples, audio.sample_rate)
+            rate = round(audio.sample_rate / 1000)
+            found.append(Load(1, rate, args.evaluations, windows, kinds))
+        return found
+
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
+        """Repair one recording."""
+        [job], began = jobs, time.perf_counter()
+        rows = self.write(args, job, folder, self._repairer(args, pipe))
         return rows, time.perf_counter() - began
 
 

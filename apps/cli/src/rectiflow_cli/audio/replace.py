@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.commands import Job, Made, Parser, Tick, positive, words
+from rectiflow.costs import Load
 
 from rectiflow_cli.audio.flags import seconds
 from rectiflow_cli.audio.sounds import Change
@@ -43,6 +44,20 @@ class Replace(Change):
         """Return what shapes an edit."""
         names = ("source", "target", "when", "steps", "keep", "guidance", "seed", "depth")
         return {name: getattr(args, name) for name in names}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the windows that are edited."""
+        from rectiflow_audio.io import sound_info
+        from rectiflow_audio.repair import overlapping
+
+        found = []
+        for job in jobs:
+            info = sound_info(job.asked)
+            length = round(pipe.settings.window_seconds * info.sample_rate)
+            windows = info.channels * len(overlapping(info.samples, length))
+            rate = round(info.sample_rate / 1000)
+            found.append(Load(1, rate, args.steps, windows, "Replace"))
+        return found
 
     def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Edit one recording."""

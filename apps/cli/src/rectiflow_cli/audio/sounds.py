@@ -52,6 +52,10 @@ class Change(Audio, commands.Make):
         """Keep the list of one sound file beside it, under its name."""
         return place(args.out)
 
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Name what makes a window cheaper."""
+        return "a recording of a lower rate, or a device with more memory, such as --device cpu"
+
     def write(
         self,
         args: Any,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rectiflow.commands import Parser, positive, table
+from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.costs import Load
 
 from rectiflow_cli.imaging.images import OfImages
 
@@ -40,6 +41,16 @@ class Deform(OfImages):
     def settings(self, args: Any, pipe: Any) -> dict[str, Any]:
         """Return what shapes the images."""
         return {"level": args.level, "steps": args.steps, "num": args.num, "seed": args.seed}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the deformations of each volume."""
+        net, found = pipe.network, []
+        steps = net.n_steps if args.steps is None else args.steps
+        for slices, side in self.sizes(jobs):
+            wide = max(side, -(-slices // 8) * 8) if net.axes == 3 else side
+            rows = 1 if net.axes == 3 else slices
+            found.append(Load(rows, wide**net.axes, steps, args.num))
+        return found
 
     def made(self, args: Any, pipe: Any, volume: Any) -> Any:
         """Deform one."""

@@ -30,6 +30,17 @@ class OfImages(Imaging, Make):
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=FORMATS, default="npz", help="Of the files.")
 
+    def sizes(self, jobs: list[Job]) -> list[tuple[int, int]]:
+        """Return the slices of each volume, and the side of squares that hold them, by eights."""
+        from rectiflow_imaging.io import read_volume
+
+        shapes = [read_volume(job.asked).values.shape for job in jobs]
+        return [(deep, -(-max(high, wide) // 8) * 8) for deep, high, wide in shapes]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Name what makes an image cheaper."""
+        return f"a volume of {rows} slices, or smaller ones" if rows else "smaller images"
+
     def parts(self, args: Any) -> Sequence[str]:
         """Return the names of what is made of each input."""
         raise ValueError(f"{self.name} makes nothing.")

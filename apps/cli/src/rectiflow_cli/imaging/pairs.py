@@ -6,6 +6,7 @@ from typing import Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, add_sampler, positive
+from rectiflow.costs import Load
 
 from rectiflow_cli.imaging.flags import Imaging
 
@@ -15,7 +16,7 @@ class Pairs(Imaging, commands.Pairs):
 
     examples = ("--weights runs/prior -o pairs", "SHARDS --weights runs/prior --real -o pairs")
     takes = "Prepared images, which --real inverts to noise; not used without."
-    needs_data = False
+    needs_data, plans = False, True
 
     def own_flags(self, parser: Parser) -> None:
         """Add how the pairs are sampled."""
@@ -30,13 +31,14 @@ class Pairs(Imaging, commands.Pairs):
         told = {"steps": args.steps, "solver": args.solver, "grid": args.grid}
         described = {"steps": args.steps, "solver": repr(args.solver)}
         described |= {"grid": args.grid and repr(args.grid)}
+        load = Load(args.batch, 1, args.steps * args.solver.nfe, part="flow")
         if not args.real:
             sample = pair_sampler(pipe, seed=args.seed, **told)
-            return Candidates(sample, args.num, told=described)
+            return Candidates(sample, args.num, told=described, load=load)
         if args.shards is None:
             raise ValueError("--real needs prepared images, got none; expected SHARDS.")
         sample, count = inverted(pipe, args.shards, **told)
-        return Candidates(sample, min(args.num or count, count), told=described)
+        return Candidates(sample, min(args.num or count, count), told=described, load=load)
 
 
 main = Pairs()

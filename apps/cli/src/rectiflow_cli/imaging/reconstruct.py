@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rectiflow.commands import Parser, positive, table
+from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.costs import Load
 
 from rectiflow_cli.imaging.images import OfImages
 
@@ -62,6 +63,14 @@ class Reconstruct(OfImages):
         """Return what shapes the images."""
         told = {"views": args.views, "noise": args.noise, "steps": args.steps}
         return told | {"methods": list(args.method), "side": pipe.side, "seed": args.seed}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return each method's work on each volume."""
+        return [
+            Load(slices, args.views, args.steps * (name in PRIORS), part=f"{name} {pipe.side}")
+            for slices, _ in self.sizes(jobs)
+            for name in args.method
+        ]
 
     def made(self, args: Any, pipe: Any, volume: Any) -> Any:
         """Scan and reconstruct one."""

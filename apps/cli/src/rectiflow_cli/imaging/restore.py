@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rectiflow.commands import Parser, positive, table
+from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.costs import Load
 
 from rectiflow_cli.imaging.images import OfImages
 
@@ -43,6 +44,10 @@ class Restore(OfImages):
     def settings(self, args: Any, pipe: Any) -> dict[str, Any]:
         """Return what shapes the images."""
         return {"steps": args.steps, "trial": args.trial, "seed": args.seed}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the slices that go through the network together."""
+        return [Load(slices, side**2, args.steps) for slices, side in self.sizes(jobs)]
 
     def made(self, args: Any, pipe: Any, volume: Any) -> Any:
         """Restore one."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rectiflow.commands import Job, Made, Make, Parser, Tick, add_sampler, positive, sampling_of
+from rectiflow.costs import Load
 
 from rectiflow_cli.imaging.flags import FORMATS, Imaging
 
@@ -31,6 +32,15 @@ class Sample(Imaging, Make):
         """Return a job for each image."""
         names = [f"image_{i:04d}" for i in range(args.num)]
         return [Job(name, i, (f"{name}.{args.format}",)) for i, name in enumerate(names)]
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the batches that the images come to."""
+        calls = args.steps * args.solver.nfe
+        return [Load(len(chunk), 1, calls, part="flow") for chunk in self.chunks(args, pipe, jobs)]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the batch."""
+        return f"--batch {rows}" if rows else "a device with more memory"
 
     def chunks(self, args: Any, pipe: Any, jobs: list[Job]) -> Iterator[list[Job]]:
         """Draw some at a time."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Made, Parser, Tick, positive, table, words
+from rectiflow.costs import Load
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.methods import add_method, make_method
@@ -65,13 +66,25 @@ class Assimilate(Pde, commands.Make):
         names = ("noise", "method", "evaluations", "free", "seed")
         return {name: getattr(args, name) for name in names}
 
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the batches that the samples come to."""
+        from rectiflow_pde.readings import read_readings
+
+        count, kind = len(read_readings(args.sensors).values), type(_method(args)).__name__
+        chunks = self.chunks(args, pipe, jobs)
+        return [Load(len(chunk), count, args.evaluations, part=kind) for chunk in chunks]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the samples, or of the readings."""
+        return f"--num {rows}" if rows else f"at most {tokens} readings"
+
     def chunks(self, args: Any, pipe: Any, jobs: list[Job]) -> Any:
         """Take four samples at a time."""
         return (jobs[i : i + 4] for i in range(0, len(jobs), 4))
 
     def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Assimilate, tell what was odd, and write."""
-        from rectiflow_pde.assimilation import Expected, assimilate
+        from rectiflow_pde.assimilation import assimilate
         from rectiflow_pde.readings import read_readings
 
         found, notes = inputs(args, "mesh")
@@ -83,7 +96,7 @@ class Assimilate(Pde, commands.Make):
             viscosity=args.viscosity,
             noise=args.noise,
             evaluations=args.evaluations,
-            method=Expected() if args.method == "expected" else make_method(args.method),
+            method=_method(args),
             hold=not args.free,
             indices=[job.asked for job in jobs],
             seed=args.seed,
@@ -106,6 +119,12 @@ class Assimilate(Pde, commands.Make):
             f"{table(rows)}\n{document['made']} flows written to {args.out}; misfit is the root "
             "mean square over the readings in units of the inflow"
         )
+
+
+def _method(args: Any) -> Any:
+    from rectiflow_pde.assimilation import Expected
+
+    return Expected() if args.method == "expected" else make_method(args.method)
 
 
 main = Assimilate()

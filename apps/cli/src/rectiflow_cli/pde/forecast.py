@@ -8,6 +8,7 @@ from typing import Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Made, Parser, Tick, positive
+from rectiflow.costs import Load
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.pde.flags import Pde
@@ -47,6 +48,17 @@ class Forecast(Pde, commands.Make):
     def settings(self, args: Any, pipe: Any) -> dict[str, Any]:
         """Return what shapes the forecast."""
         return {"horizon": args.horizon or pipe.settings.horizon}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the stations that are forecast."""
+        from rectiflow_pde.data.air import read_folder
+
+        stations = len(read_folder(args.folder).stations.names)
+        return [Load(1, stations, args.horizon or pipe.settings.horizon)]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the stations."""
+        return f"at most {tokens} stations"
 
     def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Read, forecast, tell what was odd, and write."""

@@ -6,6 +6,8 @@ from typing import Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, add_sampler, positive
+from rectiflow.costs import Load
+from rectiflow.solvers import Euler
 
 from rectiflow_cli.errors import UsageError
 from rectiflow_cli.pde.flags import Pde
@@ -16,6 +18,7 @@ class Pairs(Pde, commands.Pairs):
 
     examples = ("SHARDS --weights runs/pde -o pairs", "SHARDS --weights runs/pde --real -o pairs")
     takes = "Prepared flows, whose numbers and first frames the network is told."
+    plans = True
 
     def own_flags(self, parser: Parser) -> None:
         """Add how the pairs are sampled."""
@@ -35,14 +38,22 @@ class Pairs(Pde, commands.Pairs):
         flows = flows_of(args.shards, "train")
         require(flows, args.shards)
         if settings.raster is None:
-            if args.real or args.guidance or args.solver != "euler" or pipe.conditioner is None:
+            if (
+                args.real
+                or args.guidance
+                or args.solver != Euler()
+                or args.grid
+                or pipe.conditioner is None
+            ):
                 raise UsageError(
                     "pairs of the authors' diffusion are sampled by DDIM under a first frame; "
-                    "leave --real, --guidance and --solver out."
+                    "leave --real, --guidance, --solver and --grid out."
                 )
             windows = FlowWindows(flows, settings.scaling, settings.frames, seed=args.seed)
             made = diffusion_pair_sampler(pipe, windows, steps=args.steps, seed=args.seed)
-            return Candidates(made, args.num or None, told={"steps": args.steps, "solver": "ddim"})
+            load = Load(args.batch, 1, args.steps, part="frame")
+            ddim = {"steps": args.steps, "solver": "ddim"}
+            return Candidates(made, args.num or None, told=ddim, load=load)
         told = settings.raster, settings.scaling, settings.frames
         examples = RasteredFlows(flows, *told, seed=args.seed)
         guidance = settings.guidance if args.guidance is None else args.guidance
@@ -64,7 +75,8 @@ class Pairs(Pde, commands.Pairs):
             "guidance": guidance,
         }
         num = args.num or (len(examples) if args.real else None)
-        return Candidates(sample, num, told=described)
+        load = Load(args.batch, 1, args.steps * args.solver.nfe, part="frame")
+        return Candidates(sample, num, told=described, load=load)
 
 
 main = Pairs()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rectiflow import commands
 from rectiflow.commands import Job, Made, Measured, Parser, Tick, positive
 from rectiflow.commands.parser import pick_device
+from rectiflow.costs import Load
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.errors import UsageError
@@ -65,6 +66,17 @@ class Rollout(Pde, commands.Make):
         """Return what shapes the rollouts."""
         way = pipe.settings.flow if args.flow else pipe.settings.way
         return {"steps": args.steps, "way": repr(way), "seed": args.seed}
+
+    def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
+        """Return the batches that the samples come to."""
+        from rectiflow_pde.rollout import read_state
+
+        points = len(read_state(args.state)[0])
+        return [Load(len(chunk), points, args.steps) for chunk in self.chunks(args, pipe, jobs)]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the samples, or of the points."""
+        return f"--num {rows}" if rows else f"a state of at most {tokens} points"
 
     def chunks(self, args: Any, pipe: Any, jobs: list[Job]) -> Any:
         """Take eight samples at a time."""

@@ -93,7 +93,14 @@ class Simulate(Pde, commands.Make):
 
     def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
         """Return the batches that the samples come to."""
-        return [Load(1, 1, args.steps or pipe.settings.steps) for _ in jobs]
+        calls = args.solver.nfe * (args.steps or pipe.settings.steps)
+        part = "words" if args.first_frame is None else "frame"
+        chunks = self.chunks(args, pipe, jobs)
+        return [Load(len(chunk), 1, calls, part=part) for chunk in chunks]
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the samples."""
+        return f"--num {rows}" if rows else "a device with more memory, such as --device cpu"
 
     def chunks(self, args: Any, pipe: Any, jobs: list[Job]) -> Iterator[list[Job]]:
         """Take four samples at a time."""

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser
+from rectiflow.costs import Load
 
-from rectiflow_cli.errors import UsageError
 from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_flow, made_by
 
@@ -20,7 +20,8 @@ class Pairs(Shape, commands.Pairs):
 
     examples = ("--weights small --num 2000 -o pairs", "--weights small --steps 50 -o pairs")
     takes = "Not used: shapes need no data to be sampled."
-    needs_data = False
+    needs_data = inverts = False
+    plans = True
 
     def own_flags(self, parser: Parser) -> None:
         """Add the solver."""
@@ -31,11 +32,11 @@ class Pairs(Shape, commands.Pairs):
         from rectiflow_shape.reflow import pair_sampler
         from rectiflow_shape.request import Asked
 
-        if args.real:
-            raise UsageError("--real is not offered for shapes; leave it out.")
         options = pipe.options(**made_by(args))
         asked = [Asked(category=name) for name in pipe.settings.classes] or [Asked()]
-        return Candidates(pair_sampler(pipe, asked, options), args.num, told=options.described())
+        load = Load(args.batch, int(options.tokens or 1), options.moves.nfe, part="flow")
+        sample, told = pair_sampler(pipe, asked, options), options.described()
+        return Candidates(sample, args.num, told=told, load=load)
 
 
 main = Pairs()

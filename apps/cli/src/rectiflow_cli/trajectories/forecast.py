@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Made, Parser, Tick, positive, sampling_of, table
+from rectiflow.costs import Load
 
-from rectiflow_cli.trajectories.flags import Trajectories, add_files, add_flow
+from rectiflow_cli.trajectories.flags import Trajectories, add_files, add_flow, loads_of
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
@@ -69,6 +70,14 @@ class Forecast(Trajectories, commands.Make):
     def settings(self, args: Any, pipe: TrajectoryPipeline) -> dict[str, Any]:
         """Return the options as they are resolved."""
         return pipe.described(num=args.num, **sampling_of(args))
+
+    def loads(self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job]) -> list[Load]:
+        """Return the batches of each trajectory's samples."""
+        return loads_of(args, pipe, (job.asked[1].nodes for job in jobs), args.num)
+
+    def lighter(self, rows: int, tokens: int) -> str:
+        """Return a bound of the samples, or of the nodes."""
+        return f"--num {rows}" if rows else f"trajectories of at most {tokens} nodes"
 
     def make(
         self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Tick

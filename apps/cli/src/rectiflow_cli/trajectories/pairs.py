@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, sampling_of
+from rectiflow.costs import Load
 
-from rectiflow_cli.errors import UsageError
 from rectiflow_cli.trajectories.flags import Trajectories, add_flow
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Pairs(Trajectories, commands.Pairs):
 
     examples = ("shards --num 2000 -o pairs", "shards --weights runs/charged --steps 50 -o pairs")
     takes = "Prepared windows, whose given frames and features the network is told."
+    inverts, plans = False, True
 
     def own_flags(self, parser: Parser) -> None:
         """Add the solver."""
@@ -29,14 +30,14 @@ class Pairs(Trajectories, commands.Pairs):
         from rectiflow_trajectories.data import PreparedTrajectories
         from rectiflow_trajectories.reflow import pair_sampler
 
-        if args.real:
-            raise UsageError("--real is not offered for trajectories; leave it out.")
         prepared = PreparedTrajectories(args.shards)
         records = [prepared.records[row] for row in prepared.some_rows("train").tolist()]
         told = pipe.described(num=1, **sampling_of(args))
         way = sampling_of(args) | {"steps": told["steps"]}
         kept = {name: told[name] for name in ("steps", "solver", "grid")}
-        return Candidates(pair_sampler(pipe, records, **way), args.num, told=kept)
+        nodes = max(len(record["positions"]) for record in records)
+        load = Load(args.batch, nodes, way["steps"] * args.solver.nfe)
+        return Candidates(pair_sampler(pipe, records, **way), args.num, told=kept, load=load)
 
 
 main = Pairs()

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 from rectiflow.commands import Job, Made, Parser, Tick, positive, sampling_of
+from rectiflow.costs import Load
 
-from rectiflow_cli.trajectories.flags import Trajectories, add_flow, add_shards
+from rectiflow_cli.trajectories.flags import Trajectories, add_flow, add_shards, loads_of
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
@@ -63,6 +64,18 @@ class Sample(Trajectories, commands.Make):
     def chunks(self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job]) -> Iterator[list[Job]]:
         """Cut the trajectories into calls."""
         return (jobs[i : i + TOGETHER] for i in range(0, len(jobs), TOGETHER))
+
+    def loads(self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job]) -> list[Load]:
+        """Return the padded batches that the calls come to."""
+        from rectiflow_trajectories.data import PreparedTrajectories
+
+        nodes = PreparedTrajectories(args.shards).table["nodes"]
+        return [
+            load
+            for chunk in self.chunks(args, pipe, jobs)
+            for most in (max(int(nodes[job.asked[0]]) for job in chunk),)
+            for load in loads_of(args, pipe, [most], len(chunk))
+        ]
 
     def make(
         self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Tick
