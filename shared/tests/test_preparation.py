@@ -15,17 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from rectiflow.execution import HERE, LostError, Processes
-from rectiflow.storage.preparation import (
-    REPORT,
-    Judged,
-    Kept,
-    Preparation,
-    check_places,
-    digest_of,
-    extract,
-    read_report,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import REPORT, Judged, Kept, Preparation, extract, read_report
 from rectiflow.storage.prepared import Prepared
+from rectiflow.storage.reading import digest_of
 from rectiflow.storage.shards import ShardError, ShardReader, ShardWriter
 from rectiflow.storage.splits import check_fractions, number_repeated_names, split_of
 from rectiflow.storage.table import read_table, write_rows
@@ -248,8 +241,13 @@ def test_a_preparation_goes_on_and_is_not_repeated(tmp_path):
 def test_the_input_folder_is_only_read(tmp_path):
     for out in (tmp_path, tmp_path / "out"):
         with pytest.raises(ValueError, match="out must not lie inside the input folder"):
-            check_places(tmp_path, out)
-    check_places(tmp_path, tmp_path.with_name("other"))
+            places(tmp_path, out, "numbers")
+    other = tmp_path.with_name("other")
+    assert places(str(tmp_path), str(other), "numbers") == (tmp_path, other)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*; expected numbers"):
+        places(other, tmp_path, "numbers")
+    (file := tmp_path / "file").write_text("")
+    assert places(file, tmp_path, "numbers", or_file=True) == (file, tmp_path)
 
 
 def test_a_table_is_written_whole(tmp_path):

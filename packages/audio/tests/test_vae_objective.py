@@ -14,14 +14,13 @@ from rectiflow.training import (
     network_weights,
     read_metrics,
 )
+from rectiflow.training.adversarial import adaptive_weight, hinge_loss
 from rectiflow_audio.frontend import LogMel, MelConfig
 from rectiflow_audio.networks.discriminators import PatchDiscriminator
 from rectiflow_audio.networks.vae import SpectrogramVae, VaeConfig
 from rectiflow_audio.vae_objective import (
     AdversarialVaeObjective,
     VaeObjective,
-    adaptive_weight,
-    hinge_loss,
 )
 from torch import nn
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rectiflow.storage.files import whole_file
 
@@ -33,6 +34,23 @@ def labelled(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     # A title may be a file's name, which may hold bytes that are no text.
     axes.set(title=title.encode(errors="replace").decode(), xlabel=x, ylabel=y)
     return figure, axes
+
+
+def save_movie(figures: Iterable[Figure], path: Path | str, *, ms: int = 90) -> Path:
+    """Write figures as the frames of a GIF that repeats, so many milliseconds each."""
+    import numpy as np
+    from PIL import Image
+
+    pictures = []
+    for figure in figures:
+        canvas: Any = figure.canvas
+        canvas.draw()
+        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+        pictures.append(drawn.quantize(64))
+    with whole_file(path) as part:
+        more: Any = {"save_all": True, "append_images": pictures[1:], "duration": ms, "loop": 0}
+        pictures[0].save(part, format="GIF", **more)
+    return Path(path)
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:

@@ -361,3 +361,31 @@ def _stack(cond: Any, null: Any) -> Any:
         f"conditions must have one structure, got {type(cond).__name__} and "
         f"{type(null).__name__}; expected tensors, or mappings or sequences of tensors alike"
     )
+
+
+def guided_velocity(
+    model: Callable[..., State],
+    cond: Any,
+    null: Any,
+    w: float,
+    *,
+    rule: RectifiedCFG | None = None,
+    moves: Iterable[Move] | None = None,
+    interval: tuple[float, float] | None = None,
+) -> VelocityField:
+    """Return the field in float32, guided by a rule along a plan if one is given.
+
+    Parameters
+    ----------
+    model, cond, null, w, interval
+        As for :func:`batched_cfg`, which guides where no rule does.
+    rule : RectifiedCFG, optional
+        How guidance acts along ``moves``.
+    """
+
+    def velocity(x: State, t: float | Tensor, cond: Any, **until: float | Tensor) -> State:
+        return map_state(Tensor.float, model(x, t, cond, **until))
+
+    if rule is not None and moves is not None:
+        return rule.field(velocity, cond, null, w, moves)
+    return batched_cfg(velocity, cond, null, w, interval=interval)

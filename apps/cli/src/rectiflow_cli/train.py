@@ -147,14 +147,15 @@ def _fit(
     import torch
     from omegaconf import OmegaConf
     from rectiflow.training import RunFolder
-    from rectiflow.training.recipe import export_run
+    from rectiflow.training.recipe import Built, export_run
 
     data = build(cfg.data.module, folder=data_folder)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(cfg.seed)  # layers draw their first weights from the global generator
         training: FlowTraining = build(cfg.training)
     _try_optimizer(training)
-    recipe.set_up(cfg, training, data, build)
+    built = Built(cfg, training, data, build)
+    recipe.set_up(built)
     if cfg.compile:
         training.network.compile()
     fit = build(cfg.trainer)
@@ -163,14 +164,14 @@ def _fit(
         data,
         folder,
         resume=resume,
-        evaluate=recipe.evaluate(cfg, training, data, build),
+        evaluate=recipe.evaluate(built),
         config=OmegaConf.to_yaml(cfg, resolve=True),
         progress=sys.stderr.isatty(),
     )
     if not _is_first_process():
         return {}
     told: Mapping[str, Any] = OmegaConf.to_container(cfg.data, resolve=True)  # type: ignore[assignment]
-    return export_run(recipe, cfg, training, data, RunFolder(folder), build, told)
+    return export_run(recipe, built, RunFolder(folder), told)
 
 
 def build(node: Any, **more: Any) -> Any:

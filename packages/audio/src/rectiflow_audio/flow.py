@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
-from rectiflow.guidance import RectifiedCFG, batched_cfg
+from rectiflow.guidance import guided_velocity
 from rectiflow.paths import TargetCFM
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from rectiflow.plans import Plan
-
     from rectiflow_audio.networks.unet import SeparationUNet
 
 SIGMA_MIN = 1e-4
@@ -67,9 +65,7 @@ def guided_field(
     cond: dict[str, Tensor],
     null: dict[str, Tensor],
     guidance: float,
-    *,
-    rule: RectifiedCFG | None = None,
-    moves: Plan | None = None,
+    **how: Any,
 ) -> VelocityField:
     """Return the velocity in float32 under a condition, away from another.
 
@@ -81,14 +77,8 @@ def guided_field(
         From :func:`condition`, of the wanted and of the unwanted query.
     guidance : float
         Weight of classifier-free guidance; 1 is none.
-    rule : RectifiedCFG, optional
-        How it acts along ``moves``, if not as plain classifier-free guidance.
+    **how
+        How it acts, as for :func:`rectiflow.guidance.guided_velocity`.
     """
-
-    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor], **until: Tensor) -> Tensor:
-        return unet(x, t, cond, **until).float()
-
     told = unet.with_text_keys(cond), unet.with_text_keys(null)
-    if rule is not None and moves is not None:
-        return rule.field(velocity, *told, guidance, moves)
-    return batched_cfg(velocity, *told, guidance)
+    return guided_velocity(unet, *told, guidance, **how)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
@@ -22,8 +21,8 @@ from rectiflow_audio.pipeline import SeparationPipeline
 from rectiflow_audio.settings import SeparationSettings
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training import FlowData
+    from rectiflow.training.recipe import Built, Config, Save
     from rectiflow.training.validation import Evaluate
 
     from rectiflow_audio.networks import UNetConfig
@@ -60,12 +59,13 @@ class SeparationRecipe(Recipe):
                 "or the authors' file."
             )
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Check that the parts of a flow fit together, and that its latents have unit spread."""
+        training, data = built.training, built.data
         network: Any = training.network
         if not isinstance(network, SeparationUNet):
             return
-        build(cfg.vocoder)  # it goes into the export: absent files are told now
+        built.build(built.cfg.vocoder)  # it goes into the export: absent files are told now
         example = data.dataset[0]
         width = int(example.get("context", example.get("cond.context")).shape[-1])
         if width != network.sizes.context_channels:
@@ -80,44 +80,33 @@ class SeparationRecipe(Recipe):
         if vae is not None and float(vae.scale_factor) == 1.0 and "target" in example:
             scale_latents(objective, data)
 
-    def evaluate(
-        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
-    ) -> Evaluate | None:
+    def evaluate(self, built: Built) -> Evaluate | None:
         """Return what separates the held-out mixtures, if there are any and it is wanted."""
-        held_out = data.validation
-        if "_target_" not in cfg.validation or not isinstance(held_out, HeldOut):
+        held_out, wanted = built.data.validation, built.cfg.validation
+        if "_target_" not in wanted or not isinstance(held_out, HeldOut):
             return None
-        objective: Any = training.objective
-        return build(cfg.validation, vae=objective.vae, mixtures=held_out.dataset)
+        objective: Any = built.training.objective
+        return built.build(wanted, vae=objective.vae, mixtures=held_out.dataset)
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write the flow with all that it needs, or the one network."""
+    def export(self, built: Built, save: Save) -> None:
+        """Save the flow with all that it needs, or the one network."""
+        cfg, training, build = built.cfg, built.training, built.build
         network: Any = training.network
         if isinstance(network, BigVgan):
             network = without_weight_norm(network)
         if isinstance(network, Refiner):  # it lies beside the weights that it refines
-            SeparationPipeline.from_pretrained(cfg.weights).save_pretrained(folder, **card)
-            network.save_pretrained(folder / "refiner", **card)
-            return
+            save(SeparationPipeline.from_pretrained(cfg.weights))
+            return save(network, "refiner")
         if not isinstance(network, SeparationUNet):
-            network.save_pretrained(folder, **card)
-            return
+            return save(network)
         vae = getattr(training.objective, "vae", None)
         if vae is None:
             with torch.random.fork_rng(devices=()):
                 torch.manual_seed(cfg.seed)
                 vae = build(cfg.vae)
         vocoder = build(cfg.vocoder)
-        settings = replace(settings_of(cfg, data), has_vocoder=vocoder is not None)
-        SeparationPipeline(network, vae, vocoder, settings=settings).save_pretrained(folder, **card)
+        settings = replace(settings_of(cfg, built.data), has_vocoder=vocoder is not None)
+        return save(SeparationPipeline(network, vae, vocoder, settings=settings))
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the samples of a sound."""
@@ -129,10 +118,11 @@ class SeparationRecipe(Recipe):
         """Return the encoder of the queries and where the autoencoder came from."""
         return {"text_encoder": cfg.text, "codec": cfg.vae.get("weights")}
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command to go on with the network of this stage."""
-        words = _AFTER[type(training.network).__name__]
-        return f"rectiflow audio {words.format(folder=folder, data=cfg.data.dir or 'SHARDS')}"
+        words = _AFTER[type(built.training.network).__name__]
+        told = {"folder": folder, "data": built.cfg.data.dir or "SHARDS"}
+        return f"rectiflow audio {words.format(**told)}"
 
 
 def settings_of(cfg: Config, data: FlowData | None = None) -> SeparationSettings:

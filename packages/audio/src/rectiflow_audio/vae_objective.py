@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
+from rectiflow.training.adversarial import adaptive_weight, hinge_loss
 from torch import Tensor, nn
 
 from rectiflow_audio.frontend import LogMel
@@ -188,32 +188,3 @@ class AdversarialVaeObjective(VaeObjective):
         real, fake = self.discriminator(x), self.discriminator(x_hat)
         loss = hinge_loss(real, fake)
         return {"loss": loss, "real": real.mean(), "fake": fake.mean()}
-
-
-def adaptive_weight(loss: Tensor, adversarial: Tensor, parameter: Tensor) -> Tensor:
-    r"""Return the factor that makes two losses pull alike at a parameter.
-
-    .. math:: \lambda = \mathrm{clamp}\left(
-        \frac{\|\nabla L\|}{\|\nabla L_{adv}\| + 10^{-4}},\ 0,\ 10^4 \right)
-
-    Examples
-    --------
-    >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
-    >>> factor = adaptive_weight(weight.square().sum(), weight[0], weight)
-    >>> round(factor.item(), 3)  # gradients of length 10 and 1
-    9.999
-    """
-    (own,) = torch.autograd.grad(loss, parameter, retain_graph=True)
-    (other,) = torch.autograd.grad(adversarial, parameter, retain_graph=True)
-    return (own.norm() / (other.norm() + 1e-4)).clamp(0.0, 1e4).detach()
-
-
-def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Return the discriminator's loss: half of what real scores lack to 1, and fake ones to -1.
-
-    Examples
-    --------
-    >>> hinge_loss(torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0]))
-    tensor(0.7500)
-    """
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,7 @@ from rectiflow_imaging.pipeline import DeformationPipeline, ImagePipeline
 from rectiflow_imaging.restoration import RestorationPipeline
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training.recipe import Built, Save
 
 
 class ImagingRecipe(Recipe):
@@ -24,18 +22,9 @@ class ImagingRecipe(Recipe):
 
     shown = ("train/loss", "val/loss", "train/misfit")
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write the network as the pipeline of its kind."""
-        network: Any = training.network
-        pipeline_of(network).save_pretrained(folder, **card)
+    def export(self, built: Built, save: Save) -> None:
+        """Save the network as the pipeline of its kind."""
+        save(pipeline_of(built.training.network))
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the values of an image."""
@@ -43,11 +32,12 @@ class ImagingRecipe(Recipe):
 
         return read_volume(path).values
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command that uses the network of this stage."""
-        if isinstance(training.network, RecoveryNetwork):
+        network = built.training.network
+        if isinstance(network, RecoveryNetwork):
             return f"rectiflow imaging deform IMAGE --weights {folder} -o deformed"
-        if isinstance(training.network, MeanFlowNetwork | ResidualNetwork):
+        if isinstance(network, MeanFlowNetwork | ResidualNetwork):
             return f"rectiflow imaging restore IMAGE --weights {folder} -o restored"
         return f"rectiflow imaging reconstruct IMAGE --weights {folder} -o reconstructed"
 

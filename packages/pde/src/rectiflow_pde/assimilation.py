@@ -25,7 +25,7 @@ from rectiflow_pde.networks.simulator import FlowTransformer
 from rectiflow_pde.readings import at_readings
 from rectiflow_pde.request import Request, make_request
 from rectiflow_pde.result import SimulationResult
-from rectiflow_pde.trajectory import FIELDS, Trajectory
+from rectiflow_pde.trajectory import FIELDS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -180,22 +180,10 @@ def assimilate(
         method = replace(method, solver=Steer(method.solver, correct))  # type: ignore
     z, misfit = _latents(pipe, request, measured, method, evaluations, wanted, seed)
     made = sampling.fields(pipe, z, request.mesh, request)
-    times = settings.frame_step * np.arange(settings.frames)
-    made = np.stack([_kriged(each, request, readings, times, noise) for each in made])
+    made = np.stack([_kriged(each, request, readings, pipe.times(), noise) for each in made])
     if hold:
         made = obey(made)
-    flows = [
-        Trajectory(
-            request.mesh,
-            times,
-            {name: each[..., i] for i, name in enumerate(FIELDS)},
-            request.numbers,
-            request.prompt,
-        )
-        for each in made
-    ]
     told = {
-        "prompt": request.prompt,
         "readings": len(readings.values),
         "noise": noise,
         "evaluations": evaluations,
@@ -204,13 +192,7 @@ def assimilate(
         "seed": seed,
         "misfit": [round(value, 5) for value in misfit],
     }
-    return SimulationResult(
-        wanted,
-        flows,
-        pipe.warnings(request),
-        settings=pipe.describe() | told,
-        seconds=time.perf_counter() - began,
-    )
+    return pipe.result(request, made, wanted, told, time.perf_counter() - began)
 
 
 def _kriged(

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
-from rectiflow.guidance import RectifiedCFG, batched_cfg
+from rectiflow.guidance import guided_velocity
 from rectiflow.time_density import TimeDensity, Uniform
 from torch import Tensor
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
-    from rectiflow.plans import Plan
 
 
 def latent_flow(*, density: TimeDensity | None = None, **parts: Any) -> Flow:
@@ -114,12 +113,7 @@ class Diffusion:
 
 
 def guided_field(
-    network: Callable[..., Tensor],
-    cond: dict[str, Tensor],
-    guidance: float,
-    *,
-    rule: RectifiedCFG | None = None,
-    moves: Plan | None = None,
+    network: Callable[..., Tensor], cond: dict[str, Tensor], guidance: float, **how: Any
 ) -> VelocityField:
     """Return the velocity under a condition, away from the same without the prompt's numbers.
 
@@ -131,16 +125,10 @@ def guided_field(
         With ``numbers``, where guidance is wanted.
     guidance : float
         Weight; 1 is none.
-    rule : RectifiedCFG, optional
-        How it acts along ``moves``, if not as plain classifier-free guidance.
+    **how
+        How it acts, as for :func:`rectiflow.guidance.guided_velocity`.
     """
     null = {name: value for name, value in cond.items()}
     if guidance != 1.0:
         null["numbers"] = torch.full_like(cond["numbers"], torch.nan)
-
-    def velocity(x: Tensor, t: Tensor, cond: dict[str, Tensor], **until: Tensor) -> Tensor:
-        return network(x, t, cond, **until).float()
-
-    if rule is not None and moves is not None:
-        return rule.field(velocity, cond, null, guidance, moves)
-    return batched_cfg(velocity, cond, null, guidance)
+    return guided_velocity(network, cond, null, guidance, **how)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from rectiflow.training.adversarial import adaptive_weight
 from torch import Tensor, nn
 
 from rectiflow_pde.data.windows import cloud_of
@@ -71,9 +72,10 @@ class AdversarialCodecObjective(CodecObjective):
     r"""The codec's loss, joined by a discriminator after a while.
 
     Train it with :class:`~rectiflow.training.adversarial.AdversarialTraining`. The generator's
-    further term is :math:`-\lambda w \overline{D}`, where λ makes the gradients of both pull alike
-    at the decoder's last layer; the discriminator minimises the hinge loss. Reconstruction is
-    divided by the mean absolute value of the input.
+    further term is :math:`-\lambda w \overline{D}`, where λ is the
+    :func:`~rectiflow.training.adversarial.adaptive_weight` at the decoder's last layer; the
+    discriminator minimises the hinge loss. Reconstruction is divided by the mean absolute value of
+    the input.
 
     Parameters
     ----------
@@ -85,10 +87,6 @@ class AdversarialCodecObjective(CodecObjective):
         The w above.
     **options
         As for :class:`CodecObjective`.
-
-    References
-    ----------
-    Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021).
     """
 
     def __init__(
@@ -115,9 +113,7 @@ class AdversarialCodecObjective(CodecObjective):
         if step < self.start:
             return {**told, "loss": loss}
         adversarial = -self._judge(batch, found)
-        (own,) = torch.autograd.grad(nll, self.network.last_layer, retain_graph=True)
-        (other,) = torch.autograd.grad(adversarial, self.network.last_layer, retain_graph=True)
-        balance = (own.norm() / (other.norm() + 1e-4)).clamp(0, 1e4).detach()
+        balance = adaptive_weight(nll, adversarial, self.network.last_layer)
         loss = loss + self.weight * balance * adversarial
         return {**told, "loss": loss, "adversarial": adversarial}
 

@@ -202,19 +202,7 @@ class SimulationPipeline(Pipeline):
         made = sampling.fields(self, z, onto or request.mesh, request)
         if request.first_frame is not None and onto is None:
             made[:, 0] = request.first_frame
-        times = start + settings.frame_step * np.arange(settings.frames)
-        flows = [
-            Trajectory(
-                onto or request.mesh,
-                times,
-                {name: each[..., i] for i, name in enumerate(FIELDS)},
-                request.numbers,
-                request.prompt,
-            )
-            for each in made
-        ]
         told = {
-            "prompt": request.prompt,
             "first_frame": request.first_frame is not None,
             "steps": steps,
             "solver": repr(solver or Euler()),
@@ -223,13 +211,32 @@ class SimulationPipeline(Pipeline):
             "rule": rule and repr(rule),
             "seed": seed,
         }
-        return SimulationResult(
-            wanted,
-            flows,
-            self.warnings(request),
-            settings=self.describe() | told,
-            seconds=time.perf_counter() - began,
-        )
+        seconds = time.perf_counter() - began
+        where = {"mesh": onto or request.mesh, "start": start}
+        return self.result(request, made, wanted, told, seconds, **where)
+
+    def times(self, start: float = 0.0) -> Float[np.ndarray, " t"]:
+        """Return the seconds of the frames."""
+        return start + self.settings.frame_step * np.arange(self.settings.frames)
+
+    def result(
+        self,
+        request: Request,
+        made: Float[np.ndarray, "b t n 3"],
+        indices: list[int],
+        told: dict[str, Any],
+        seconds: float,
+        *,
+        mesh: Mesh | None = None,
+        start: float = 0.0,
+    ) -> SimulationResult:
+        """Return the fields of some samples as flows, with ``told`` of how they were made."""
+        fields = [{name: each[..., i] for i, name in enumerate(FIELDS)} for each in made]
+        where, asked = (mesh or request.mesh, self.times(start)), (request.numbers, request.prompt)
+        flows = [Trajectory(*where, each, *asked) for each in fields]
+        settings = self.describe() | {"prompt": request.prompt, **told}
+        warnings = self.warnings(request)
+        return SimulationResult(indices, flows, warnings, settings=settings, seconds=seconds)
 
     def warnings(self, request: Request) -> list[str]:
         """Return how a request was understood, and where it lies outside of the training."""

@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from rectiflow.figures import labelled, new_figure
-from rectiflow.storage.files import whole_file
+from rectiflow.figures import labelled, new_figure, save_movie
 
 from rectiflow_pde.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_MS = 90
-"""Milliseconds of a frame."""
 
 
 def speed(flow: Trajectory) -> np.ndarray:
@@ -43,19 +39,8 @@ def frame_figure(flows: Sequence[tuple[str, Trajectory]], frame: int) -> Figure:
 
 def save_animation(flows: Sequence[tuple[str, Trajectory]], path: Path | str) -> Path:
     """Write a GIF of flows with the same times, below each other."""
-    from PIL import Image
-
-    pictures = []
-    for frame in range(min(len(flow.times) for _, flow in flows)):
-        figure = frame_figure(flows, frame)
-        canvas: Any = figure.canvas
-        canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        pictures.append(drawn.quantize(64))
-    with whole_file(path) as part:
-        more: Any = {"save_all": True, "append_images": pictures[1:], "duration": _MS, "loop": 0}
-        pictures[0].save(part, format="GIF", **more)
-    return Path(path)
+    frames = range(min(len(flow.times) for _, flow in flows))
+    return save_movie((frame_figure(flows, frame) for frame in frames), path)
 
 
 def error_figure(times: np.ndarray, errors: Mapping[str, np.ndarray]) -> Figure:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +27,8 @@ from rectiflow_pde.scaling import Scaling
 from rectiflow_pde.settings import SimulationSettings
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training import FlowData
+    from rectiflow.training.recipe import Built, Config, Save
     from rectiflow.training.validation import Evaluate
 
 log = logging.getLogger(__name__)
@@ -44,12 +43,13 @@ class SimulationRecipe(Recipe):
     keys = ("codec", "conditioner", "raster", "frames", "sampling")
     shown = ("train/loss", "val/loss", "val/relative", "val/relative_l2")
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Fit a codec of patches to the data, and check that the parts fit together."""
+        training = built.training
         objective: Any = training.objective
         codec = getattr(objective, "codec", None)
         if isinstance(codec, PatchCodec):
-            dataset: Any = data.dataset
+            dataset: Any = built.data.dataset
             if hasattr(dataset, "flows") and not codec.is_fitted:
                 codec.fit(dataset.flows)
                 log.info("fitted a codec of %d components", codec.sizes.latent)
@@ -62,42 +62,31 @@ class SimulationRecipe(Recipe):
                     "expected the same. Set network.sizes or codec.sizes."
                 )
 
-    def evaluate(
-        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
-    ) -> Evaluate | None:
+    def evaluate(self, built: Built) -> Evaluate | None:
         """Return what simulates the held-out flows, if there are any and it is wanted."""
-        if "_target_" not in cfg.validation or data.validation is None:
+        wanted, data = built.cfg.validation, built.data
+        if "_target_" not in wanted or data.validation is None:
             return None
-        objective: Any = training.objective
-        return build(cfg.validation, codec=objective.codec, data=data)
+        objective: Any = built.training.objective
+        return built.build(wanted, codec=objective.codec, data=data)
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write the flow with all that it needs, or the codec alone."""
-        network: Any = training.network
-        objective: Any = training.objective
+    def export(self, built: Built, save: Save) -> None:
+        """Save the flow with all that it needs, or the codec alone."""
+        cfg, data = built.cfg, built.data
+        network: Any = built.training.network
+        objective: Any = built.training.objective
         if isinstance(network, MeshAutoencoder):
-            network.save_pretrained(folder, **card)
-            return
+            return save(network)
         if isinstance(network, AirNetwork):
             names = ("scale", "history", "horizon", "step")
             air = AirSettings(**{name: getattr(data, name) for name in names})
-            AirPipeline(network, settings=air).save_pretrained(folder, **card)
-            return
+            return save(AirPipeline(network, settings=air))
         if isinstance(network, CircleUnet):
             rolls = rollout_settings(objective.way, data)
-            RolloutPipeline(network, settings=rolls).save_pretrained(folder, **card)
-            return
+            return save(RolloutPipeline(network, settings=rolls))
         parts: Any = (getattr(objective, k, None) for k in _PARTS)
         conditioner, guard, codec = parts
-        codec = build(cfg.codec) if codec is None else codec
+        codec = built.build(cfg.codec) if codec is None else codec
         before = None
         if "weights" in cfg.network:  # pairs and further training: the teacher's other parts
             before = SimulationPipeline.from_pretrained(cfg.weights)
@@ -107,8 +96,7 @@ class SimulationRecipe(Recipe):
             guard = guard_of(codec, data)
         settings = before.settings if before else settings_of(cfg, data)
         settings = replace(settings, guesses=isinstance(objective, SurrogateObjective))
-        pipe = SimulationPipeline(network, codec, conditioner, guard, settings=settings)
-        pipe.save_pretrained(folder, **card)
+        return save(SimulationPipeline(network, codec, conditioner, guard, settings=settings))
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the fields of a simulated flow, states of a rollout, or a forecast's values."""
@@ -123,8 +111,9 @@ class SimulationRecipe(Recipe):
                 return read["u"]
         return read_npz(path).stacked
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command to go on with the network of this stage."""
+        cfg, training = built.cfg, built.training
         if isinstance(training.network, MeshAutoencoder):
             return (
                 f"rectiflow pde train data.dir={cfg.data.dir or 'SHARDS'} "

@@ -22,6 +22,7 @@ from rectiflow_protein.result import BackboneSample
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from rectiflow.plans import Plan
 
 PADDING = 0.1
 """Chains up to this much shorter than the longest share its batch."""

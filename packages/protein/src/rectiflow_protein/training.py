@@ -13,8 +13,7 @@ from rectiflow.training.recipe import Recipe
 from rectiflow_protein.pipeline import BackbonePipeline
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training.recipe import Built, Config
 
 EDGE_DTYPES = ("float32", "bfloat16")
 
@@ -79,10 +78,10 @@ class BackboneRecipe(Recipe):
                 f"unknown edge_dtype {cfg.edge_dtype!r}; known: {', '.join(EDGE_DTYPES)}."
             )
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Set what the network updates its edges in."""
-        network: Any = training.network
-        network.edge_dtype = getattr(torch, cfg.edge_dtype)
+        network: Any = built.training.network
+        network.edge_dtype = getattr(torch, built.cfg.edge_dtype)
 
     def numbers(self, path: Path) -> np.ndarray:
         """Return the coordinates of a structure, Å."""

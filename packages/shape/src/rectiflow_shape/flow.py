@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
-from rectiflow.guidance import RectifiedCFG, batched_cfg
-from rectiflow.plans import Plan
+from rectiflow.guidance import guided_velocity
 from rectiflow.premetrics import DifferencePremetric, MeanSquared, Premetric
 from rectiflow.time_density import LogitNormal, Shifted, TimeDensity, Uniform
 from torch import Tensor
@@ -96,15 +95,7 @@ def dropped(
     return found
 
 
-def guided_field(
-    network: Any,
-    cond: Condition,
-    guidance: float,
-    *,
-    interval: tuple[float, float] | None = None,
-    rule: RectifiedCFG | None = None,
-    moves: Plan | None = None,
-) -> VelocityField:
+def guided_field(network: Any, cond: Condition, guidance: float, **how: Any) -> VelocityField:
     """Return the velocity in float32 under a condition, away from none.
 
     Parameters
@@ -114,16 +105,8 @@ def guided_field(
     cond : dict
     guidance : float
         The w of ``v_0 + w (v_c - v_0)``; 1 is none.
-    interval : (float, float), optional
-        Times within which guidance acts; outside, only half of the work is done.
-    rule : RectifiedCFG, optional
-        How it acts along ``moves``, if not as plain classifier-free guidance.
+    **how
+        How it acts, as for :func:`rectiflow.guidance.guided_velocity`.
     """
-
-    def velocity(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return network(x, t, cond).float()
-
     null = null_of(cond, getattr(network, "classes", 0))
-    if rule is not None and moves is not None:
-        return rule.field(velocity, cond, null, guidance, moves)
-    return batched_cfg(velocity, cond, null, guidance, interval=interval)
+    return guided_velocity(network, cond, null, guidance, **how)

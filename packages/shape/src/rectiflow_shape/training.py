@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,8 +15,8 @@ from rectiflow_shape.pipeline import ShapePipeline
 from rectiflow_shape.settings import ShapeSettings
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training import FlowData
+    from rectiflow.training.recipe import Built, Config, Save
     from rectiflow.training.validation import Evaluate
 
 log = logging.getLogger(__name__)
@@ -57,8 +55,9 @@ class ShapeRecipe(Recipe):
                 "folder."
             )
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Check that data and network fit, and take the spreads of mosaics from the data."""
+        training, data = built.training, built.data
         network: Any = training.network
         if not isinstance(network, MosaicTransformer | TripoSGDiT):
             return
@@ -85,46 +84,38 @@ class ShapeRecipe(Recipe):
             network.measure(*(torch.cat([item[name] for item in items]) for name in GROUPS))
             log.info("means %s, spreads %s", network.means.tolist(), network.spreads.tolist())
 
-    def evaluate(
-        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
-    ) -> Evaluate | None:
+    def evaluate(self, built: Built) -> Evaluate | None:
         """Return what draws samples of a flow, if it is wanted."""
+        cfg, training = built.cfg, built.training
         if "_target_" not in cfg.validation or isinstance(training.network, TripoSGVae):
             return None
         vae = getattr(training.objective, "vae", None)
-        looks = build(cfg.validation, vae=vae)
-        looks.settings = settings_of(cfg, data, training.network)
+        looks = built.build(cfg.validation, vae=vae)
+        looks.settings = settings_of(cfg, built.data, training.network)
         return looks
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write the flow with all that it needs, or the autoencoder alone."""
+    def export(self, built: Built, save: Save) -> None:
+        """Save the flow with all that it needs, or the autoencoder alone."""
+        cfg, training, build = built.cfg, built.training, built.build
         network: Any = training.network
         if isinstance(network, TripoSGVae):
-            network.save_pretrained(folder, **card)
-            return
+            return save(network)
         vae = getattr(training.objective, "vae", None)
         if vae is None and isinstance(network, TripoSGDiT):
             vae = build(cfg.vae)
         image = getattr(training.objective, "image", None)
         if image is None and isinstance(network, TripoSGDiT):
             image = build(cfg.image)
-        settings = settings_of(cfg, data, network)
-        ShapePipeline(network, vae, image, settings=settings).save_pretrained(folder, **card)
+        settings = settings_of(cfg, built.data, network)
+        return save(ShapePipeline(network, vae, image, settings=settings))
 
     def told(self, cfg: Config) -> dict[str, Any]:
         """Return the encoder of the captions."""
         return {"text_encoder": cfg.text}
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command to go on with the network of this stage."""
+        cfg, training = built.cfg, built.training
         words = _AFTER[type(training.network).__name__]
         if getattr(training.objective, "image", None) is not None:
             words = "from-image photo.png --weights {folder} -o out.glb"

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from rectiflow.figures import new_figure
-from rectiflow.storage.files import whole_file
+from rectiflow.figures import new_figure, save_movie
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -68,15 +67,5 @@ def forecast_figure(panels: Sequence[Panel], frame: int) -> Figure:
 
 def save_animation(panels: Sequence[Panel], path: Path | str) -> Path:
     """Write a GIF of panels with as many frames as the shortest has."""
-    from PIL import Image
-
-    pictures = []
-    for frame in range(min(panel.frames for panel in panels)):
-        canvas: Any = forecast_figure(panels, frame).canvas
-        canvas.draw()
-        drawn = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
-        pictures.append(drawn.quantize(64))
-    with whole_file(path) as part:
-        more: Any = {"save_all": True, "append_images": pictures[1:], "duration": _MS, "loop": 0}
-        pictures[0].save(part, format="GIF", **more)
-    return Path(path)
+    frames = range(min(panel.frames for panel in panels))
+    return save_movie((forecast_figure(panels, frame) for frame in frames), path, ms=_MS)

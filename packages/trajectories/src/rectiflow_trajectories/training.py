@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow.training.recipe import Recipe
@@ -14,8 +12,7 @@ from rectiflow_trajectories.pipeline import TrajectoryPipeline
 from rectiflow_trajectories.settings import TrajectorySettings
 
 if TYPE_CHECKING:
-    from rectiflow.training import FlowData, FlowTraining
-    from rectiflow.training.recipe import Build, Config
+    from rectiflow.training.recipe import Built, Save
     from rectiflow.training.validation import Evaluate
 
 
@@ -25,13 +22,13 @@ class TrajectoryRecipe(Recipe):
     keys = ("sampling",)
     shown = ("train/loss", "val/loss", "val/ade")
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Check that data and network fit."""
-        network: Any = training.network
-        prepared: Any = getattr(data, "prepared", None)
+        network: Any = built.training.network
+        prepared: Any = getattr(built.data, "prepared", None)
         if prepared is None:
             return
-        record = data.dataset[0]
+        record = built.data.dataset[0]
         has = {
             "given": prepared.told("given"),
             "frames": prepared.told("frames"),
@@ -45,40 +42,31 @@ class TrajectoryRecipe(Recipe):
                     f"expected the same. Set network.{name}={value}, or prepare other windows."
                 )
 
-    def evaluate(
-        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
-    ) -> Evaluate | None:
+    def evaluate(self, built: Built) -> Evaluate | None:
         """Return what forecasts held-out windows, if it is wanted and there are any."""
-        prepared: Any = getattr(data, "prepared", None)
-        if "_target_" not in cfg.validation or prepared is None or not len(prepared.rows("valid")):
+        prepared: Any = getattr(built.data, "prepared", None)
+        wanted = built.cfg.validation
+        if "_target_" not in wanted or prepared is None or not len(prepared.rows("valid")):
             return None
-        looks = build(cfg.validation)
-        looks.prepared, looks.settings = prepared, settings_of(cfg, training, data)
+        looks = built.build(wanted)
+        looks.prepared, looks.settings = prepared, settings_of(built)
         return looks
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write the network with what it is to be used with."""
-        network: Any = training.network
-        pipe = TrajectoryPipeline(network, settings=settings_of(cfg, training, data))
-        pipe.save_pretrained(folder, **card)
+    def export(self, built: Built, save: Save) -> None:
+        """Save the network with what it is to be used with."""
+        network: Any = built.training.network
+        save(TrajectoryPipeline(network, settings=settings_of(built)))
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command that measures what was trained, or forecasts with it."""
-        network: Any = training.network
+        network: Any = built.training.network
         verb = "forecast FILE" if network.given else "sample SHARDS"
         return f"rectiflow trajectories {verb} --weights {folder} -o made"
 
 
-def settings_of(cfg: Config, training: FlowTraining, data: FlowData) -> TrajectorySettings:
+def settings_of(built: Built) -> TrajectorySettings:
     """Return what an exported network is to be used with: as its teacher, or as it was trained."""
+    cfg, data = built.cfg, built.data
     told = {name: value for name, value in cfg.get("sampling", {}).items() if value is not None}
     prepared: Any = getattr(data, "prepared", None)
     if "weights" in list(cfg.network):
@@ -87,7 +75,7 @@ def settings_of(cfg: Config, training: FlowTraining, data: FlowData) -> Trajecto
         return replace(own, **told)
     if prepared is None:  # pairs that mean nothing
         return TrajectorySettings(**told)
-    objective: Any = training.objective
+    objective: Any = built.training.objective
     told |= {name: prepared.told(name) for name in ("kind", "dimensions", "unit")}
     told["scale"] = float(cfg.data.module.scale)
     if isinstance(objective, DiffusionObjective):

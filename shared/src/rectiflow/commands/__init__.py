@@ -7,8 +7,8 @@ What is wrong with the user's input is raised as a ValueError of one sentence.
 from rectiflow.commands.answers import answer, table
 from rectiflow.commands.convert import Convert
 from rectiflow.commands.evaluate import Evaluate, Measured
-from rectiflow.commands.make import Job, Make
-from rectiflow.commands.methods import add_rule, add_sampler
+from rectiflow.commands.make import Job, Made, Make, Tick
+from rectiflow.commands.methods import add_rule, add_sampler, sampling_of
 from rectiflow.commands.pairs import Candidates, Pairs
 from rectiflow.commands.parser import (
     Parser,
@@ -31,11 +31,13 @@ __all__ = [
     "Convert",
     "Evaluate",
     "Job",
+    "Made",
     "Make",
     "Measured",
     "Pairs",
     "Parser",
     "Prepare",
+    "Tick",
     "Tune",
     "Verb",
     "add_rule",
@@ -48,6 +50,7 @@ __all__ = [
     "pick_device",
     "positive",
     "progress",
+    "sampling_of",
     "shard_of",
     "table",
     "words",

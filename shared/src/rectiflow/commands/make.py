@@ -27,6 +27,12 @@ from rectiflow.storage.reading import read_json, size_text
 
 Rows = Sequence[Mapping[str, Any]]
 
+Made = tuple[Rows, float]
+"""Rows of what was made, and the seconds it took."""
+
+Tick = Callable[[int, int], None]
+"""Called with what is done and all that there is to do."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -92,13 +98,8 @@ class Make(PipelineVerb):
 
     @abstractmethod
     def make(
-        self,
-        args: Namespace,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[Rows, float]:
+        self, args: Namespace, pipe: Any, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Write some samples to a folder; return their rows and the seconds it took.
 
         ``progress`` is called with what is done and all there is to do for these jobs.
@@ -306,7 +307,7 @@ class _Making:
     pipe: Loading[Any]
     tick: Callable[[float], None] | None = None
 
-    def __call__(self) -> Callable[[tuple[int, list[Job]]], tuple[Rows, float]]:
+    def __call__(self) -> Callable[[tuple[int, list[Job]]], Made]:
         """Load, and return what makes a chunk, whose files stay at :meth:`place`."""
         self.pipe()
         return self._make
@@ -315,7 +316,7 @@ class _Making:
         """Return the folder of a chunk."""
         return self.staged / str(index)
 
-    def _make(self, task: tuple[int, list[Job]]) -> tuple[Rows, float]:
+    def _make(self, task: tuple[int, list[Job]]) -> Made:
         index, chunk = task
         place = self.place(index)
         shutil.rmtree(place, ignore_errors=True)  # of a worker that was killed

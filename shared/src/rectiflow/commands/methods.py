@@ -139,6 +139,14 @@ def add_rule(add: Callable[..., Any]) -> None:
     )
 
 
+def sampling_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what the flags of :func:`add_sampler` and :func:`add_rule`, and those beside, say."""
+    told = {name: getattr(args, name) for name in ("steps", "solver", "grid", "seed")}
+    if hasattr(args, "guidance_rule"):
+        told |= {"guidance": args.guidance, "rule": args.guidance_rule}
+    return told
+
+
 def rule_of(text: str) -> RectifiedCFG | None:
     """Parse how guidance acts; None is plain classifier-free guidance."""
     known = {

@@ -36,15 +36,8 @@ class Prepare(Verb):
         add("folder", metavar="FOLDER", help=self.takes)
         add("-o", "--out", required=True, metavar="SHARDS", help="The folder to write.")
         self.own_flags(parser)
-        add = parser.group("split")
-        add(
-            "--splits",
-            type=fractions_of,
-            default="0.9,0.05,0.05",
-            metavar="A,B,C",
-            help="Shares of train, valid and test, where the input does not tell.",
-        )
-        add("--seed", type=int, default=0, help="Another seed gives another split.")
+        shares = "Shares of train, valid and test, where the input does not tell."
+        add_split(parser, shares, "Another seed gives another split.")
         parser.add_executor()
         parser.add_overwrite()
         parser.add_json()
@@ -53,8 +46,12 @@ class Prepare(Verb):
         """Add the domain's flags."""
 
     @abstractmethod
-    def prepare(self, args: Namespace, progress: Callable[[int, int], None]) -> Report:
-        """Prepare as the flags ask, on ``args.executor``."""
+    def prepare(self, args: Namespace, **how: Any) -> Report:
+        """Prepare as the flags ask.
+
+        ``how`` is what the flags of every domain stand for: ``fractions`` and ``seed`` of the
+        split, ``executor``, ``progress`` and ``overwrite``.
+        """
 
     def run(self, args: Namespace) -> int:
         """Prepare, and tell what was taken and why not the rest.
@@ -68,7 +65,7 @@ class Prepare(Verb):
             quiet("rectiflow.storage.preparation"),  # what it warns of is said below, in one line
             counter("reading", unit="file", quiet=args.json) as show,
         ):
-            report = self.prepare(args, show)
+            report = self.prepare(args, **running(args, show))
         rejected = report.folder / REJECTED
         told = reasons(rejected)
         document: dict[str, Any] = {
@@ -87,6 +84,21 @@ class Prepare(Verb):
                 f"reason for each. {self.mend}"
             )
         return 0
+
+
+def running(args: Namespace, progress: Callable[[float, float], None]) -> dict[str, Any]:
+    """Return what :func:`add_split` and the executor's flags stand for."""
+    names = {"fractions": "splits", "seed": "seed", "executor": "executor"}
+    told = {key: getattr(args, name) for key, name in names.items()}
+    return told | {"progress": progress, "overwrite": args.overwrite}
+
+
+def add_split(parser: Parser, splits: str, seed: str) -> None:
+    """Add how records are split; with what help says of the shares and of the seed."""
+    add = parser.group("split")
+    told: dict[str, Any] = {"type": fractions_of, "default": "0.9,0.05,0.05", "metavar": "A,B,C"}
+    add("--splits", **told, help=splits)
+    add("--seed", type=int, default=0, help=seed)
 
 
 def reasons(rejected: Path) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ from rectiflow.rectify.consistency import ConsistencyDistillation, ConsistencySt
 from rectiflow.rectify.denoisers import EdmVelocity, NoiseVelocity
 from rectiflow.rectify.distill import FlowGuidedDistillation, OneStepDistillation
 from rectiflow.rectify.flow_map import Jump, solver_for, to_map
-from rectiflow.rectify.generate import Verdict, generate_pairs, sample_generator
+from rectiflow.rectify.generate import Verdict, drawn_pairs, generate_pairs, sample_generator
 from rectiflow.rectify.lora import Adapter, adapted
 from rectiflow.rectify.map_losses import (
     Difference,
@@ -52,6 +52,7 @@ __all__ = [
     "Spans",
     "Verdict",
     "adapted",
+    "drawn_pairs",
     "generate_pairs",
     "reflow",
     "sample_generator",

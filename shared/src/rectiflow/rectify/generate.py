@@ -48,6 +48,34 @@ def sample_generator(seed: int, index: int, device: torch.device | str = "cpu") 
     return counter_generator("sample", seed, index, device=device)
 
 
+def drawn_pairs(
+    draw: Callable[[torch.Generator], tuple[Any, Any, Mapping[str, Any]]],
+    out: Path | str,
+    *,
+    num: int,
+    seed: int = 0,
+) -> Path:
+    """Make a folder of pairs that mean nothing, for trials of a training, and return it.
+
+    Parameters
+    ----------
+    draw : callable
+        ``draw(generator) -> (x0, x1, cond)``; the number of a pair and the seed fix what it draws.
+    out : Path or str
+        The folder.
+    num : int
+        How many.
+    seed : int
+    """
+
+    def sample(indices: list[int]) -> list[Pair]:
+        drawn = [draw(counter_generator("synthetic pair", seed, i)) for i in indices]
+        return [Pair(i, x0, x1, cond=c) for i, (x0, x1, c) in zip(indices, drawn, strict=True)]
+
+    generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
+    return Path(out)
+
+
 def generate_pairs(
     sample: Callable[[list[int]], Sequence[Pair]],
     out: Path | str,

@@ -202,6 +202,37 @@ def claim_file(
     yield
 
 
+def places(
+    folder: str | Path, out: str | Path, expected: str, *, or_file: bool = False
+) -> tuple[Path, Path]:
+    """Return both as whole paths, where ``folder`` is there and ``out`` not inside it.
+
+    Parameters
+    ----------
+    folder, out : str or Path
+        What is read, which nothing is written into, and what is written.
+    expected : str
+        What is read, such as ``"meshes"``.
+    or_file : bool
+        Whether ``folder`` may be a file.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        When one is not so.
+    """
+    folder, out = Path(folder).resolve(), Path(out).resolve()
+    if not (folder.exists() if or_file else folder.is_dir()):
+        what = f"no {folder}" if or_file else f"no folder {folder}"
+        raise FileNotFoundError(f"there is {what}; expected {expected}. Check the path.")
+    if folder.is_dir() and (out == folder or out.is_relative_to(folder)):
+        raise ValueError(
+            f"out must not lie inside the input folder, got {out}; expected a place outside "
+            f"{folder}, which is only read."
+        )
+    return folder, out
+
+
 def makers_of(folder: str | Path) -> dict[str, str]:
     """Return who made which names of a folder, by its records; empty where there are none."""
     makers: dict[str, str] = {}

@@ -8,7 +8,6 @@ Longer than 400 lines because judging in chunks, going on and finishing share on
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -17,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from rectiflow.execution import HERE, Executor, LostError
 from rectiflow.storage.columns import SUFFIX
@@ -25,12 +24,7 @@ from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import Claim, claim
 from rectiflow.storage.reading import read_json
 from rectiflow.storage.shards import MAKER, MANIFEST, ShardError, ShardReader, ShardWriter
-from rectiflow.storage.splits import (
-    DEFAULT_FRACTIONS,
-    SPLITS,
-    number_repeated_names,
-    split_of,
-)
+from rectiflow.storage.splits import SPLITS, split_all
 from rectiflow.storage.table import write_rows
 
 if TYPE_CHECKING:
@@ -224,11 +218,6 @@ def _keep(chunk: _Chunk[Any], found: Iterable[Judged]) -> int:
     return len(chunk.inputs)
 
 
-def digest_of(value: Any) -> str:
-    """Return the SHA-256 of plain data, which tells one preparation from another."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Report:
     """What a preparation did.
@@ -278,14 +267,28 @@ class Kept:
     tables: Mapping[str, tuple[Iterable[str], Sequence[Row]]] = field(default_factory=dict)
 
 
-def split_rows(
-    found: Extracted, fractions: Mapping[str, float] = DEFAULT_FRACTIONS, *, seed: int = 0
-) -> Kept:
-    """Keep all rows and split them by their names: the plainest way to finish."""
-    number_repeated_names(found.rows)
-    for row in found.rows:
-        row["split"] = split_of(row["name"], fractions, seed=seed)
+def split_rows(found: Extracted, fractions: Mapping[str, float], **split: Any) -> Kept:
+    """Keep all rows, split as :func:`~rectiflow.storage.splits.split_all` does."""
+    split_all(found.rows, fractions, **split)
     return Kept(range(len(found.rows)))
+
+
+class Running(TypedDict, total=False):
+    """How a preparation is run: what ``prepare`` of every domain hands to :meth:`Preparation.run`.
+
+    Attributes
+    ----------
+    executor : Executor, default Here()
+        Where inputs are judged.
+    progress : callable, optional
+        ``progress(done, total)`` after every few inputs.
+    overwrite : bool, default False
+        Begin anew, whatever is there.
+    """
+
+    executor: Executor
+    progress: Progress | None
+    overwrite: bool
 
 
 @dataclass(frozen=True)
@@ -417,12 +420,3 @@ def read_report(folder: Path) -> Report | None:
     if set(told) != {each.name for each in fields(Report)}:
         raise ShardError(path, "is of another version. Prepare the data again.")
     return Report(**{**told, "folder": folder})
-
-
-def check_places(folder: Path, out: Path) -> None:
-    """Refuse an output inside the input folder, which is only read."""
-    if out == folder or out.is_relative_to(folder):
-        raise ValueError(
-            f"out must not lie inside the input folder, got {out}; expected a place outside "
-            f"{folder}, which is only read."
-        )

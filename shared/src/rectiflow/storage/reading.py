@@ -219,6 +219,11 @@ def read_rows(
     return rows
 
 
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of plain data."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+
+
 def digest_of_file(path: str | Path) -> str:
     """Return the SHA-256 of a file's content: what tells a changed input from an untouched one."""
     with storing(path), Path(path).open("rb") as file:

@@ -20,6 +20,20 @@ def number_repeated_names(rows: Iterable[dict[str, Any]]) -> None:
             row["name"] += f"-{seen[row['name']]}"
 
 
+def split_all(
+    rows: Iterable[dict[str, Any]],
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
+    *,
+    seed: int = 0,
+    by: str = "name",
+) -> None:
+    """Make names unique, and give rows without a ``split`` one by what they say under ``by``."""
+    rows = list(rows)
+    number_repeated_names(rows)
+    for row in rows:
+        row["split"] = row.get("split") or split_of(row[by], fractions, seed=seed)
+
+
 def split_of(name: str, fractions: Mapping[str, float], *, seed: int = 0) -> str:
     """Split that something belongs to, by a hash of its name alone.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -187,3 +189,36 @@ def _has_gradient(optimizer: Optimizer) -> bool:
 
 def _nothing() -> None:
     """Stand for the backward pass, which is done."""
+
+
+def adaptive_weight(loss: Tensor, adversarial: Tensor, parameter: Tensor) -> Tensor:
+    r"""Return the factor that makes two losses pull alike at a parameter.
+
+    .. math:: \lambda = \mathrm{clamp}\left(
+        \frac{\|\nabla L\|}{\|\nabla L_{adv}\| + 10^{-4}},\ 0,\ 10^4 \right)
+
+    References
+    ----------
+    Esser et al., "Taming Transformers for High-Resolution Image Synthesis" (CVPR 2021).
+
+    Examples
+    --------
+    >>> weight = torch.tensor([3.0, 4.0], requires_grad=True)
+    >>> factor = adaptive_weight(weight.square().sum(), weight[0], weight)
+    >>> round(factor.item(), 3)  # gradients of length 10 and 1
+    9.999
+    """
+    (own,) = torch.autograd.grad(loss, parameter, retain_graph=True)
+    (other,) = torch.autograd.grad(adversarial, parameter, retain_graph=True)
+    return (own.norm() / (other.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Return the discriminator's loss: half of what real scores lack to 1, and fake ones to -1.
+
+    Examples
+    --------
+    >>> hinge_loss(torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0]))
+    tensor(0.7500)
+    """
+    return 0.5 * (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean())

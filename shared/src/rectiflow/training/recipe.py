@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,20 @@ Config = Any
 
 Build = Callable[..., Any]
 """Makes the object that a config node names by ``_target_``."""
+
+Save = Callable[..., None]
+"""``save(what, below="")`` writes a network or a pipeline with its card, to a folder of the export.
+"""
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a config came to: what is trained, what on, and what builds further parts of it."""
+
+    cfg: Config
+    training: FlowTraining
+    data: FlowData
+    build: Build
 
 
 class Recipe:
@@ -68,27 +84,18 @@ class Recipe:
     def check(self, cfg: Config) -> None:
         """Raise for a config that cannot be trained, before anything is built."""
 
-    def set_up(self, cfg: Config, training: FlowTraining, data: FlowData, build: Build) -> None:
+    def set_up(self, built: Built) -> None:
         """Make settings take effect before the run."""
 
-    def evaluate(
-        self, cfg: Config, training: FlowTraining, data: FlowData, build: Build
-    ) -> Evaluate | None:
+    def evaluate(self, built: Built) -> Evaluate | None:
         """Return what looks at samples at each validation, if anything does."""
-        return build(cfg.validation) if "_target_" in cfg.validation else None
+        wanted = built.cfg.validation
+        return built.build(wanted) if "_target_" in wanted else None
 
-    def export(
-        self,
-        cfg: Config,
-        training: FlowTraining,
-        data: FlowData,
-        folder: Path,
-        card: Mapping[str, Any],
-        build: Build,
-    ) -> None:
-        """Write what inference loads."""
+    def export(self, built: Built, save: Save) -> None:
+        """Save what inference loads."""
         pipeline: Any = self.pipeline
-        pipeline(training.network).save_pretrained(folder, **card)
+        save(pipeline(built.training.network))
 
     def told(self, cfg: Config) -> dict[str, Any]:
         """Return the domain's part of the card."""
@@ -100,19 +107,13 @@ class Recipe:
             return np.load(path)
         raise ValueError(f"{path}: files of {self.domain} are compared byte by byte only.")
 
-    def next_step(self, cfg: Config, training: FlowTraining, folder: str) -> str:
+    def next_step(self, built: Built, folder: str) -> str:
         """Return the command to go on with what was exported."""
         return f"rectiflow {self.domain} {self.then.format(folder=folder)}"
 
 
 def export_run(
-    recipe: Recipe,
-    cfg: Config,
-    training: FlowTraining,
-    data: FlowData,
-    run: RunFolder,
-    build: Build,
-    told: Mapping[str, Any],
+    recipe: Recipe, built: Built, run: RunFolder, told: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Save the averaged networks of the last and the best checkpoint, and the loss curves.
 
@@ -124,6 +125,7 @@ def export_run(
     """
     from rectiflow.rectify.lora import ADAPTER, Adapter, merged
 
+    cfg, training = built.cfg, built.training
     network = training.cpu().network
     metrics = last_metrics(run)
     result: dict[str, Any] = {"run": str(run.path)}
@@ -145,7 +147,7 @@ def export_run(
         }
         adapter = Adapter.of(network)
         with merged(network):
-            recipe.export(cfg, training, data, run.path / name, card, build)
+            recipe.export(built, partial(_save, run.path / name, card))
         if adapter is not None:
             adapter.save(run.path / name / ADAPTER)
         log.info("exported step %d to %s", step, run.path / name)
@@ -154,7 +156,11 @@ def export_run(
         from rectiflow.training.curve import training_curve
 
         save_figure(training_curve(run.metrics), run.path / "losses.png")
-    return result | {"metrics": metrics, "next": recipe.next_step(cfg, training, result["export"])}
+    return result | {"metrics": metrics, "next": recipe.next_step(built, result["export"])}
+
+
+def _save(folder: Path, card: Mapping[str, Any], what: Any, below: str = "") -> None:
+    what.save_pretrained(folder / below, **card)
 
 
 def last_metrics(run: RunFolder, step: float = math.inf) -> dict[str, float]:

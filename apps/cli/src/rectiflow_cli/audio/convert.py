@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 from rectiflow import commands
 from rectiflow.commands import Parser
 
+from rectiflow_cli.audio.flags import Audio
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rectiflow_audio.pipeline import SeparationPipeline
 
 
-class Convert(commands.Convert):
+class Convert(Audio, commands.Convert):
     """Convert the authors' checkpoints to ours and back; every tensor is accounted for."""
 
-    domain = "audio"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = ("v2_100k.ckpt -o ours", "ours --to official --rest v2_100k.ckpt -o theirs")
     licence = (
         "licence: the released weights have terms of their own; see the page you had them from"

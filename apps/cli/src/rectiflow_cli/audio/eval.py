@@ -13,7 +13,7 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, pick_device, positive
 from rectiflow.storage.splits import SPLITS
 
-from rectiflow_cli.audio.flags import add_separation, separation
+from rectiflow_cli.audio.flags import Audio, add_separation, separation
 from rectiflow_cli.domains import pick
 from rectiflow_cli.errors import UsageError
 
@@ -25,15 +25,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Eval(commands.Evaluate):
+class Eval(Audio, commands.Evaluate):
     """Measure separated sounds against their references, or with --weights a model on mixtures.
 
     Beside a model stand the mixture taken for the estimate, and the true target through the same
     autoencoder and way to sound: the floor and the ceiling.
     """
 
-    domain = "audio"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         "separated/dog.wav --reference dog.wav --mixture mixture.wav",
         "shards --weights small --num 100 -o measured",

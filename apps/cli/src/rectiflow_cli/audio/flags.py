@@ -4,15 +4,31 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Parser, add_rule, add_sampler, pick_device, positive
+from rectiflow.commands import (
+    Parser,
+    add_rule,
+    add_sampler,
+    pick_device,
+    positive,
+    sampling_of,
+    words,
+)
 
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rectiflow_audio.candidates import Pick
     from rectiflow_audio.waveform import Waveform
+
+
+class Audio:
+    """What every verb of this domain is."""
+
+    domain, pipeline = "audio", "rectiflow_audio.pipeline:SeparationPipeline"
+
 
 WAVEFORMS = ("mask", "vocoder", "griffin-lim")
 PICKS = ("medoid", "mean", "clap")
@@ -36,6 +52,19 @@ def seconds(text: str) -> tuple[float, float]:
     if not dash or not 0 <= span[0] < span[1] < math.inf:
         raise argparse.ArgumentTypeError(f"expected A-B in seconds with A below B, got {text!r}")
     return span
+
+
+def add_queries(add: Callable[..., Any]) -> None:
+    """Add ``--query``."""
+    add(
+        "--query",
+        action="append",
+        required=True,
+        dest="queries",
+        type=words,
+        metavar="WORDS",
+        help='What to separate, such as "a dog barks"; may be repeated.',
+    )
 
 
 def add_separation(parser: Parser) -> None:
@@ -70,14 +99,9 @@ def add_separation(parser: Parser) -> None:
 def separation(args: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline's arguments that the flags stand for."""
     return {
-        "steps": args.steps,
-        "solver": args.solver,
-        "grid": args.grid,
-        "rule": args.guidance_rule,
-        "guidance": args.guidance,
+        **sampling_of(args),
         "n_candidates": args.candidates,
         "pick": make_pick(args),
-        "seed": args.seed,
         "posterior_sample": None if args.posterior is None else args.posterior == "sample",
         "waveform": make_waveform(args.waveform),
     }

@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from rectiflow.commands import Parser, answer, positive, words
+from rectiflow.commands import Parser, answer, positive
 from rectiflow.commands.verb import PipelineVerb
 from rectiflow.storage.folders import claim, claim_file
 
-from rectiflow_cli.audio.flags import add_separation, separation
+from rectiflow_cli.audio.flags import Audio, add_queries, add_separation, separation
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,15 +25,14 @@ POLL = 0.02
 BYTES = {"s16le": 2, "f32le": 4}
 
 
-class Listen(PipelineVerb):
+class Listen(Audio, PipelineVerb):
     """Separate a live sound: PCM from stdin or from a file that grows, block by block.
 
     Reading, separating and writing go on at the same time with bounded queues. The real-time
     factor, seconds of work for a second of sound, must stay below 1 to keep up.
     """
 
-    domain, name = "audio", "listen"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    name = "listen"
     examples = (
         '--query "rain" --rate 44100 --block 0.5 -o rain.wav',
         'recording.pcm --follow 5 --query "speech" -o - --rate 16000 --encoding f32le',
@@ -43,15 +42,7 @@ class Listen(PipelineVerb):
         """Add the stream, what is wanted of it, and where it goes."""
         add = parser.group("sound")
         add("source", metavar="PCM", nargs="?", default="-", help="A file of PCM, or - for stdin.")
-        add(
-            "--query",
-            action="append",
-            required=True,
-            dest="queries",
-            type=words,
-            metavar="WORDS",
-            help='What to separate, such as "a dog barks"; may be repeated.',
-        )
+        add_queries(add)
         add("--rate", type=positive, default=16_000, help="Samples a second of the PCM.")
         add("--channels", type=positive, default=1, help="Interleaved in the PCM.")
         add("--encoding", choices=BYTES, default="s16le", help="Of its numbers.")

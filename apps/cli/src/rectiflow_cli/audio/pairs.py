@@ -7,20 +7,19 @@ from typing import TYPE_CHECKING, Any
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, add_sampler, positive
 
+from rectiflow_cli.audio.flags import Audio
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rectiflow_audio.pipeline import SeparationPipeline
 
 
-class Pairs(commands.Pairs):
+class Pairs(Audio, commands.Pairs):
     """Make pairs of noise and separated sound with a trained network.
 
     Started again with the same flags, it goes on where it was stopped.
     """
 
-    domain = "audio"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         "shards --weights small --num 2000 -o pairs",
         "shards --weights small --real --steps 40 -o real_pairs",

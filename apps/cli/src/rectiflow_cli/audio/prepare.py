@@ -7,11 +7,12 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Parser, pick_device
 
+from rectiflow_cli.audio.flags import Audio
 
-class Prepare(commands.Prepare):
+
+class Prepare(Audio, commands.Prepare):
     """Turn a folder of sounds with captions into shards to train on."""
 
-    domain = "audio"
     examples = (
         "sounds -o shards --wordings paraphrases",
         "audiocaps -o shards --captions train.csv --channel first --text google/flan-t5-large",
@@ -45,7 +46,7 @@ class Prepare(commands.Prepare):
         )
         parser.add_device(add)
 
-    def prepare(self, args: Any, progress: Any) -> Any:
+    def prepare(self, args: Any, **how: Any) -> Any:
         """Prepare the clips and embed their captions."""
         from rectiflow.conditioning import TextEncoder
         from rectiflow_audio.data import Wordings, prepare
@@ -56,13 +57,9 @@ class Prepare(commands.Prepare):
             args.out,
             captions=args.captions,
             channel=args.channel,
-            fractions=args.splits,
-            seed=args.seed,
             encode=TextEncoder.load(args.text, device=pick_device(args.device)),
             wordings=wordings,
-            executor=args.executor,
-            progress=progress,
-            overwrite=args.overwrite,
+            **how,
         )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Job, Parser, positive, words
+from rectiflow.commands import Job, Made, Parser, Tick, positive, words
 
 from rectiflow_cli.audio.flags import seconds
 from rectiflow_cli.audio.sounds import Change
@@ -80,14 +79,7 @@ class Repair(Change):
         names = ("query", "guidance", "method", "evaluations", "seed", "depth")
         return {"damage": repr(self._damage(args))} | {n: getattr(args, n) for n in names}
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Repair one recording."""
         from rectiflow_audio.repair import Repairer
 

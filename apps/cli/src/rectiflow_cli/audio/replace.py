@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rectiflow.commands import Job, Parser, positive, words
+from rectiflow.commands import Job, Made, Parser, Tick, positive, words
 
 from rectiflow_cli.audio.flags import seconds
 from rectiflow_cli.audio.sounds import Change
@@ -45,14 +44,7 @@ class Replace(Change):
         names = ("source", "target", "when", "steps", "keep", "guidance", "seed", "depth")
         return {name: getattr(args, name) for name in names}
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Edit one recording."""
         from rectiflow_audio.replacement import Replacer
 

@@ -6,11 +6,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, table, words
+from rectiflow.commands import Job, Made, Parser, Tick, table, words
 from rectiflow.costs import Load
 
-from rectiflow_cli.audio.flags import NEGATIVE_GUIDANCE, add_separation, seconds, separation
-from rectiflow_cli.audio.sounds import DEPTHS, is_sound, job_of, place, recordings
+from rectiflow_cli.audio.flags import (
+    NEGATIVE_GUIDANCE,
+    Audio,
+    add_queries,
+    add_separation,
+    seconds,
+    separation,
+)
+from rectiflow_cli.audio.sounds import DEPTHS, add_output, is_sound, job_of, place, recordings
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,15 +27,14 @@ FAINT = 1e-3
 """An estimate with less than this share of the mixture's energy found next to nothing."""
 
 
-class Separate(commands.Make):
+class Separate(Audio, commands.Make):
     """Separate sounds by text queries.
 
     Recordings may have any length, rate and number of channels. One that was separated already
     with the same settings is left as it is.
     """
 
-    domain, name, unit = "audio", "separate", "recording"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    name, unit = "separate", "recording"
     examples = (
         'mixture.wav --query "a dog barks" -o dog.wav',
         'recordings --query "rain" --query "a clock" --residual -o separated',
@@ -38,15 +44,7 @@ class Separate(commands.Make):
         """Add recordings, queries and where sounds go."""
         add = parser.group("sounds")
         add("mixtures", metavar="MIX", nargs="+", help="Sound files, or folders of them.")
-        add(
-            "--query",
-            action="append",
-            required=True,
-            dest="queries",
-            type=words,
-            metavar="WORDS",
-            help='What to separate, such as "a dog barks"; may be repeated.',
-        )
+        add_queries(add)
         add(
             "--not",
             dest="negative",
@@ -60,14 +58,7 @@ class Separate(commands.Make):
             metavar="A-B",
             help="Seconds between which the sounds are; the rest stays as it is.",
         )
-        add = parser.group("output")
-        add(
-            "-o",
-            "--out",
-            required=True,
-            metavar="OUT",
-            help="A sound file for one recording and one query, else a folder.",
-        )
+        add = add_output(parser, "A sound file for one recording and one query, else a folder.")
         add("--residual", action="store_true", help="Write everything else as well.")
         add("--consistent", action="store_true", help="Make the estimates sum to the mixture.")
         add(
@@ -77,8 +68,6 @@ class Separate(commands.Make):
             help="Separate every channel and keep each sound in one place between them, or leave "
             "its level to each channel, or separate their mean, whose mask is applied to each.",
         )
-        add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
-        add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
         add_separation(parser)
 
     def jobs(self, args: Any) -> list[Job]:
@@ -161,8 +150,8 @@ class Separate(commands.Make):
         )
 
     def make(
-        self, args: Any, pipe: SeparationPipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: SeparationPipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Separate one recording."""
         [job] = jobs
         targets = [folder / name for name in job.files]

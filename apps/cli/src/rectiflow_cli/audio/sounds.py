@@ -11,6 +11,7 @@ from rectiflow import commands
 from rectiflow.commands import Job, Parser
 from rectiflow.storage.reading import digest_of_file
 
+from rectiflow_cli.audio.flags import Audio
 from rectiflow_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,26 +21,16 @@ DEPTHS = {"16": "PCM_16", "24": "PCM_24", "32": "PCM_32", "float": "FLOAT"}
 """Of ``--depth``, as libsndfile names them."""
 
 
-class Change(commands.Make):
+class Change(Audio, commands.Make):
     """A verb that makes one recording of each."""
 
-    domain, unit = "audio", "recording"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
+    unit = "recording"
 
     def add_sounds(self, parser: Parser) -> None:
         """Add recordings and where they go."""
         add = parser.group("sounds")
         add("recordings", metavar="FILE", nargs="+", help="Sound files, or folders of them.")
-        add = parser.group("output")
-        add(
-            "-o",
-            "--out",
-            required=True,
-            metavar="OUT",
-            help="A sound file for one recording, else a folder.",
-        )
-        add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
-        add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
+        add_output(parser, "A sound file for one recording, else a folder.")
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out where each recording goes: OUT.wav, or OUT/NAME.wav."""
@@ -78,6 +69,15 @@ class Change(commands.Make):
         write_audio(target, made, audio.sample_rate, subtype=depth)
         told = {"seconds": round(made.shape[-1] / audio.sample_rate, 6)}
         return [{"name": job.name, "files": list(job.files), **told, **job.expected}]
+
+
+def add_output(parser: Parser, where: str) -> Callable[..., Any]:
+    """Add where sounds go and how they are written; return what adds to the same group."""
+    add = parser.group("output")
+    add("-o", "--out", required=True, metavar="OUT", help=where)
+    add("--format", choices=("wav", "flac", "ogg"), default="wav", help="In a folder.")
+    add("--depth", choices=DEPTHS, help="Bits of a sample; the recording's if absent.")
+    return add
 
 
 def place(out: str) -> dict[str, Any]:

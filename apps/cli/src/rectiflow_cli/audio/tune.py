@@ -7,15 +7,15 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Batch, Parser
 
+from rectiflow_cli.audio.flags import Audio
 
-class Tune(commands.Tune):
+
+class Tune(Audio, commands.Tune):
     """Search the times of few steps for a checkpoint, and measure what DPM-Solver-v3 needs.
 
     Times are judged on mixtures of prepared sounds, by the distance to a fine solution.
     """
 
-    domain = "audio"
-    pipeline = "rectiflow_audio.pipeline:SeparationPipeline"
     examples = (
         "shards --steps 2 4 -o tuned",
         "shards --weights small --statistics --num 16 -o tuned",

@@ -127,11 +127,12 @@ def _row(name: str, metrics: Sequence[Metric], values: Mapping[str, float]) -> s
 
 
 def settings_list(settings: Mapping[str, Any]) -> str:
-    """Return settings as definitions."""
-    return "\n".join(
+    """Return settings as definitions under a heading."""
+    told = "\n".join(
         f"<div><dt>{name.replace('_', ' ')}</dt><dd>{html.escape(str(value))}</dd></div>"
         for name, value in settings.items()
     )
+    return f'<h3>Settings</h3>\n<dl class="settings">\n{told}\n</dl>'
 
 
 def gathered(

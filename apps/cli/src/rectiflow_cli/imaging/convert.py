@@ -7,11 +7,12 @@ from typing import Any
 
 from rectiflow import commands
 
+from rectiflow_cli.imaging.flags import Imaging
 
-class Convert(commands.Convert):
+
+class Convert(Imaging, commands.Convert):
     """Convert DRDM's checkpoints to ours and back."""
 
-    domain = "imaging"
     pipeline = "rectiflow_imaging.pipeline:DeformationPipeline"
     examples = ("000000_cmr_recresacnet.pth -o ours", "ours --to official -o theirs")
     licence = "licence: Apache-2.0, as the authors' repository has it"

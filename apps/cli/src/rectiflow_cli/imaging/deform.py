@@ -17,7 +17,7 @@ class Deform(OfImages):
     the nearest. Slices of a volume move together under a network of two dimensions.
     """
 
-    domain, name = "imaging", "deform"
+    name = "deform"
     pipeline = "rectiflow_imaging.pipeline:DeformationPipeline"
     trained_by = "train experiment=small_drdm"
     examples = (

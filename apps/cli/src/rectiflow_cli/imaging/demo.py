@@ -30,10 +30,7 @@ readings stands beside the truth. Research software, not a medical device.</p>
 {figures}
 </div>
 {numbers}
-<h3>Settings</h3>
-<dl class="settings">
-{settings}
-</dl>"""
+{settings}"""
 
 
 def reads(path: Path) -> bool:

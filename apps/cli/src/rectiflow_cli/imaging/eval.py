@@ -10,16 +10,15 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, positive, table
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.imaging.flags import Imaging
 
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
 
 
-class Eval(commands.Evaluate):
+class Eval(Imaging, commands.Evaluate):
     """Measure images against a true one, or with --weights what a prior reconstructs of volumes."""
 
-    domain = "imaging"
-    pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
     examples = (
         "made/body_tv.npz made/body_stack.npz --truth made/body_truth.npz",
         "bodies/ellipsoids_0000.npz --weights runs/prior --views 8 16 -o measured",

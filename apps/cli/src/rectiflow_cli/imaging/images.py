@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rectiflow.commands import Job, Make, Parser
+from rectiflow.commands import Job, Made, Make, Parser, Tick
 from rectiflow.results import plain
 
-from rectiflow_cli.imaging.phantoms import FORMATS
+from rectiflow_cli.imaging.flags import FORMATS, Imaging
 
 
-class OfImages(Make):
+class OfImages(Imaging, Make):
     """Make images of each input, named after it."""
 
     unit = "image"
@@ -55,14 +55,7 @@ class OfImages(Make):
             for stem, path in zip(stems, args.images, strict=True)
         ]
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[Any, float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Make the images of one input: one row, with a part for each."""
         from rectiflow_imaging.io import read_volume
 

@@ -7,12 +7,12 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, add_sampler, positive
 
+from rectiflow_cli.imaging.flags import Imaging
 
-class Pairs(commands.Pairs):
+
+class Pairs(Imaging, commands.Pairs):
     """Sample pairs of noise and slice with a trained prior."""
 
-    domain = "imaging"
-    pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
     examples = ("--weights runs/prior -o pairs", "SHARDS --weights runs/prior --real -o pairs")
     takes = "Prepared images, which --real inverts to noise; not used without."
     needs_data = False

@@ -9,18 +9,18 @@ from rectiflow.commands import Parser, Verb, answer, positive
 from rectiflow.storage.folders import claim
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.imaging.flags import FORMATS, Imaging
 
 FAMILIES = ("shepp-logan", "ellipsoids", "vessels")
-FORMATS = ("npz", "nii.gz", "nii", "dcm", "png")
 
 
-class Phantoms(Verb):
+class Phantoms(Imaging, Verb):
     """Make bodies up: heads of Shepp and Logan, ellipsoids with organs, or trees of vessels.
 
     NPZ files hold the labels of all structures as well.
     """
 
-    domain, name = "imaging", "phantoms"
+    name = "phantoms"
     examples = ("--num 20 -o bodies", "--family vessels --num 4 --format nii.gz -o vessels")
 
     def flags(self, parser: Parser) -> None:

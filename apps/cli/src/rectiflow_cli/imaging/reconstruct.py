@@ -21,8 +21,7 @@ class Reconstruct(OfImages):
     are brought to --side, or to that of the prior; the truth at that side is written too.
     """
 
-    domain, name = "imaging", "reconstruct"
-    pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
+    name = "reconstruct"
     examples = (
         "body.npz --views 8 -o made",
         "scan.nii.gz --method fbp prior stack --weights runs/prior --views 16 -o made",

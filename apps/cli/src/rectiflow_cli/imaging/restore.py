@@ -17,7 +17,7 @@ class Restore(OfImages):
     of RDDM: a sample of the residual diffusion.
     """
 
-    domain, name = "imaging", "restore"
+    name = "restore"
     pipeline = "rectiflow_imaging.restoration:RestorationPipeline"
     trained_by = "train experiment=small_pmrf"
     examples = (

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rectiflow.commands import Job, Make, Parser, add_sampler, positive
+from rectiflow.commands import Job, Made, Make, Parser, Tick, add_sampler, positive, sampling_of
 
-from rectiflow_cli.imaging.phantoms import FORMATS
+from rectiflow_cli.imaging.flags import FORMATS, Imaging
 
 
-class Sample(Make):
+class Sample(Imaging, Make):
     """Draw slices of bodies from a trained prior, in [0, 1]."""
 
-    domain, name, unit = "imaging", "sample", "image"
-    pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
+    name, unit = "sample", "image"
     examples = ("--num 16 -o drawn", "--num 16 --steps 50 --format png -o drawn")
 
     def own_flags(self, parser: Parser) -> None:
@@ -42,22 +41,9 @@ class Sample(Make):
         told = {"steps": args.steps, "solver": repr(args.solver), "seed": args.seed}
         return told | {"grid": args.grid and repr(args.grid)}
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Path,
-        progress: Callable[[int, int], None],
-    ) -> tuple[Any, float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Draw and write."""
-        made = pipe(
-            [job.asked for job in jobs],
-            steps=args.steps,
-            solver=args.solver,
-            grid=args.grid,
-            seed=args.seed,
-        )
+        made = pipe([job.asked for job in jobs], **sampling_of(args))
         return made.write(folder, f".{args.format}"), made.seconds
 
 

@@ -7,15 +7,15 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Batch, Parser
 
+from rectiflow_cli.imaging.flags import Imaging
 
-class Tune(commands.Tune):
+
+class Tune(Imaging, commands.Tune):
     """Search the times of few steps for a prior of slices.
 
     Times are judged on slices from noise, by the distance to a fine solution.
     """
 
-    domain = "imaging"
-    pipeline = "rectiflow_imaging.pipeline:ImagePipeline"
     examples = ("--steps 4 8 -o tuned", "--weights runs/prior --solver midpoint -o tuned")
     has_statistics = False
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, answer, positive, table, words
+from rectiflow.commands import Job, Made, Parser, Tick, answer, positive, table, words
 from rectiflow.results import plain
 from rectiflow.storage.files import write_json
 from rectiflow.storage.folders import claim
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.methods import add_method, make_method
-from rectiflow_cli.pde.flags import add_boundaries, number
+from rectiflow_cli.pde.flags import Pde, add_boundaries, number
 from rectiflow_cli.pde.simulate import SUFFIXES, inputs
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def method_of(name: str) -> Method:
     return Expected() if name == "expected" else make_method(name)
 
 
-class Assimilate(commands.Make):
+class Assimilate(Pde, commands.Make):
     """Estimate flows from sparse, noisy, moving sensors.
 
     The table of readings has columns x, y (m), t (s after the first frame) and any of u, v (m/s), p
@@ -43,8 +42,7 @@ class Assimilate(commands.Make):
     rest at walls.
     """
 
-    domain, name, unit = "pde", "assimilate", "flow"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    name, unit = "assimilate", "flow"
     examples = (
         '--sensors readings.csv --prompt "radius 0.05, Re 120" -o flow',
         '--sensors buoys.csv --mesh channel.msh --prompt "Re 80" --noise 0.05 --num 8 -o flows',
@@ -121,14 +119,7 @@ class Assimilate(commands.Make):
         """Take four samples at a time."""
         return (jobs[i : i + 4] for i in range(0, len(jobs), 4))
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Any,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Assimilate, tell what was odd, and write."""
         from rectiflow_pde.assimilation import assimilate
         from rectiflow_pde.readings import read_readings

@@ -8,12 +8,12 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Parser, positive
 
+from rectiflow_cli.pde.flags import Pde
 
-class Convert(commands.Convert):
+
+class Convert(Pde, commands.Convert):
     """Convert the authors' checkpoints of cylinders to ours and back."""
 
-    domain = "pde"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
         "ldm_DiT_FF_cylinder.ckpt --statistics SHARDS/statistics.csv -o ours",
         "ours --to official -o theirs",

@@ -11,21 +11,20 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.flags import Pde
 from rectiflow_cli.pde.rollout import is_of_waves, measure_rollouts
 
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
 
 
-class Eval(commands.Evaluate):
+class Eval(Pde, commands.Evaluate):
     """Measure simulations from the first frames of solved flows, beside guesses without physics.
 
     The frame that is given does not count. Flows of ``solve ks`` are rolled out, and their
     correlation times told.
     """
 
-    domain = "pde"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
         "SHARDS --weights small --steps 1 5 25 -o measured",
         "SHARDS --weights small --ensemble 8 --beside runs/rectified runs/surrogate -o measured",

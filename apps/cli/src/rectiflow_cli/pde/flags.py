@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from rectiflow_pde.units import Units
 
 
+class Pde:
+    """What every verb of this domain is."""
+
+    domain, pipeline = "pde", "rectiflow_pde.pipeline:SimulationPipeline"
+
+
 def number(text: str) -> float:
     """Parse a finite number."""
     try:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive
+from rectiflow.commands import Job, Made, Parser, Tick, positive
 from rectiflow.storage.reading import digest_of_file
 
+from rectiflow_cli.pde.flags import Pde
 
-class Forecast(commands.Make):
+
+class Forecast(Pde, commands.Make):
     """Forecast concentrations at stations, from their readings and the wind.
 
     The folder holds ``stations.csv`` (station, latitude, longitude) and ``readings.csv`` (time,
     station, value, wind_speed, wind_direction). The wind stays as it was last.
     """
 
-    domain, name, unit = "pde", "forecast", "forecast"
+    name, unit = "forecast", "forecast"
     pipeline = "rectiflow_pde.air:AirPipeline"
     trained_by = "train experiment=small_air"
     examples = (
@@ -47,14 +48,7 @@ class Forecast(commands.Make):
         """Return what shapes the forecast."""
         return {"horizon": args.horizon or pipe.settings.horizon}
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Any,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Read, forecast, tell what was odd, and write."""
         from rectiflow_pde.data.air import read_folder
 

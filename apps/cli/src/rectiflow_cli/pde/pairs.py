@@ -8,13 +8,12 @@ from rectiflow import commands
 from rectiflow.commands import Candidates, Parser, add_sampler, positive
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.flags import Pde
 
 
-class Pairs(commands.Pairs):
+class Pairs(Pde, commands.Pairs):
     """Sample pairs of noise and latents with a trained network, told flows of a data set."""
 
-    domain = "pde"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = ("SHARDS --weights runs/pde -o pairs", "SHARDS --weights runs/pde --real -o pairs")
     takes = "Prepared flows, whose numbers and first frames the network is told."
 

@@ -10,10 +10,9 @@ from rectiflow.commands import Parser
 from rectiflow_cli.pde import flags
 
 
-class Prepare(commands.Prepare):
+class Prepare(flags.Pde, commands.Prepare):
     """Turn flows of other solvers into shards to train on, in SI units."""
 
-    domain = "pde"
     examples = (
         "runs -o shards --viscosity 1e-3 --density 1000 --infer-boundaries",
         "meshgraphnets -o shards --viscosity 1e-3 --density 1 --time-step 0.01",
@@ -41,7 +40,7 @@ class Prepare(commands.Prepare):
             help="CSV with name and split of flows; the rest by --splits.",
         )
 
-    def prepare(self, args: Any, progress: Any) -> Any:
+    def prepare(self, args: Any, **how: Any) -> Any:
         """Prepare the flows."""
         from rectiflow.storage.reading import read_rows
         from rectiflow_pde.data.prepare import Reading, prepare
@@ -58,11 +57,7 @@ class Prepare(commands.Prepare):
                 args.resample,
             ),
             splits={row["name"]: row["split"] for _, row in listed},
-            fractions=args.splits,
-            seed=args.seed,
-            executor=args.executor,
-            progress=progress,
-            overwrite=args.overwrite,
+            **how,
         )
 
 

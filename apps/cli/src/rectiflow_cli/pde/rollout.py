@@ -9,25 +9,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Measured, Parser, positive
+from rectiflow.commands import Job, Made, Measured, Parser, Tick, positive
 from rectiflow.commands.parser import pick_device
 from rectiflow.storage.reading import digest_of_file
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.pde.flags import number
+from rectiflow_cli.pde.flags import Pde, number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Rollout(commands.Make):
+class Rollout(Pde, commands.Make):
     """Roll a Kuramoto-Sivashinsky state out by a trained network, step by step.
 
     With PDE-Refiner's network each step is refined under ever less noise. Samples differ by that
     noise, and how long they agree tells how long they can be trusted.
     """
 
-    domain, name, unit = "pde", "rollout", "rollout"
+    name, unit = "rollout", "rollout"
     pipeline = "rectiflow_pde.rollout:RolloutPipeline"
     trained_by = "train experiment=small_refiner"
     examples = (
@@ -70,14 +70,7 @@ class Rollout(commands.Make):
         """Take eight samples at a time."""
         return (jobs[i : i + 8] for i in range(0, len(jobs), 8))
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Any,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Read the state, step it, and write."""
         from rectiflow_pde.rollout import read_state
 

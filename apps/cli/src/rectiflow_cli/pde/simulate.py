@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, add_rule, add_sampler, positive, table, words
+from rectiflow.commands import (
+    Job,
+    Made,
+    Parser,
+    Tick,
+    add_rule,
+    add_sampler,
+    positive,
+    sampling_of,
+    table,
+    words,
+)
 from rectiflow.costs import Load
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.pde.flags import add_boundaries, boundaries, number
+from rectiflow_cli.pde.flags import Pde, add_boundaries, boundaries, number
 
 SUFFIXES = {"npz": ".npz", "vtu": ".pvd", "xdmf": ".xdmf"}
 STRETCH = 4
 """Frames that ``--verify`` solves again."""
 
 
-class Simulate(commands.Make):
+class Simulate(Pde, commands.Make):
     """Simulate flows past a cylinder from words, from a first frame on a mesh, or both.
 
     The mesh is made from the prompt where none is given. Samples that are there already are kept.
     """
 
-    domain, name, unit = "pde", "simulate", "flow"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
+    name, unit = "simulate", "flow"
     examples = (
         '--prompt "flow past a cylinder of radius 0.05 at Re 120" --num 8 --verify -o flows',
         "--first-frame frame.npz --mesh channel.msh --format vtu --gif -o flow",
@@ -88,14 +99,7 @@ class Simulate(commands.Make):
         """Take four samples at a time."""
         return (jobs[i : i + 4] for i in range(0, len(jobs), 4))
 
-    def make(
-        self,
-        args: Any,
-        pipe: Any,
-        jobs: list[Job],
-        folder: Any,
-        progress: Callable[[int, int], None],
-    ) -> tuple[list[dict[str, Any]], float]:
+    def make(self, args: Any, pipe: Any, jobs: list[Job], folder: Path, progress: Tick) -> Made:
         """Simulate, tell what was odd, and write."""
         from rectiflow_pde.io.first_frame import read_first_frame
         from rectiflow_pde.verify import verify
@@ -104,17 +108,8 @@ class Simulate(commands.Make):
         if args.first_frame is not None:
             found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
             notes += said
-        told = {"steps": args.steps, "guidance": args.guidance, "viscosity": args.viscosity}
-        made = pipe(
-            args.prompt,
-            **found,
-            indices=[job.asked for job in jobs],
-            solver=args.solver,
-            grid=args.grid,
-            rule=args.guidance_rule,
-            seed=args.seed,
-            **told,
-        )
+        found |= {"viscosity": args.viscosity, **sampling_of(args)}
+        made = pipe(args.prompt, indices=[job.asked for job in jobs], **found)
         for line in (*notes, *made.warnings):
             sys.stderr.write(f"note: {line}\n")
         rows = made.write(folder, SUFFIXES[args.format], animate=args.gif)

@@ -10,8 +10,7 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Parser, positive
 from rectiflow.commands.answers import answer
-from rectiflow.commands.parser import fractions_of
-from rectiflow.commands.prepare import reasons
+from rectiflow.commands.prepare import add_split, reasons, running
 from rectiflow.commands.progress import counter
 from rectiflow.storage.preparation import REJECTED, Report
 
@@ -30,10 +29,10 @@ _OWN = {
 _FRAMES = {"cylinder": (31, 0.05, 1.5), "smoke": (48, 1.5, 12.0), "ks": (140, 0.2, 20.0)}
 
 
-class Solve(commands.Verb):
+class Solve(flags.Pde, commands.Verb):
     """Solve flows with a reference solver, into shards to train on and to check against."""
 
-    domain, name = "pde", "solve"
+    name = "solve"
     examples = (
         "cylinder --num 100 --workers 8 -o shards",
         'cylinder --prompt "cylinder of radius 0.05 m, Re = 100" --paraview pvd -o flow',
@@ -64,15 +63,7 @@ class Solve(commands.Verb):
         add("--cells", type=positive, metavar="N", help="Of smoke, along each side.")
         add("--points", type=positive, metavar="N", help="Of ks, along the circle.")
         flags.add_frames(parser)
-        add = parser.group("split")
-        add(
-            "--splits",
-            type=fractions_of,
-            default="0.9,0.05,0.05",
-            metavar="A,B,C",
-            help="Shares of train, valid and test.",
-        )
-        add("--seed", type=int, default=0, help="Of the draws and of the split.")
+        add_split(parser, "Shares of train, valid and test.", "Of the draws and of the split.")
         parser.add_executor()
         parser.add_overwrite()
         parser.add_json()
@@ -101,20 +92,11 @@ class Solve(commands.Verb):
             )
         return 0
 
-    def _common(self, args: Namespace, show: Any) -> dict[str, Any]:
-        return {
-            "fractions": args.splits,
-            "seed": args.seed,
-            "executor": args.executor,
-            "progress": show,
-            "overwrite": args.overwrite,
-        }
-
     def _cylinder(self, args: Namespace, show: Any) -> Report:
         from rectiflow_pde.data.solve import solve_flows
 
         told = args.out, _ranges(args), _times(args), args.num
-        return solve_flows(*told, edge=args.edge, step=args.time_step, **self._common(args, show))
+        return solve_flows(*told, edge=args.edge, step=args.time_step, **running(args, show))
 
     def _smoke(self, args: Namespace, show: Any) -> Report:
         from rectiflow_pde.data.grids import SmokeDraws, solve_grids
@@ -123,7 +105,7 @@ class Solve(commands.Verb):
         if any(step != int(step) for step in steps):
             raise ValueError("frames of smoke are whole steps of 1.5 apart; mend --frame-step.")
         draws = SmokeDraws(args.buoyancy or (0.2, 0.5), args.cells or 64, tuple(map(int, steps)))
-        return solve_grids(args.out, draws, args.num, **self._common(args, show))
+        return solve_grids(args.out, draws, args.num, **running(args, show))
 
     def _ks(self, args: Namespace, show: Any) -> Report:
         from rectiflow_pde.data.grids import KsDraws, solve_grids
@@ -133,7 +115,7 @@ class Solve(commands.Verb):
         told["viscosity"] = args.viscosity
         equation = KuramotoSivashinsky(**{k: v for k, v in told.items() if v is not None})
         draws = KsDraws(equation, _times(args), args.spread or 0.0)
-        return solve_grids(args.out, draws, args.num, **self._common(args, show))
+        return solve_grids(args.out, draws, args.num, **running(args, show))
 
 
 def _times(args: Namespace) -> tuple[float, ...]:

@@ -8,16 +8,15 @@ from rectiflow import commands
 from rectiflow.commands import Batch, Parser
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.pde.flags import Pde
 
 
-class Tune(commands.Tune):
+class Tune(Pde, commands.Tune):
     """Search the times of few steps for a checkpoint, and measure what DPM-Solver-v3 needs.
 
     Times are judged on prepared flows, by the distance to a fine solution.
     """
 
-    domain = "pde"
-    pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     examples = (
         "SHARDS --steps 2 4 -o tuned",
         "SHARDS --weights small --statistics --num 16 -o tuned",

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
 
+from rectiflow_cli.protein.flags import Protein
+
 if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackbonePipeline
 
 
-class Convert(commands.Convert):
+class Convert(Protein, commands.Convert):
     """Convert the authors' checkpoints to ours and back; every tensor is accounted for."""
 
-    domain = "protein"
-    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = ("released.ckpt -o ours", "small --to official -o theirs")
     licence = (
         "licence: the model card of the released weights says apache-2.0; the authors' repository "

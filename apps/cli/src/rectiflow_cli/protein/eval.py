@@ -47,14 +47,12 @@ TOGETHER = 16
 """Structures that one worker samples together."""
 
 
-class Eval(commands.Evaluate):
+class Eval(flags.Protein, commands.Evaluate):
     """Measure structures: geometry, secondary structure, diversity; designability with tools.
 
     With --weights the structures are sampled first, and nothing is written.
     """
 
-    domain = "protein"
-    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "backbones -o measured",
         "--weights small --lengths 60,80,100 --num 4",

@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from rectiflow_protein.designability import SequenceDesigner, StructurePredictor
     from rectiflow_protein.flow import RotationSchedule
 
+
+class Protein:
+    """What every verb of this domain is."""
+
+    domain, pipeline = "protein", "rectiflow_protein.pipeline:BackbonePipeline"
+
+
 ROTATIONS = ("exponential", "clamped", "exact", "linear")
 DEFAULT_RATE = 10.0
 

@@ -18,15 +18,13 @@ if TYPE_CHECKING:
     from rectiflow_protein.pipeline import BackbonePipeline
 
 
-class Pairs(commands.Pairs):
+class Pairs(flags.Protein, commands.Pairs):
     """Sample pairs of noise and backbone with a trained network, and keep the good ones.
 
     Good means by geometry, or designable where a designer and a predictor are given. Started again
     with the same flags, it goes on where it was stopped.
     """
 
-    domain = "protein"
-    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "--lengths 60:128:4 --num 2000 --weights small -o pairs",
         "shards --real --weights small -o real_pairs",

@@ -16,10 +16,9 @@ OWN = (
 )
 
 
-class Prepare(commands.Prepare):
+class Prepare(flags.Protein, commands.Prepare):
     """Turn a folder of structure files into shards of chains to train on."""
 
-    domain = "protein"
     examples = (
         "structures -o shards --min-length 40 --max-length 128",
         "pdb -o shards --published --workers 8",
@@ -54,7 +53,7 @@ class Prepare(commands.Prepare):
         )
         flags.add_bound(add)
 
-    def prepare(self, args: Any, progress: Any) -> Any:
+    def prepare(self, args: Any, **how: Any) -> Any:
         """Prepare the chains."""
         from rectiflow_protein.data import PUBLISHED_FILTERS, prepare
 
@@ -64,11 +63,7 @@ class Prepare(commands.Prepare):
             args.folder,
             args.out,
             **{**filters, **given, "max_bytes": flags.max_bytes_of(args)},
-            fractions=args.splits,
-            seed=args.seed,
-            executor=args.executor,
-            progress=progress,
-            overwrite=args.overwrite,
+            **how,
         )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, device_kind, positive, table
+from rectiflow.commands import Job, Made, Parser, Tick, device_kind, positive, table
 from rectiflow.costs import Load
 
 from rectiflow_cli.protein import flags
@@ -24,14 +24,13 @@ POLY_ALANINE = (
 )
 
 
-class Sample(commands.Make):
+class Sample(flags.Protein, commands.Make):
     """Generate backbones of given lengths.
 
     Samples that are there already, made with the same settings, are left as they are.
     """
 
-    domain, name, unit = "protein", "sample", "structure"
-    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
+    name, unit = "sample", "structure"
     examples: tuple[str, ...] = (
         "--length 100 --num 8 --steps 50 -o backbones",
         "--lengths 60:128:4 --num 10 --shard 0/4 -o backbones --device cuda",
@@ -142,8 +141,8 @@ class Sample(commands.Make):
         return f"--length {tokens} or less" if tokens > 1 else "a device with more memory"
 
     def make(
-        self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Sample some lengths in one call."""
         result = self.sampled(args, pipe, jobs, self.constraints(args), progress)
         return result.write(folder, f".{args.format}"), result.seconds

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Job, Parser
+from rectiflow.commands import Job, Made, Parser, Tick
 from rectiflow.randomness import counter_generator
 from rectiflow.results import listings
 from rectiflow.storage.reading import read_json
@@ -114,8 +114,8 @@ class Scaffold(Sample):
             yield from super().chunks(args, pipe, [job for job in jobs if job.asked[2] == key])
 
     def make(
-        self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: BackbonePipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Sample around one motif."""
         key = jobs[0].asked[2]
         result = self.sampled(args, pipe, jobs, self.constraints(args, key), progress)

@@ -14,15 +14,13 @@ from rectiflow_cli.protein import flags
 FINE = 64
 
 
-class Tune(commands.Tune):
+class Tune(flags.Protein, commands.Tune):
     """Search the times of few steps for a checkpoint.
 
     Times are judged by how far CA atoms end from where many steps of the same solver take them
     from the same noise. One network call more than steps is made, as in `sample`.
     """
 
-    domain = "protein"
-    pipeline = "rectiflow_protein.pipeline:BackbonePipeline"
     examples = (
         "--lengths 60,80 --steps 4 9 -o tuned",
         "--lengths 80 --rotation clamped --steps 4 --epochs 5 -o tuned",

@@ -13,10 +13,10 @@ from rectiflow.quiet import quiet
 from rectiflow_cli.shape import flags
 
 
-class Check(Verb):
+class Check(flags.Shape, Verb):
     """Say what is wrong with mesh files, and whether each is watertight, manifold and outward."""
 
-    domain, name = "shape", "check"
+    name = "check"
     examples = ("scan.stl --up z", "out/*.glb --faces 50000 --json")
 
     def flags(self, parser: Parser) -> None:

@@ -9,16 +9,15 @@ from rectiflow import commands
 from rectiflow.commands import Parser
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 
 if TYPE_CHECKING:
     from rectiflow_shape.pipeline import ShapePipeline
 
 
-class Convert(commands.Convert):
+class Convert(Shape, commands.Convert):
     """Convert TripoSG's checkpoints to ours and back; every tensor is accounted for."""
 
-    domain = "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
     examples = ("TripoSG -o ours", "ours --to official -o theirs")
     licence = "licence: the model card of the released weights says MIT"
     official_files = ("transformer", "vae", "scheduler")

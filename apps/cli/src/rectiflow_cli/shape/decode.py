@@ -8,13 +8,14 @@ from typing import Any
 from rectiflow.commands import Parser, Verb, answer, pick_device
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_surface, certified, write_one
 
 
-class Decode(Verb):
+class Decode(Shape, Verb):
     """Extract the closed mesh of what `fit` or `encode` wrote."""
 
-    domain, name = "shape", "decode"
+    name = "decode"
     examples = (
         "chair.safetensors -o chair.glb",
         "latents.safetensors --weights triposg --depth 8 -o chair.glb",

@@ -11,15 +11,16 @@ from rectiflow.storage.files import write_tensors
 from rectiflow.storage.folders import claim_file
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 
 if TYPE_CHECKING:
     from rectiflow_shape.pipeline import ShapePipeline
 
 
-class Encode(Verb):
+class Encode(Shape, Verb):
     """Encode a mesh into the latents of a TripoSG autoencoder, to decode or to edit."""
 
-    domain, name = "shape", "encode"
+    name = "encode"
     examples = (
         "chair.glb --weights triposg -o chair.safetensors",
         "chair.glb --weights triposg --tokens 512 -o chair.safetensors",

@@ -10,6 +10,7 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, positive, table
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import (
     add_fit,
     add_flow,
@@ -26,14 +27,12 @@ SHOWN = 16  # rows
 TOGETHER = 16  # shapes that go through the network together
 
 
-class Evaluate(commands.Evaluate):
+class Evaluate(Shape, commands.Evaluate):
     """Measure reconstructions of prepared shapes, or with --generate what a flow makes of noise.
 
     Without --weights, and with weights of mosaics, shapes are rebuilt by fitting a mosaic.
     """
 
-    domain = "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
     examples = (
         "shards -o measured --limit 20",
         "shards --weights small --generate 8 --steps 25 -o measured",

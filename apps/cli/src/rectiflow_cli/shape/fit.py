@@ -11,17 +11,21 @@ from rectiflow.commands import Parser, Verb, answer, counter, pick_device, posit
 from rectiflow.storage.folders import claim_file
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_fit, fit_settings
 
+_HOW = ("seed", "batch", "device", "executor", "overwrite")
+"""Flags of a folder that reach the fit as they are."""
 
-class Fit(Verb):
+
+class Fit(Shape, Verb):
     """Turn a mesh into a Mosaic-SDF, or a folder of meshes into data to train on.
 
     A mosaic is written as safetensors. A folder may hold metadata.csv with file, class, caption
     and split; a fit of it that was stopped goes on.
     """
 
-    domain, name = "shape", "fit"
+    name = "fit"
     examples = (
         "chair.glb -o chair.safetensors --grids 512",
         "meshes -o mosaics --grids 128 --resolution 5 --workers 2",
@@ -93,24 +97,15 @@ class Fit(Verb):
         return 0
 
     def _folder(self, args: Any, source: Path) -> int:
-        from rectiflow.storage.preparation import check_places
+        from rectiflow.storage.folders import places
         from rectiflow_shape.data.lists import list_shapes
         from rectiflow_shape.data.mosaics import Outlines, fit_all
 
-        check_places(source.resolve(), Path(args.out).resolve())
+        places(source, args.out, "meshes")
+        told = list_shapes(source), Outlines(source, args.up), args.out, fit_settings(args)
+        how = {name: getattr(args, name) for name in _HOW}
         with counter("fitting", unit="group", quiet=args.json) as show:
-            report = fit_all(
-                list_shapes(source),
-                Outlines(source, args.up),
-                args.out,
-                fit_settings(args),
-                seed=args.seed,
-                batch=args.batch,
-                device=args.device,
-                executor=args.executor,
-                progress=show,
-                overwrite=args.overwrite,
-            )
+            report = fit_all(*told, progress=show, **how)
         then = f"next: rectiflow shape train data.dir={args.out} experiment=small"
         answer(vars(report), f"{report}\n{then}", as_json=args.json)
         return 0

@@ -8,6 +8,12 @@ from typing import Any
 from rectiflow.commands import positive
 
 
+class Shape:
+    """What every verb of this domain is."""
+
+    domain, pipeline = "shape", "rectiflow_shape.pipeline:ShapePipeline"
+
+
 def add_up(add: Callable[..., Any]) -> None:
     """Add ``--up`` of files that are read."""
     add(

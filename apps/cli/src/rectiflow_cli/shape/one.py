@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser
+from rectiflow.commands import Job, Made, Parser, Tick
 from rectiflow.costs import Load
 from rectiflow.storage.reading import digest_of_file
 
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import (
     add_flow,
     add_surface,
@@ -24,11 +25,9 @@ if TYPE_CHECKING:
     from rectiflow_shape import Asked, ShapePipeline, ShapeResult
 
 
-class OneMesh(commands.Make):
+class OneMesh(Shape, commands.Make):
     """Makes one mesh of one input."""
 
-    domain = "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
     own: tuple[str, ...] = ()
     """Names of the flags, beside those of all shapes, that shape the result."""
 
@@ -76,8 +75,8 @@ class OneMesh(commands.Make):
         """Return the one shape, of ``told`` as the pipeline takes it."""
 
     def make(
-        self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Make the mesh and write it."""
         from rectiflow_shape.io import write_mesh
 

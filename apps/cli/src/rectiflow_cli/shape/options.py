@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rectiflow.commands import Parser, add_rule, add_sampler, positive
+from rectiflow.commands import Parser, add_rule, add_sampler, positive, sampling_of
 from rectiflow.costs import Load
 from rectiflow.storage.folders import claim_file
 
@@ -64,16 +64,8 @@ def fit_settings(args: argparse.Namespace) -> FitSettings:
 
 def made_by(args: argparse.Namespace) -> dict[str, Any]:
     """Return the pipeline's arguments that the flags stand for."""
-    return {
-        "steps": args.steps,
-        "solver": args.solver,
-        "grid": args.grid,
-        "rule": args.guidance_rule,
-        "guidance": args.guidance,
-        "interval": None if args.interval is None else tuple(args.interval),
-        "tokens": args.tokens,
-        "seed": args.seed,
-    }
+    interval = None if args.interval is None else tuple(args.interval)
+    return sampling_of(args) | {"interval": interval, "tokens": args.tokens}
 
 
 def surface_by(args: argparse.Namespace) -> dict[str, Any]:

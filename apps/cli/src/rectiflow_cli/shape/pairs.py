@@ -8,17 +8,16 @@ from rectiflow import commands
 from rectiflow.commands import Candidates, Parser
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_flow, made_by
 
 if TYPE_CHECKING:
     from rectiflow_shape.pipeline import ShapePipeline
 
 
-class Pairs(commands.Pairs):
+class Pairs(Shape, commands.Pairs):
     """Make pairs of noise and shape with a trained network; its categories take turns."""
 
-    domain = "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
     examples = ("--weights small --num 2000 -o pairs", "--weights small --steps 50 -o pairs")
     takes = "Not used: shapes need no data to be sampled."
     needs_data = False

@@ -10,10 +10,9 @@ from rectiflow.commands import Parser, positive
 from rectiflow_cli.shape import flags
 
 
-class Prepare(commands.Prepare):
+class Prepare(flags.Shape, commands.Prepare):
     """Turn a folder of meshes into shards of samples of their signed distance to train on."""
 
-    domain = "shape"
     examples = (
         "meshes -o shards --workers 4",
         "meshes -o shards --up z --views 8 --thickness 0.02",
@@ -41,7 +40,7 @@ class Prepare(commands.Prepare):
         add("--views", type=int, default=0, help="Pictures of each, for image conditions.")
         add("--pixels", type=positive, default=224, help="Their side.")
 
-    def prepare(self, args: Any, progress: Any) -> Any:
+    def prepare(self, args: Any, **how: Any) -> Any:
         """Prepare the shapes."""
         from rectiflow_shape.data import Samples, prepare
 
@@ -51,11 +50,7 @@ class Prepare(commands.Prepare):
             args.out,
             samples=Samples(**{name: getattr(args, name) for name in drawn}),
             up=args.up,
-            fractions=args.splits,
-            seed=args.seed,
-            executor=args.executor,
-            progress=progress,
-            overwrite=args.overwrite,
+            **how,
         )
 
 

@@ -9,16 +9,17 @@ from typing import Any
 import torch
 from rectiflow.commands import Parser, Verb, answer, pick_device, positive
 
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_fit, add_surface, certified, fit_settings, write_one
 
 
-class Reconstruct(Verb):
+class Reconstruct(Shape, Verb):
     """Rebuild any mesh as a closed one, by a Mosaic-SDF or by a TripoSG autoencoder.
 
     Tells how far the result is from the input, both scaled to 1.9 along their longest side.
     """
 
-    domain, name = "shape", "reconstruct"
+    name = "reconstruct"
     examples = (
         "chair.glb -o closed.glb",
         "chair.glb --weights triposg -o closed.glb",

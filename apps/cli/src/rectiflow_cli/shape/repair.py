@@ -9,13 +9,14 @@ from typing import Any
 from rectiflow.commands import Parser, Verb, answer
 from rectiflow.storage.folders import claim_file
 
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import add_surface, certified, check_format, write_one
 
 
-class Repair(Verb):
+class Repair(Shape, Verb):
     """Write a watertight, manifold copy of a mesh, and say how far it is from it."""
 
-    domain, name = "shape", "repair"
+    name = "repair"
     examples = (
         "scan.stl -o whole.glb --input-up z",
         "chair.obj -o chair.stl --faces 50000 --largest --up z --size 120",

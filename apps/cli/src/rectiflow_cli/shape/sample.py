@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive, table, words
+from rectiflow.commands import Job, Made, Parser, Tick, positive, table, words
 from rectiflow.costs import Load
 
+from rectiflow_cli.shape.flags import Shape
 from rectiflow_cli.shape.options import (
     FORMATS,
     add_flow,
@@ -26,11 +27,10 @@ TOGETHER = 16
 """Samples that go through the network, and are lost if the command is killed, together."""
 
 
-class Sample(commands.Make):
+class Sample(Shape, commands.Make):
     """Generate closed meshes."""
 
-    domain, name, unit = "shape", "sample", "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
+    name, unit = "sample", "shape"
     examples = (
         "--category seat --num 4 -o shapes",
         '--prompt "a low-poly tree: pine" --faces 2000 -o shapes',
@@ -83,8 +83,8 @@ class Sample(commands.Make):
         return "fewer --tokens or a lower --depth"
 
     def make(
-        self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: ShapePipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Sample some shapes in one call."""
         asked = [job.asked for job in jobs]
         result = pipe(asked, progress=progress, **made_by(args), **surface_by(args))

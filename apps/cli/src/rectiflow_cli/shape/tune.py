@@ -7,15 +7,15 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Batch, Parser
 
+from rectiflow_cli.shape.flags import Shape
 
-class Tune(commands.Tune):
+
+class Tune(Shape, commands.Tune):
     """Search the times of few steps for a checkpoint, and measure what DPM-Solver-v3 needs.
 
     Its categories take turns; times are judged by the distance to a fine solution.
     """
 
-    domain = "shape"
-    pipeline = "rectiflow_shape.pipeline:ShapePipeline"
     examples = ("--steps 4 8 -o tuned", "--weights small --solver midpoint --steps 4 -o tuned")
     has_statistics = False
 

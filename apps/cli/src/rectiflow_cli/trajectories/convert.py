@@ -9,15 +9,15 @@ from rectiflow import commands
 from rectiflow.commands import Parser, positive
 from rectiflow.storage.files import whole_file
 
+from rectiflow_cli.trajectories.flags import Trajectories
+
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
 
 
-class Convert(commands.Convert):
+class Convert(Trajectories, commands.Convert):
     """Convert GeoTDM's checkpoints to ours and back; every tensor is accounted for."""
 
-    domain = "trajectories"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
     examples = ("geotdm.pt --diffusion 100 -o ours", "ours --to official -o theirs")
     licence = "licence: the authors' repository says MIT"
     official_files = ("geotdm.pt",)

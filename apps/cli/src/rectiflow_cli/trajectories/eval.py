@@ -10,27 +10,25 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.trajectories.flags import Trajectories, add_shards
 
 if TYPE_CHECKING:
     from rectiflow.evaluation import Evaluation
 
 
-class Evaluate(commands.Evaluate):
+class Evaluate(Trajectories, commands.Evaluate):
     """Measure forecasts of prepared windows against what happened.
 
     Without --weights the guesses alone are measured: the last frame, and constant velocity. Of
     weights that make whole trajectories the marginal score is told.
     """
 
-    domain = "trajectories"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
     examples = ("shards", "shards --weights small --steps 1 4 8 50 -o measured")
 
     def own_flags(self, parser: Parser) -> None:
         """Add the windows, and how they are forecast."""
         add = parser.group("windows")
-        add("shards", metavar="SHARDS", help="What `prepare` left.")
-        add("--split", choices=("train", "valid", "test"), default="test", help="Which windows.")
+        add_shards(add)
         add("--limit", type=positive, help="At most so many windows, evenly spaced.")
         add = parser.group("sampling")
         add("--num", type=positive, default=5, help="Samples of each.")

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from rectiflow.commands import Parser, add_sampler, positive
+from rectiflow.storage.splits import SPLITS
+
+
+class Trajectories:
+    """What every verb of this domain is."""
+
+    domain, pipeline = "trajectories", "rectiflow_trajectories.pipeline:TrajectoryPipeline"
 
 
 def add_flow(parser: Parser) -> None:
@@ -12,6 +19,12 @@ def add_flow(parser: Parser) -> None:
     add = parser.group("flow")
     add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
     add_sampler(add, "euler")
+
+
+def add_shards(add: Any, default: str = "test") -> None:
+    """Add prepared windows, and which of them are taken."""
+    add("shards", metavar="SHARDS", help="What `prepare` left.")
+    add("--split", choices=SPLITS, default=default, help="Which windows.")
 
 
 def add_files(add: Any) -> None:
@@ -22,8 +35,3 @@ def add_files(add: Any) -> None:
         action="store_true",
         help="Follow nodes across the faces of a periodic box; without it such files are refused.",
     )
-
-
-def flow_by(args: Any) -> dict[str, Any]:
-    """Return the pipeline's arguments that the flags stand for."""
-    return {"steps": args.steps, "solver": args.solver, "grid": args.grid, "seed": args.seed}

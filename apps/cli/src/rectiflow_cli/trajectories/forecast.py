@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive, table
+from rectiflow.commands import Job, Made, Parser, Tick, positive, sampling_of, table
 
-from rectiflow_cli.trajectories.flags import add_files, add_flow, flow_by
+from rectiflow_cli.trajectories.flags import Trajectories, add_files, add_flow
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
@@ -18,14 +18,13 @@ SHOWN = 16  # rows
 FORMATS = ("npz", "csv")
 
 
-class Forecast(commands.Make):
+class Forecast(Trajectories, commands.Make):
     """Forecast what follows the last frames of trajectories, several samples of each.
 
     Forecasts that are there already are kept.
     """
 
-    domain, name, unit = "trajectories", "forecast", "trajectory"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
+    name, unit = "forecast", "trajectory"
     examples = (
         "walkers.csv -o futures",
         "loc_charged.npy --limit 10 --num 20 --steps 4 -o futures",
@@ -69,11 +68,11 @@ class Forecast(commands.Make):
 
     def settings(self, args: Any, pipe: TrajectoryPipeline) -> dict[str, Any]:
         """Return the options as they are resolved."""
-        return pipe.described(num=args.num, **flow_by(args))
+        return pipe.described(num=args.num, **sampling_of(args))
 
     def make(
-        self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Forecast one trajectory, and tell what was done to it."""
         [(number, trajectory, told)] = [job.asked for job in jobs]
         result = pipe(
@@ -82,7 +81,7 @@ class Forecast(commands.Make):
             indices=[number],
             names=[jobs[0].name],
             progress=progress,
-            **flow_by(args),
+            **sampling_of(args),
         )
         rows = [row | told for row in result.write(folder, f".{args.format}")]
         for row in rows:

@@ -5,20 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Candidates, Parser
+from rectiflow.commands import Candidates, Parser, sampling_of
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.trajectories.flags import add_flow, flow_by
+from rectiflow_cli.trajectories.flags import Trajectories, add_flow
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
 
 
-class Pairs(commands.Pairs):
+class Pairs(Trajectories, commands.Pairs):
     """Make pairs of noise and trajectory with a trained network, told windows of a data set."""
 
-    domain = "trajectories"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
     examples = ("shards --num 2000 -o pairs", "shards --weights runs/charged --steps 50 -o pairs")
     takes = "Prepared windows, whose given frames and features the network is told."
 
@@ -35,8 +33,8 @@ class Pairs(commands.Pairs):
             raise UsageError("--real is not offered for trajectories; leave it out.")
         prepared = PreparedTrajectories(args.shards)
         records = [prepared.records[row] for row in prepared.some_rows("train").tolist()]
-        told = pipe.described(num=1, **flow_by(args))
-        way = flow_by(args) | {"steps": told["steps"]}
+        told = pipe.described(num=1, **sampling_of(args))
+        way = sampling_of(args) | {"steps": told["steps"]}
         kept = {name: told[name] for name in ("steps", "solver", "grid")}
         return Candidates(pair_sampler(pipe, records, **way), args.num, told=kept)
 

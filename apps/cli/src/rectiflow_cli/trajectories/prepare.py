@@ -7,15 +7,14 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Parser, positive
 
-from rectiflow_cli.trajectories.flags import add_files
+from rectiflow_cli.trajectories.flags import Trajectories, add_files
 
 KINDS = ("particles", "molecule", "molecule-full", "pedestrians")
 
 
-class Prepare(commands.Prepare):
+class Prepare(Trajectories, commands.Prepare):
     """Turn files of trajectories into shards of windows to train on."""
 
-    domain = "trajectories"
     examples = (
         "runs -o shards",
         "md17 -o shards --kind molecule --every 10 --stride 1 --most 7000 --splits 0.6,0.2,0.2",
@@ -38,7 +37,7 @@ class Prepare(commands.Prepare):
         add("--most", type=positive, help="Windows of a trajectory, evenly spaced.")
         add_files(add)
 
-    def prepare(self, args: Any, progress: Any) -> Any:
+    def prepare(self, args: Any, **how: Any) -> Any:
         """Prepare the windows."""
         from rectiflow_trajectories.data import Windows, prepare
 
@@ -47,11 +46,7 @@ class Prepare(commands.Prepare):
             args.folder,
             args.out,
             windows=Windows(**{name: getattr(args, name) for name in cut}),
-            fractions=args.splits,
-            seed=args.seed,
-            executor=args.executor,
-            progress=progress,
-            overwrite=args.overwrite,
+            **how,
         )
 
 

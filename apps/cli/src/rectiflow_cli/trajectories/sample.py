@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Parser, positive
+from rectiflow.commands import Job, Made, Parser, Tick, positive, sampling_of
 
-from rectiflow_cli.trajectories.flags import add_flow, flow_by
+from rectiflow_cli.trajectories.flags import Trajectories, add_flow, add_shards
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.pipeline import TrajectoryPipeline
@@ -17,21 +17,19 @@ if TYPE_CHECKING:
 TOGETHER = 16
 
 
-class Sample(commands.Make):
+class Sample(Trajectories, commands.Make):
     """Make trajectories for prepared graphs: futures of their given frames, or whole ones.
 
     Samples that are there already are kept.
     """
 
-    domain, name, unit = "trajectories", "sample", "trajectory"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
+    name, unit = "sample", "trajectory"
     examples = ("shards --num 100 -o made", "shards --weights geotdm --ancestral -o made")
 
     def own_flags(self, parser: Parser) -> None:
         """Add the graphs, and how many samples are made."""
         add = parser.group("trajectories")
-        add("shards", metavar="SHARDS", help="What `prepare` left.")
-        add("--split", choices=("train", "valid", "test"), default="test", help="Which windows.")
+        add_shards(add)
         add("--num", type=positive, default=16, help="Trajectories; windows take turns.")
         add_flow(parser)
         add = parser.group("diffusion")
@@ -60,15 +58,15 @@ class Sample(commands.Make):
 
     def settings(self, args: Any, pipe: TrajectoryPipeline) -> dict[str, Any]:
         """Return the options as they are resolved."""
-        return pipe.described(num=1, ancestral=args.ancestral, **flow_by(args))
+        return pipe.described(num=1, ancestral=args.ancestral, **sampling_of(args))
 
     def chunks(self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job]) -> Iterator[list[Job]]:
         """Cut the trajectories into calls."""
         return (jobs[i : i + TOGETHER] for i in range(0, len(jobs), TOGETHER))
 
     def make(
-        self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Any
-    ) -> tuple[list[dict[str, Any]], float]:
+        self, args: Any, pipe: TrajectoryPipeline, jobs: list[Job], folder: Path, progress: Tick
+    ) -> Made:
         """Sample some trajectories in one call."""
         import time
 
@@ -79,7 +77,7 @@ class Sample(commands.Make):
         records = [prepared.records[job.asked[0]] for job in jobs]
         numbers = [job.asked[1] for job in jobs]
         made = pipe.samples(
-            records, numbers, ancestral=args.ancestral, progress=progress, **flow_by(args)
+            records, numbers, ancestral=args.ancestral, progress=progress, **sampling_of(args)
         )
         given = pipe.network.given
         forecasts = []

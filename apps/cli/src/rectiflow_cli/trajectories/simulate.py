@@ -10,6 +10,7 @@ from rectiflow.commands import Parser, Verb, answer, positive
 from rectiflow.storage.folders import claim
 
 from rectiflow_cli.errors import UsageError
+from rectiflow_cli.trajectories.flags import Trajectories
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.simulators import Runs
@@ -19,14 +20,14 @@ TOGETHER = 250
 """Runs that one task integrates at once."""
 
 
-class Simulate(Verb):
+class Simulate(Trajectories, Verb):
     """Simulate charged particles, springs or gravity as the N-body benchmark has them.
 
     Writes the authors' arrays: loc and vel (runs, frames, nodes, 3), charges and edges. A run
     depends on the seed and its number alone.
     """
 
-    domain, name = "trajectories", "simulate"
+    name = "simulate"
     examples = ("charged --num 200 -o runs/charged", "springs --num 100 --nodes 8 -o runs/springs")
 
     def flags(self, parser: Parser) -> None:

@@ -7,24 +7,23 @@ from typing import Any
 from rectiflow import commands
 from rectiflow.commands import Batch, Parser
 
+from rectiflow_cli.trajectories.flags import Trajectories, add_shards
 
-class Tune(commands.Tune):
+
+class Tune(Trajectories, commands.Tune):
     """Search the times of few steps for a checkpoint.
 
     Times are judged on prepared windows, by the distance to a fine solution. Windows take turns of
     those with as many nodes as the first.
     """
 
-    domain = "trajectories"
-    pipeline = "rectiflow_trajectories.pipeline:TrajectoryPipeline"
     examples = ("shards --steps 2 4 -o tuned", "shards --weights runs/charged --num 32 -o tuned")
     has_statistics = False
 
     def own_flags(self, parser: Parser) -> None:
         """Add the windows."""
         add = parser.group("windows")
-        add("shards", metavar="SHARDS", help="What `prepare` left.")
-        add("--split", choices=("train", "valid", "test"), default="train", help="Which of them.")
+        add_shards(add, "train")
 
     def batch(self, args: Any, pipe: Any) -> Batch:
         """Return windows of the split."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rectiflow.training.data import FlowData
 from rectiflow.training.held_out import HeldOut
@@ -38,10 +39,6 @@ class SeparationData(FlowData):
         Further captions per label, or their CSV file; embedded by the preparation.
     augment : Augmentation, optional
         Of the train split.
-    loop, absent, alone, crowd, ask_both
-        As for :class:`MixtureDataset`; of the train split.
-    balanced : bool, default False
-        Draw labels evenly.
     validation_snr_db : float, default 0.0
         Of the fixed mixtures.
     validation_seed : int, default 0
@@ -52,6 +49,9 @@ class SeparationData(FlowData):
         Processes that make mixtures.
     pin_memory : bool, default False
         Copy batches through pinned memory, for a GPU.
+    **draws
+        ``loop``, ``absent``, ``alone``, ``crowd``, ``ask_both`` and ``balanced`` as for
+        :class:`MixtureDataset`; of the train split.
 
     Attributes
     ----------
@@ -70,17 +70,12 @@ class SeparationData(FlowData):
         rules: MixtureRules | None = None,
         wordings: Wordings | str | Path | None = None,
         augment: Augmentation | None = None,
-        loop: float = 0.25,
-        absent: float = 0.0,
-        alone: float = 0.0,
-        crowd: float = 0.0,
-        ask_both: bool = False,
-        balanced: bool = False,
         validation_snr_db: float = 0.0,
         validation_seed: int = 0,
         seed: int = 0,
         num_workers: int = 0,
         pin_memory: bool = False,
+        **draws: Any,
     ) -> None:
         rules = rules or MixtureRules()
         if isinstance(wordings, str | Path):
@@ -94,13 +89,8 @@ class SeparationData(FlowData):
             rules=rules,
             wordings=wordings,
             augment=augment,
-            loop=loop,
-            absent=absent,
-            alone=alone,
-            crowd=crowd,
-            ask_both=ask_both,
-            balanced=balanced,
             seed=seed,
+            **draws,
         )
         held_out = None
         if len(self.prepared.rows("valid")):
@@ -130,7 +120,7 @@ class WaveformData(FlowData):
 
     Parameters
     ----------
-    folder, batch_size, window_seconds, num_workers, pin_memory
+    folder, batch_size, window_seconds, **loader
         As for :class:`SeparationData`; captions need not be embedded.
     augment, loop, quietest_db
         As for :class:`WaveformDataset`; of the train split.
@@ -148,8 +138,7 @@ class WaveformData(FlowData):
         loop: float = 0.25,
         quietest_db: float = 0.0,
         seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        **loader: Any,
     ) -> None:
         self.prepared = PreparedSounds(folder)
         dataset = WaveformDataset(
@@ -164,10 +153,4 @@ class WaveformData(FlowData):
         if len(self.prepared.rows("valid")):
             clips = WaveformDataset(self.prepared.clips("valid"), window_seconds, loop=0.0)
             held_out = HeldOut(clips, batch_size)
-        super().__init__(
-            dataset,
-            drawn(len(dataset), batch_size, seed),
-            held_out,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-        )
+        super().__init__(dataset, drawn(len(dataset), batch_size, seed), held_out, **loader)

@@ -7,24 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
-from rectiflow.execution import HERE, Executor
-from rectiflow.storage.preparation import (
-    Extracted,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    check_places,
-    digest_of,
-)
-from rectiflow.storage.splits import (
-    DEFAULT_FRACTIONS,
-    check_fractions,
-    number_repeated_names,
-    split_of,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Extracted, Kept, Preparation, Report, Running
+from rectiflow.storage.reading import digest_of
+from rectiflow.storage.splits import DEFAULT_FRACTIONS, check_fractions, split_all
 
 from rectiflow_audio.data.captions import Entry, Wordings, find_captions, read_captions
 from rectiflow_audio.data.extract import Channel, clip_of
@@ -49,9 +37,7 @@ def prepare(
     seed: int = 0,
     encode: TextEncoder | None = None,
     wordings: Wordings | None = None,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn sound files and their captions into shards to train on: mono, 16 kHz, 16 bit.
 
@@ -84,8 +70,8 @@ def prepare(
         preparation.
     wordings : Wordings, optional
         Further captions to embed.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Returns
     -------
@@ -99,15 +85,10 @@ def prepare(
     FileNotFoundError
         If there is no such folder or list.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
     if channel not in ("mean", "first"):
         raise ValueError(f"unknown channel rule {channel!r}; known: mean, first.")
     check_fractions(fractions)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}; expected sound files. Check the path."
-        )
-    check_places(folder, out)
+    folder, out = places(folder, out, "sound files")
     entries = read_captions(captions if captions is not None else find_captions(folder))
     settings = {
         "kind": "sounds",
@@ -125,9 +106,7 @@ def prepare(
         finish=partial(_finish, fractions=fractions, seed=seed, entries=entries, root=folder),
         settings=settings,
     )
-    report = preparation.run(
-        entries, out, executor=executor, progress=progress, overwrite=overwrite
-    )
+    report = preparation.run(entries, out, **run)
     if encode is not None:
         PreparedSounds(out).encode(encode, wordings)
     return report
@@ -143,9 +122,7 @@ def _finish(
     """Leave duplicates out, and split what the list does not."""
     kept, further = _without_duplicates(found)
     rows = [found.rows[i] for i in kept]
-    number_repeated_names(rows)
-    for row in rows:
-        row["split"] = row["split"] or split_of(row["source"], fractions, seed=seed)
+    split_all(rows, fractions, seed=seed, by="source")
     found.rejected.sort(key=lambda refusal: refusal["line"])
     labels = {part for row in rows for part in row["label"].split(",") if part.strip()}
     counts = {

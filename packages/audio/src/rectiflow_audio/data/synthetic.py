@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from rectiflow.randomness import counter_generator
-from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.rectify import drawn_pairs
 from rectiflow.storage.table import write_rows
 
 from rectiflow_audio.data.prepare import prepare
@@ -147,43 +147,23 @@ def synthetic_pairs(
     width: int = 384,
     seed: int = 0,
 ) -> Path:
-    """Make a folder of pairs that mean nothing, for trials of the training.
+    """Make pairs that mean nothing; ``out``, ``num``, ``seed`` as for :func:`drawn_pairs`.
 
     Parameters
     ----------
-    out : Path or str
-        The folder.
-    num : int
-        How many.
     channels, frames, mels : int
         Shape of the latents; those of an autoencoder with three levels are a quarter of the
         log-mel.
     width : int
         Channels of the query's states, of which there is one.
-    seed : int
-        With the number of a pair, fixes it.
-
-    Returns
-    -------
-    Path
-        The folder.
     """
 
-    def sample(indices: list[int]) -> list[Pair]:
-        pairs = []
-        for i in indices:
-            generator = counter_generator("synthetic pair", seed, i)
-            x0, x1, mixture = torch.randn(3, channels, frames, mels, generator=generator)
-            cond = {
-                "mixture": mixture,
-                "context": torch.randn(1, width, generator=generator),
-                "context_mask": torch.ones(1),
-            }
-            pairs.append(Pair(index=i, x0=x0, x1=x1, cond=cond))
-        return pairs
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x0, x1, mixture = torch.randn(3, channels, frames, mels, generator=generator)
+        query = {"context": torch.randn(1, width, generator=generator)}
+        return x0, x1, {"mixture": mixture, **query, "context_mask": torch.ones(1)}
 
-    generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
-    return Path(out)
+    return drawn_pairs(draw, out, num=num, seed=seed)
 
 
 def _seconds(n: int) -> Float[Tensor, " n"]:

@@ -6,22 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Unpack
 
 import numpy as np
 import torch
 from rectiflow.storage.faults import FileError
-from rectiflow.storage.preparation import Extracted, Judged, Kept, Preparation, Report
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Judged, Preparation, Report, Running, split_rows
 from rectiflow.storage.prepared import Prepared
-from rectiflow.storage.splits import number_repeated_names, split_of
+from rectiflow.storage.splits import DEFAULT_FRACTIONS
 from torch import Tensor
 from torch.nn import functional
 
 from rectiflow_imaging.io import SUFFIXES, Volume, read_volume
-
-if TYPE_CHECKING:
-    from rectiflow.execution import Executor
-    from rectiflow.storage.preparation import Progress
 
 _EMPTY = 0.02  # share of pixels above the least value under which a slice shows nothing
 
@@ -116,11 +113,9 @@ def prepare(
     *,
     side: int = 48,
     cubes: bool = False,
-    fractions: Mapping[str, float],
+    fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn a folder of images into shards.
 
@@ -133,10 +128,12 @@ def prepare(
         Of the squares or cubes.
     cubes : bool, default False
         Keep volumes whole, for a network in three dimensions.
-    fractions, seed, executor, progress, overwrite
-        As for :class:`rectiflow.storage.preparation.Preparation`.
+    fractions, seed
+        Shares of train, valid and test, by a hash of a file's name.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
     """
-    source = Path(folder)
+    source, out = places(folder, out, "images")
     files = sorted(
         path
         for path in source.iterdir()
@@ -149,11 +146,10 @@ def prepare(
         PreparedImages.columns,
         ("file", "reason"),
         partial(_judge, side=side, cubes=cubes),
-        partial(_split, fractions=fractions, seed=seed),
+        partial(split_rows, fractions=fractions, seed=seed, by="source"),
         settings,
     )
-    told: dict[str, Any] = {"executor": executor, "progress": progress, "overwrite": overwrite}
-    return made.run(files, Path(out), **told)
+    return made.run(files, out, **run)
 
 
 def _judge(path: Path, *, side: int, cubes: bool) -> Judged:
@@ -184,10 +180,3 @@ def _judge(path: Path, *, side: int, cubes: bool) -> Judged:
             row = {"name": f"{stem}_{i:03d}", "slice": i, **told}
             found.accepted.append(({"x1": x.clone()}, row))
     return found
-
-
-def _split(found: Extracted, *, fractions: Mapping[str, float], seed: int) -> Kept:
-    number_repeated_names(found.rows)
-    for row in found.rows:
-        row["split"] = split_of(row["source"], fractions, seed=seed)
-    return Kept(range(len(found.rows)))

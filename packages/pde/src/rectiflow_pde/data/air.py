@@ -67,10 +67,8 @@ class AirData(FlowData):
     history, horizon : int
         Times of a window that are known, and that are to be forecast.
     seed : int
-    num_workers : int
-        Processes that make batches.
-    pin_memory : bool
-        Copy batches through pinned memory, for a GPU.
+    **loader
+        As for :class:`~rectiflow.training.data.FlowData`.
 
     Attributes
     ----------
@@ -87,8 +85,7 @@ class AirData(FlowData):
         history: int = 24,
         horizon: int = 24,
         seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        **loader: Any,
     ) -> None:
         series = read_folder(folder)
         self.history, self.horizon, self.step = history, horizon, series.step
@@ -101,9 +98,8 @@ class AirData(FlowData):
                 f"at least {history + horizon} there: history and horizon. Add data, or shorten "
                 "data.module.history and data.module.horizon."
             )
-        told = {"num_workers": num_workers, "pin_memory": pin_memory}
         validation = HeldOut(held, batch_size) if len(held) > 0 else None
-        super().__init__(train, shuffled(len(train), batch_size, seed), validation, **told)
+        super().__init__(train, shuffled(len(train), batch_size, seed), validation, **loader)
 
 
 def read_folder(folder: str | Path) -> Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rectiflow.training.data import FlowData
 from rectiflow.training.held_out import HeldOut
@@ -47,10 +48,8 @@ class SimulationData(FlowData):
         Of a stretch.
     seed : int
         Of the stretches and their order.
-    num_workers : int
-        Processes that make batches.
-    pin_memory : bool
-        Copy batches through pinned memory, for a GPU.
+    **loader
+        As for :class:`~rectiflow.training.data.FlowData`.
 
     Attributes
     ----------
@@ -68,8 +67,7 @@ class SimulationData(FlowData):
         raster: Raster | None = None,
         frames: int = 24,
         seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        **loader: Any,
     ) -> None:
         flows = flows_of(folder, "train")
         self.held_out = held_out = flows_of(folder, "valid")
@@ -81,8 +79,7 @@ class SimulationData(FlowData):
         held = None
         if held_out:
             held = HeldOut(RasteredFlows(held_out, self.raster, self.scaling, frames), batch_size)
-        told = {"num_workers": num_workers, "pin_memory": pin_memory}
-        super().__init__(dataset, drawn(len(dataset), batch_size, seed), held, **told)
+        super().__init__(dataset, drawn(len(dataset), batch_size, seed), held, **loader)
 
 
 class MeshData(FlowData):
@@ -90,7 +87,7 @@ class MeshData(FlowData):
 
     Parameters
     ----------
-    folder, batch_size, frames, seed, num_workers, pin_memory
+    folder, batch_size, frames, seed, **loader
         As for :class:`SimulationData`.
     """
 
@@ -103,8 +100,7 @@ class MeshData(FlowData):
         *,
         frames: int = 25,
         seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        **loader: Any,
     ) -> None:
         flows, held_out = flows_of(folder, "train"), flows_of(folder, "valid")
         require(flows, folder)
@@ -114,8 +110,8 @@ class MeshData(FlowData):
         held = None
         if held_out:
             held = HeldOut(FlowWindows(held_out, self.scaling, frames), batch_size, collate)
-        told = {"num_workers": num_workers, "pin_memory": pin_memory, "collate_fn": collate}
-        super().__init__(dataset, drawn(len(dataset), batch_size, seed), held, **told)
+        batches = drawn(len(dataset), batch_size, seed)
+        super().__init__(dataset, batches, held, collate_fn=collate, **loader)
 
 
 def require(flows: Sequence[Trajectory], folder: str | Path) -> None:

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Unpack
 
 import numpy as np
 import torch
-from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
-from rectiflow.storage.preparation import Judged, Preparation, Progress, Report, split_rows
+from rectiflow.storage.preparation import Judged, Preparation, Report, Running, split_rows
 from rectiflow.storage.prepared import Prepared
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, check_fractions
 from rectiflow.storage.table import Columns
@@ -110,9 +109,7 @@ def solve_grids(
     *,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Solve ``count`` flows into a folder; see :func:`~rectiflow_pde.data.solve.solve_flows`."""
     check_fractions(fractions)
@@ -134,9 +131,7 @@ def solve_grids(
         settings=settings,
         per_chunk=1,
     )
-    return preparation.run(
-        range(count), Path(out), executor=executor, progress=progress, overwrite=overwrite
-    )
+    return preparation.run(range(count), Path(out), **run)
 
 
 def _solve(index: int, kind: str, draws: SmokeDraws | KsDraws, seed: int) -> Judged:

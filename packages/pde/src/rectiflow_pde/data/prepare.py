@@ -7,20 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from rectiflow.execution import HERE, Executor
 from rectiflow.storage.faults import FileError
-from rectiflow.storage.preparation import (
-    Extracted,
-    Judged,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    check_places,
-    digest_of,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Extracted, Judged, Kept, Preparation, Report, Running
+from rectiflow.storage.reading import digest_of
 from rectiflow.storage.shards import MANIFEST
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, SPLITS, check_fractions
 
@@ -68,9 +60,7 @@ def prepare(
     splits: Mapping[str, str] | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn files of flows into shards to train on, in SI units.
 
@@ -90,8 +80,8 @@ def prepare(
         Split of flows by name; the rest by ``fractions``.
     fractions, seed
         Shares of train, valid and test, by a hash of the name.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Raises
     ------
@@ -100,16 +90,13 @@ def prepare(
     ValueError
         If the arguments are unusable.
     """
-    folder, out, reading = Path(folder).resolve(), Path(out).resolve(), reading or Reading()
+    reading = reading or Reading()
     check_fractions(fractions)
     splits = dict(splits or {})
     if strange := set(splits.values()) - set(SPLITS):
         raise ValueError(f"unknown splits {sorted(strange)}; known: {', '.join(SPLITS)}.")
-    if not folder.exists():
-        raise FileNotFoundError(f"there is no {folder}; expected files of flows. Check the path.")
+    folder, out = places(folder, out, "files of flows", or_file=True)
     root = folder if folder.is_dir() else folder.parent
-    if folder.is_dir():
-        check_places(folder, out)
     inputs = list(inputs_in(folder))
     settings: dict[str, Any] = {
         "kind": "flows of files",
@@ -130,7 +117,7 @@ def prepare(
         settings=settings,
         per_chunk=4,
     )
-    return preparation.run(inputs, out, executor=executor, progress=progress, overwrite=overwrite)
+    return preparation.run(inputs, out, **run)
 
 
 def _plain(reading: Reading) -> dict[str, Any]:

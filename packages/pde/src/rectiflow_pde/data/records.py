@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from rectiflow.storage.preparation import Extracted, Kept, Row
-from rectiflow.storage.splits import number_repeated_names, split_of
+from rectiflow.storage.splits import split_all
 
 from rectiflow_pde.data.prepared import NUMBERS, STATISTICS
 from rectiflow_pde.trajectory import FIELDS, Trajectory
@@ -40,9 +40,7 @@ def _number(value: float | None) -> float | None:
 def finish(found: Extracted, fractions: Mapping[str, float], seed: int, **counts: float) -> Kept:
     """Split what no input told, and add the statistics of the training split."""
     rows = found.rows
-    number_repeated_names(rows)
-    for row in rows:
-        row["split"] = row["split"] or split_of(row["name"], fractions, seed=seed)
+    split_all(rows, fractions, seed=seed)
     train = [i for i, row in enumerate(rows) if row["split"] == "train"] or range(len(rows))
     table = _statistics(found.record(i)["fields"].numpy() for i in train)
     tables = {STATISTICS: (("field", "mean", "std"), table)}

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
-from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
-from rectiflow.storage.preparation import Judged, Preparation, Progress, Report
+from rectiflow.storage.preparation import Judged, Preparation, Report, Running
 from rectiflow.storage.splits import DEFAULT_FRACTIONS, check_fractions
 
 from rectiflow_pde.data.prepared import COLUMNS, pack
@@ -31,9 +31,7 @@ def solve_flows(
     step: float | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Solve ``count`` flows drawn from ranges into a folder of prepared flows.
 
@@ -57,8 +55,8 @@ def solve_flows(
         Shares of train, valid and test.
     seed : int
         Of the draws and of the split.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Raises
     ------
@@ -90,9 +88,7 @@ def solve_flows(
         per_chunk=1,
     )
     inputs = [(f"cylinder_{seed}_{i:05d}", flow) for i, flow in enumerate(flows)]
-    return preparation.run(
-        inputs, Path(out), executor=executor, progress=progress, overwrite=overwrite
-    )
+    return preparation.run(inputs, Path(out), **run)
 
 
 def draw(

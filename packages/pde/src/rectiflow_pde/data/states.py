@@ -93,10 +93,8 @@ class WaveData(FlowData):
     stride : int
         Frames of a step.
     seed : int
-    num_workers : int
-        Processes that make batches.
-    pin_memory : bool
-        Copy batches through pinned memory, for a GPU.
+    **loader
+        As for :class:`~rectiflow.training.data.FlowData`.
     """
 
     def __init__(
@@ -106,8 +104,7 @@ class WaveData(FlowData):
         *,
         stride: int = 4,
         seed: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
+        **loader: Any,
     ) -> None:
         flows = PreparedGrids(folder)
         dataset = Waves(flows, flows.some_rows("train").tolist(), stride, seed=seed)
@@ -115,9 +112,8 @@ class WaveData(FlowData):
         self.stride = stride
         self.points = dataset.states(0).shape[1]
         self.spaces, self.times = zip(*map(dataset.numbers, range(len(dataset))), strict=True)
-        told = {"num_workers": num_workers, "pin_memory": pin_memory}
         validation = HeldOut(held, batch_size) if len(held) else None
-        super().__init__(dataset, drawn(len(dataset), batch_size, seed), validation, **told)
+        super().__init__(dataset, drawn(len(dataset), batch_size, seed), validation, **loader)
 
 
 def solve_few(out: str | Path, *, num: int = 4, seed: int = 0) -> Path:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from rectiflow.randomness import counter_generator
-from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.rectify import drawn_pairs
 from rectiflow.storage.preparation import Judged, Preparation
+from torch import Tensor
 
 from rectiflow_pde.data.captions import caption_of
 from rectiflow_pde.data.prepared import COLUMNS, pack
@@ -102,35 +103,22 @@ def synthetic_pairs(
     context: tuple[int, int] | None = None,
     seed: int = 0,
 ) -> Path:
-    """Make a folder of pairs that mean nothing, for trials of the training.
+    """Make pairs that mean nothing; ``out``, ``num``, ``seed`` as for :func:`drawn_pairs`.
 
     Parameters
     ----------
-    out : Path or str
-        The folder.
-    num : int
-        How many.
     shape : tuple of int
         Of a latent.
     context : (int, int), optional
         Tokens and their width: what the authors' diffusion is told instead of numbers and a frame.
-    seed : int
-        With the number of a pair, fixes it.
     """
     channels, *grid = shape
 
-    def sample(indices: list[int]) -> list[Pair]:
-        pairs = []
-        for i in indices:
-            generator = counter_generator("synthetic pair", seed, i)
-            x0, x1 = torch.randn(2, *shape, generator=generator)
-            if context is None:
-                told = torch.randn(channels + 1, *grid, generator=generator)
-                cond = {"numbers": torch.rand(5, generator=generator), "beside": told}
-            else:
-                cond = {"context": torch.randn(*context, generator=generator)}
-            pairs.append(Pair(index=i, x0=x0, x1=x1, cond=cond))
-        return pairs
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x0, x1 = torch.randn(2, *shape, generator=generator)
+        if context is not None:
+            return x0, x1, {"context": torch.randn(*context, generator=generator)}
+        told = torch.randn(channels + 1, *grid, generator=generator)
+        return x0, x1, {"numbers": torch.rand(5, generator=generator), "beside": told}
 
-    generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
-    return Path(out)
+    return drawn_pairs(draw, out, num=num, seed=seed)

@@ -6,19 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
-from rectiflow.execution import HERE, Executor
-from rectiflow.storage.preparation import (
-    Extracted,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    check_places,
-    digest_of,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Extracted, Kept, Preparation, Report, Running
+from rectiflow.storage.reading import digest_of
 from rectiflow.storage.splits import (
     DEFAULT_FRACTIONS,
     check_fractions,
@@ -62,10 +55,8 @@ def prepare(
     clusters: str | Path | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
     max_bytes: int = MAX_BYTES,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn structure files into shards of chains to train on.
 
@@ -100,8 +91,8 @@ def prepare(
         Of the split.
     max_bytes : int, default 128 MiB
         Largest structure file, uncompressed; larger ones are refused.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Returns
     -------
@@ -114,13 +105,13 @@ def prepare(
     FileNotFoundError
         If ``folder`` does not exist or is empty.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
     check_fractions(fractions)
     single, population = _filters(
         min_length, max_length, max_coil, rg_quantile, max_resolution, max_chains
     )
     cluster_of = read_clusters(clusters) if clusters is not None else None
-    root, files = _inputs(folder, out)
+    folder, out = places(folder, out, "a folder of structure files", or_file=True)
+    root, files = _inputs(folder)
     settings = {
         "kind": "protein backbones",
         "filters": [{"filter": type(f).__name__, **asdict(f)} for f in (*single, *population)],
@@ -140,7 +131,7 @@ def prepare(
         ),
         settings=settings,
     )
-    return preparation.run(files, out, executor=executor, progress=progress, overwrite=overwrite)
+    return preparation.run(files, out, **run)
 
 
 def _filters(
@@ -163,15 +154,10 @@ def _filters(
     return tuple(single), population
 
 
-def _inputs(folder: Path, out: Path) -> tuple[Path, list[Path]]:
+def _inputs(folder: Path) -> tuple[Path, list[Path]]:
     """Root that names are relative to, and all files to judge, sorted."""
-    if not folder.exists():
-        raise FileNotFoundError(
-            f"there is no {folder}; expected a folder of structure files. Check the path."
-        )
     if folder.is_file():
         return folder.parent, [folder]
-    check_places(folder, out)
     below = (path for path in folder.rglob("*") if path.is_file())
     files = sorted(p for p in below if not _is_hidden(p.relative_to(folder)))
     if not files:

@@ -101,7 +101,17 @@ class SurfaceDataset(_Shapes):
         return found
 
 
-class MosaicData(FlowData):
+class _Told(FlowData):
+    """Data that may be told classes and captions."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Return the names of the labels."""
+        dataset: Any = self.dataset
+        return () if dataset.told is None else dataset.told.classes
+
+
+class MosaicData(_Told):
     """Mosaics that ``fit`` left in a folder, with class and caption.
 
     Parameters
@@ -116,7 +126,8 @@ class MosaicData(FlowData):
         Share of draws that are told the class alone.
     seed : int
         Of the order and the draws.
-    num_workers : int
+    **loader
+        As for :class:`~rectiflow.training.data.FlowData`.
     """
 
     def __init__(
@@ -127,25 +138,17 @@ class MosaicData(FlowData):
         text: str | None = "minilm",
         short: float = 0.3,
         seed: int = 0,
-        num_workers: int = 0,
+        **loader: Any,
     ) -> None:
         self.prepared = PreparedMosaics(folder)
         train = MosaicDataset(self.prepared, "train", text, short, seed)
         held_out: Any = None
         if len(self.prepared.rows("valid")):
             held_out = HeldOut(MosaicDataset(self.prepared, "valid", text, short, seed), batch_size)
-        super().__init__(
-            train, drawn(len(train), batch_size, seed), held_out, num_workers=num_workers
-        )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the labels."""
-        dataset: Any = self.dataset
-        return () if dataset.told is None else dataset.told.classes
+        super().__init__(train, drawn(len(train), batch_size, seed), held_out, **loader)
 
 
-class SurfaceData(FlowData):
+class SurfaceData(_Told):
     """Shapes that ``prepare`` left in a folder.
 
     Parameters
@@ -158,7 +161,7 @@ class SurfaceData(FlowData):
         Points of each kind in an example; 0 leaves a kind out.
     pictures : bool
         Give each example one of its views, which ``prepare --views`` rendered.
-    text, short, seed, num_workers
+    text, short, seed, **loader
         As for :class:`MosaicData`.
     """
 
@@ -174,7 +177,7 @@ class SurfaceData(FlowData):
         text: str | None = None,
         short: float = 0.3,
         seed: int = 0,
-        num_workers: int = 0,
+        **loader: Any,
     ) -> None:
         self.prepared = PreparedShapes(folder)
         counts = {"surface": surface, "near": near, "volume": volume}
@@ -188,15 +191,7 @@ class SurfaceData(FlowData):
         train, held_out = made("train"), None
         if len(self.prepared.rows("valid")):
             held_out = HeldOut(made("valid"), batch_size)
-        super().__init__(
-            train, drawn(len(train), batch_size, seed), held_out, num_workers=num_workers
-        )
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Return the names of the labels."""
-        dataset: Any = self.dataset
-        return () if dataset.told is None else dataset.told.classes
+        super().__init__(train, drawn(len(train), batch_size, seed), held_out, **loader)
 
 
 __all__: Sequence[str] = ["MosaicData", "MosaicDataset", "SurfaceData", "SurfaceDataset"]

@@ -6,23 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 from rectiflow.commands import pick_device
-from rectiflow.execution import HERE, Executor
 from rectiflow.randomness import counter_generator
-from rectiflow.storage.preparation import (
-    Extracted,
-    Judged,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    digest_of,
-)
+from rectiflow.storage.preparation import Extracted, Judged, Kept, Preparation, Report, Running
 from rectiflow.storage.prepared import Prepared
-from rectiflow.storage.splits import DEFAULT_FRACTIONS, number_repeated_names, split_of
+from rectiflow.storage.reading import digest_of
+from rectiflow.storage.splits import DEFAULT_FRACTIONS, split_all
 
 from rectiflow_shape.data.lists import Entry, read_entry
 from rectiflow_shape.data.prepare import Samples
@@ -85,9 +77,7 @@ def fit_all(
     batch: int = 8,
     device: str = "cpu",
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Fit mosaics to many shapes, some at once, resumable.
 
@@ -108,8 +98,8 @@ def fit_all(
         Where; workers of a machine take turns at ``"cuda"``.
     fractions : mapping
         Shares of the splits where an entry tells none.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
     """
     out = Path(out)
     told = {
@@ -129,7 +119,7 @@ def fit_all(
         per_chunk=1,
     )
     groups = [tuple(entries[i : i + batch]) for i in range(0, len(entries), batch)]
-    return preparation.run(groups, out, executor=executor, progress=progress, overwrite=overwrite)
+    return preparation.run(groups, out, **run)
 
 
 def _fitted(
@@ -163,9 +153,7 @@ def _fitted(
 
 
 def _finish(found: Extracted, fractions: Mapping[str, float], seed: int) -> Kept:
-    number_repeated_names(found.rows)
-    for row in found.rows:
-        row["split"] = row["split"] or split_of(row["name"], fractions, seed=seed)
+    split_all(found.rows, fractions, seed=seed)
     errors = [row["error"] for row in found.rows]
     before = [row["error_before"] for row in found.rows]
     counts = {}

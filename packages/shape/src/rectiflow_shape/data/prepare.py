@@ -8,27 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from rectiflow.execution import HERE, Executor
-from rectiflow.storage.preparation import (
-    Extracted,
-    Judged,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    check_places,
-    digest_of,
-)
-from rectiflow.storage.splits import (
-    DEFAULT_FRACTIONS,
-    SPLITS,
-    check_fractions,
-    number_repeated_names,
-    split_of,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Extracted, Judged, Kept, Preparation, Report, Running
+from rectiflow.storage.reading import digest_of
+from rectiflow.storage.splits import DEFAULT_FRACTIONS, SPLITS, check_fractions, split_all
 from torch import Tensor
 
 from rectiflow_shape.data.lists import Entry, list_shapes, read_entry
@@ -90,9 +76,7 @@ def prepare(
     up: Axis | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn meshes into shards to train on; see :class:`PreparedShapes`.
 
@@ -114,8 +98,8 @@ def prepare(
         Shares of train, valid and test among shapes whose split the table does not tell.
     seed : int
         Of that split and of what is drawn.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Returns
     -------
@@ -129,12 +113,9 @@ def prepare(
     FileNotFoundError
         If there is no such folder, or nothing in it.
     """
-    folder, out = Path(folder).resolve(), Path(out).resolve()
     samples = samples or Samples()
     check_fractions(fractions)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; expected meshes. Check the path.")
-    check_places(folder, out)
+    folder, out = places(folder, out, "meshes")
     entries = list_shapes(folder)
     settings = {
         "kind": "shapes",
@@ -154,7 +135,7 @@ def prepare(
         lost=partial(_refused, reason="the process that read it was killed"),
         per_chunk=8,  # some take seconds
     )
-    return preparation.run(entries, out, executor=executor, progress=progress, overwrite=overwrite)
+    return preparation.run(entries, out, **run)
 
 
 def shape_of(entry: Entry, folder: Path, samples: Samples, up: Axis | None, seed: int) -> Judged:
@@ -237,9 +218,7 @@ def _finish(found: Extracted, fractions: Mapping[str, float], seed: int) -> Kept
         reason = f"the same vertices as {first[row['digest']]}"
         found.rejected.append({"file": row["source"], "line": row["line"], "reason": reason})
     rows = [found.rows[index] for index in kept]
-    number_repeated_names(rows)
-    for row in rows:
-        row["split"] = row["split"] or split_of(row["source"], fractions, seed=seed)
+    split_all(rows, fractions, seed=seed, by="source")
     found.rejected.sort(key=lambda refusal: (refusal["line"], refusal["file"]))
     counts = {
         "classes": len({row["class"] for row in rows}),

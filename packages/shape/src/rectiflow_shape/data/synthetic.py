@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rectiflow.randomness import counter_generator
-from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.rectify import drawn_pairs
 from rectiflow.storage.table import write_rows
 from torch import Tensor
 
@@ -143,30 +142,19 @@ def synthetic_pairs(
     width: int = 384,
     seed: int = 0,
 ) -> Path:
-    """Make a folder of pairs that mean nothing, for trials of the training.
+    """Make pairs that mean nothing; ``out``, ``num``, ``seed`` as for :func:`drawn_pairs`.
 
     Parameters
     ----------
-    out : Path or str
-        The folder.
-    num : int
-        How many.
     grids, resolution : int
         Of the mosaics.
     width : int
         Of the text's states, of which there is one.
-    seed : int
-        With the number of a pair, fixes it.
     """
 
-    def sample(indices: list[int]) -> list[Pair]:
-        pairs = []
-        for i in indices:
-            generator = counter_generator("synthetic pair", seed, i)
-            x0, x1 = torch.randn(2, grids, 4 + resolution**3, generator=generator)
-            context = torch.randn(1, width, generator=generator)
-            pairs.append(Pair(i, x0, x1, cond={"label": torch.tensor(0), "context": context}))
-        return pairs
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x0, x1 = torch.randn(2, grids, 4 + resolution**3, generator=generator)
+        context = torch.randn(1, width, generator=generator)
+        return x0, x1, {"label": torch.tensor(0), "context": context}
 
-    generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
-    return Path(out)
+    return drawn_pairs(draw, out, num=num, seed=seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from rectiflow.training.data import FlowData
 from rectiflow.training.held_out import HeldOut
@@ -46,7 +47,8 @@ class TrajectoryData(FlowData):
         Length that is 1 to the network.
     seed : int
         Of the order.
-    num_workers : int
+    **loader
+        As for :class:`~rectiflow.training.data.FlowData`.
     """
 
     def __init__(
@@ -56,7 +58,7 @@ class TrajectoryData(FlowData):
         *,
         scale: float = 1.0,
         seed: int = 0,
-        num_workers: int = 0,
+        **loader: Any,
     ) -> None:
         if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}.")
@@ -65,6 +67,4 @@ class TrajectoryData(FlowData):
         held_out = None
         if len(self.prepared.rows("valid")):
             held_out = HeldOut(TrajectoryDataset(self.prepared, "valid", scale), batch_size)
-        super().__init__(
-            train, drawn(len(train), batch_size, seed), held_out, num_workers=num_workers
-        )
+        super().__init__(train, drawn(len(train), batch_size, seed), held_out, **loader)

@@ -8,20 +8,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any, Unpack
 
 import numpy as np
 import torch
-from rectiflow.execution import HERE, Executor
-from rectiflow.storage.preparation import (
-    Extracted,
-    Judged,
-    Kept,
-    Preparation,
-    Progress,
-    Report,
-    check_places,
-    digest_of,
-)
+from rectiflow.storage.folders import places
+from rectiflow.storage.preparation import Extracted, Judged, Kept, Preparation, Report, Running
+from rectiflow.storage.reading import digest_of
 from rectiflow.storage.splits import (
     DEFAULT_FRACTIONS,
     SPLITS,
@@ -105,9 +98,7 @@ def prepare(
     windows: Windows | None = None,
     fractions: Mapping[str, float] = DEFAULT_FRACTIONS,
     seed: int = 0,
-    executor: Executor = HERE,
-    progress: Progress | None = None,
-    overwrite: bool = False,
+    **run: Unpack[Running],
 ) -> Report:
     """Turn files of trajectories into shards to train on; see :class:`PreparedTrajectories`.
 
@@ -125,8 +116,8 @@ def prepare(
         What is cut out.
     fractions, seed
         Shares of train, valid and test, and the seed of the split by names.
-    executor, progress, overwrite
-        As for :meth:`rectiflow.storage.preparation.Preparation.run`.
+    **run
+        See :class:`~rectiflow.storage.preparation.Running`.
 
     Raises
     ------
@@ -135,11 +126,9 @@ def prepare(
     FileNotFoundError
         If there is no such folder, or nothing in it.
     """
-    folder, out, windows = Path(folder).resolve(), Path(out).resolve(), windows or Windows()
+    windows = windows or Windows()
     check_fractions(fractions)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; expected one of trajectories.")
-    check_places(folder, out)
+    folder, out = places(folder, out, "files of trajectories")
     names = [path.relative_to(folder).as_posix() for path in files_in(folder)]
     if not names:
         raise FileNotFoundError(
@@ -158,7 +147,7 @@ def prepare(
         settings=settings | {"seed": seed, "inputs": digest_of(names)},
         per_chunk=1,
     )
-    return preparation.run(names, out, executor=executor, progress=progress, overwrite=overwrite)
+    return preparation.run(names, out, **run)
 
 
 def windows_of(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rectiflow.randomness import counter_generator
-from rectiflow.rectify import Pair, generate_pairs
+from rectiflow.rectify import drawn_pairs
+from torch import Tensor
 
 from rectiflow_trajectories.data.prepare import Windows, prepare
 from rectiflow_trajectories.io.arrays import write_runs
@@ -45,30 +45,19 @@ def synthetic_trajectories(
 def synthetic_pairs(
     out: Path | str, *, num: int, given: int = 10, frames: int = 20, seed: int = 0
 ) -> Path:
-    """Make a folder of pairs that mean nothing.
+    """Make pairs that mean nothing; ``out``, ``num``, ``seed`` as for :func:`drawn_pairs`.
 
     Parameters
     ----------
-    out : Path or str
-        The folder.
-    num : int
-        How many.
     given, frames : int
         Of the network that is to be trained; 3 nodes each, of one feature.
-    seed : int
-        With the number of a pair, fixes it.
     """
 
-    def sample(indices: list[int]) -> list[Pair]:
-        pairs = []
-        for i in indices:
-            generator = counter_generator("synthetic pair", seed, i)
-            x0, x1, reference = torch.randn(3, 3, frames, 3, generator=generator)
-            cond = {"nodes": torch.ones(3, 1), "edges": torch.ones(3, 3, 1)}
-            cond |= {"linked": ~torch.eye(3, dtype=torch.bool), "real": torch.ones(3).bool()}
-            cond |= {"given": torch.randn(3, given, 3, generator=generator)}
-            pairs.append(Pair(i, x0, x1, cond=cond | {"reference": reference}))
-        return pairs
+    def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x0, x1, reference = torch.randn(3, 3, frames, 3, generator=generator)
+        cond = {"nodes": torch.ones(3, 1), "edges": torch.ones(3, 3, 1)}
+        cond |= {"linked": ~torch.eye(3, dtype=torch.bool), "real": torch.ones(3).bool()}
+        cond |= {"given": torch.randn(3, given, 3, generator=generator)}
+        return x0, x1, cond | {"reference": reference}
 
-    generate_pairs(sample, out, num=num, batch=num, seed=seed, progress=False)
-    return Path(out)
+    return drawn_pairs(draw, out, num=num, seed=seed)
