@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rectiflow.couplings import Coupling, Independent
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
 from rectiflow.guidance import RectifiedCFG, batched_cfg
@@ -43,7 +44,9 @@ class GroupSquared(DifferencePremetric):
         return sum(part.flatten(1).mean(1) for part in rows.split([3, 1, self.values], dim=-1))
 
 
-def mosaic_flow(resolution: int, *, density: TimeDensity | None = None) -> Flow:
+def mosaic_flow(
+    resolution: int, *, density: TimeDensity | None = None, coupling: Coupling | None = None
+) -> Flow:
     """Return the flow of mosaics whose grids have so many values along an edge.
 
     Parameters
@@ -51,8 +54,11 @@ def mosaic_flow(resolution: int, *, density: TimeDensity | None = None) -> Flow:
     resolution : int
     density : TimeDensity, optional
         Law of the time; uniform if absent, as in the paper.
+    coupling : Coupling, optional
+        Of noise and data; fresh noise, or that of stored pairs, if absent.
     """
-    return Flow(density=density or Uniform(), premetric=GroupSquared(resolution**3))
+    cost = GroupSquared(resolution**3)
+    return Flow(density=density or Uniform(), coupling=coupling or Independent(), premetric=cost)
 
 
 def latent_flow(*, tokens: int = BASE_TOKENS, premetric: Premetric | None = None) -> Flow:
@@ -120,8 +126,8 @@ def guided_field(
         How it acts along ``moves``, if not as plain classifier-free guidance.
     """
 
-    def velocity(x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        return network(x, t, cond).float()
+    def velocity(x: Tensor, t: Tensor, cond: Condition, **until: Tensor) -> Tensor:
+        return network(x, t, cond, **until).float()
 
     null = null_of(cond, getattr(network, "classes", 0))
     if rule is not None and moves is not None:
