@@ -83,6 +83,13 @@ def test_shapes_are_made_in_jumps(work):
     assert (told["solver"], told["nfe"]) == ("Jump()", 2)
 
 
+@pytest.mark.parametrize("experiment", ["small_slim", "small_distill"])
+def test_chains_train_students(experiment, work):
+    assert run("protein", "reflow", experiment, "tiny", work / experiment) == 0
+    made = json.loads((work / experiment / "export" / "config.json").read_text())["config"]
+    assert made["sizes"]["c_s"] == (16 if experiment == "small_slim" else 32)
+
+
 def test_a_slim_mosaic_knows_the_spreads_of_its_teacher():
     words = ["debug=tiny"]
     teacher = build(compose("shape", "train", words).network)
