@@ -2,12 +2,13 @@
 
     python benchmarks/few_steps.py --audio SHARDS --pde SHARDS --shape SHARDS
     python benchmarks/few_steps.py --only audio --audio SHARDS     # the others stay as they were
+    python benchmarks/few_steps.py --only pde --pde SHARDS --rows map --weights pde=RUN:12
     python benchmarks/few_steps.py --page                          # text and pictures alone
 
 The folders are what ``rectiflow DOMAIN prepare`` makes; their test splits are measured on. Proteins
 need none. Results go to ``benchmarks/results/few_steps.json``, and from there to
-``docs/fewer-steps.md`` with a picture for each domain. A domain whose folder is not given is kept
-as it was measured last.
+``docs/fewer-steps.md`` with a picture for each domain. A domain whose folder is not given, and a
+row that is not asked for by ``--rows``, is kept as it was measured last.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import importlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,6 +29,7 @@ from environment import environment
 from rectiflow.commands.methods import Stored, grid_of, solver_of
 from rectiflow.figures import labelled, save_figure
 from rectiflow.integrate import plan
+from rectiflow.rectify import Jump, solver_for
 from rectiflow.storage.files import write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,6 +58,19 @@ Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
+class Row:
+    """A method: a checkpoint, how it is sampled, and what its training took."""
+
+    name: str
+    weights: str
+    solver: str = "euler"
+    grid: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    minutes: float | None = 0.0
+    """Core-minutes of training beyond the base, pairs included."""
+
+
+@dataclass(frozen=True)
 class Measure:
     """A number of the table."""
 
@@ -76,7 +91,10 @@ class Domain(ABC):
     base: str
     measures: tuple[Measure, ...]
     what: str
-    default_solver = "euler"
+    further: tuple[Row, ...] = ()
+    """Ways to sample that only this domain has."""
+    notes = ""
+    """What the page says besides, with the command that shows it."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.count = args, getattr(args, f"num_{self.name}")
@@ -89,11 +107,25 @@ class Domain(ABC):
             self.pipes[weights] = self.kind.from_pretrained(weights)
         return self.pipes[weights]
 
-    def checkpoints(self) -> list[str]:
-        """Names of the shipped flows beside the base, and of those given."""
-        shipped = sorted(path.parent.name for path in self.kind.shipped.glob("*/config.json"))
-        given = [word.partition("=")[2] for word in self.args.weights if word.startswith(self.name)]
-        return [name for name in [*shipped, *given] if name != self.base]
+    def rows(self) -> list[Row]:
+        """Samplers of the base, its own ways, the shipped flows beside it, and those given."""
+        rows = [Row(name, self.base, solver, grid) for name, solver, grid in SAMPLERS]
+        for name in sorted(path.parent.name for path in self.kind.shipped.glob("*/config.json")):
+            if name != self.base:
+                rows.append(Row(f"`{name}`", name, minutes=self.minutes(name)))
+        for word in self.args.weights:
+            domain, _, told = word.partition("=")
+            weights, _, minutes = told.rpartition(":")
+            if domain == self.name:
+                name = Path(weights).name
+                rows.append(Row(f"`{name}`", weights, minutes=float(minutes)))
+        return [*rows, *self.further]
+
+    def minutes(self, name: str) -> float | None:
+        """Core-minutes of training on the card of a shipped checkpoint."""
+        config = self.kind.shipped / name / "config.json"
+        found: float | None = json.loads(config.read_text("utf-8"))["card"].get("core_minutes")
+        return found
 
     def solver(self, pipe: Any, text: str) -> Any:
         return _read(solver_of(text), pipe)
@@ -102,15 +134,17 @@ class Domain(ABC):
         return plan(grid(steps), solver).nfe
 
     @abstractmethod
-    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+    def sample(
+        self, pipe: Any, steps: int, solver: Any, grid: Any, **options: Any
+    ) -> Iterator[Numbers]:
         """Yield the numbers of each sample, made by a checkpoint."""
 
-    def measured(self, weights: str, text: str, grid_text: str | None, budget: int) -> Any:
+    def measured(self, row: Row, budget: int) -> Any:
         """Return the numbers at a budget of evaluations, or None where the method has none."""
-        pipe = self.pipe(weights)
+        pipe = self.pipe(row.weights)
         try:
-            solver = self.solver(pipe, text)
-            grid = _read(grid_of(grid_text or "uniform"), pipe)
+            solver = self.solver(pipe, row.solver)
+            grid = _read(grid_of(row.grid or "uniform"), pipe)
             steps = next(
                 (n for n in range(budget, 0, -1) if self.fits(solver, grid, n, budget)), None
             )
@@ -119,7 +153,8 @@ class Domain(ABC):
         if steps is None:
             return None
         began = time.process_time()
-        rows = list(self.sample(pipe, steps, solver, None if grid_text is None else grid))
+        spacing = None if row.grid is None else grid
+        rows = list(self.sample(pipe, steps, solver, spacing, **row.options))
         seconds = (time.process_time() - began) / len(rows)
         found = {name: fmean(row[name] for row in rows if name in row) for name in rows[0]}
         seconds = found.pop("seconds", seconds)
@@ -149,6 +184,16 @@ class Proteins(Domain):
         Measure("diversity", "mean TM-score of pairs, lower is more diverse", False, 2),
     )
     what = "backbones of 60 to 100 residues, rotations by the clamped exponential schedule"
+    further = (
+        Row("Euler, last call at 0.9", "small_base", options={"last_time": 0.9}),
+        Row("`small`, last call at 0.9", "small", options={"last_time": 0.9}, minutes=25),
+    )
+    notes = (
+        "As published, the last call repeats the time of the call before: of four calls it says "
+        "0.67 of a chain that is made. `--last-time 0.9` (`rectiflow protein sample --steps 4 "
+        "--rotation clamped --last-time 0.9`) puts bonds right with few calls, and makes chains "
+        "more compact, with more contacts."
+    )
 
     def solver(self, pipe: Any, text: str) -> Any:
         from rectiflow.solvers import Euler
@@ -156,6 +201,8 @@ class Proteins(Domain):
         from rectiflow_protein.split import FrameSplit
 
         solver, schedule = super().solver(pipe, text), ClampedExponentialSchedule(10.0)
+        if pipe.network.is_map:
+            return solver_for(pipe.network, solver)
         if solver == Euler():
             return FrameEuler(schedule)
         return FrameSplit(solver, schedule) if solver.flat_only else solver
@@ -163,18 +210,22 @@ class Proteins(Domain):
     def evaluations(self, solver: Any, grid: Any, steps: int) -> int:
         from rectiflow.spacing import stretched
 
+        if isinstance(solver, Jump):  # of a network of maps: no last call
+            return steps
         if steps == 1:  # the last call alone
             return 1
         return 1 + plan(stretched(grid(steps - 1), 0.01, 1.0), solver).nfe
 
-    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+    def sample(
+        self, pipe: Any, steps: int, solver: Any, grid: Any, **options: Any
+    ) -> Iterator[Numbers]:
         from rectiflow.spacing import OnGrid
         from rectiflow_protein.evaluation import evaluate
 
         lengths = [60 + 40 * i // max(self.count - 1, 1) for i in range(self.count)]
         began = time.process_time()
         on_grid = solver if grid is None else OnGrid(solver, grid)
-        made = pipe(lengths, steps=steps, solver=on_grid)
+        made = pipe(lengths, steps=steps, solver=on_grid, **options)
         seconds = (time.process_time() - began) / self.count
         found = evaluate([sample.backbone() for sample in made.samples])
         for row in found.rows:
@@ -204,7 +255,9 @@ class Sounds(Domain):
         rows = [i * len(mixed) // self.count for i in range(min(self.count, len(mixed)))]
         self.items = [mixed[row] for row in rows]
 
-    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+    def sample(
+        self, pipe: Any, steps: int, solver: Any, grid: Any, **options: Any
+    ) -> Iterator[Numbers]:
         from rectiflow_audio import LogMel
         from rectiflow_audio.frontend import SAMPLE_RATE
         from rectiflow_audio.metrics import si_sdr
@@ -213,7 +266,7 @@ class Sounds(Domain):
         log_mel = LogMel()
         for item in self.items:
             mixture, target = item["mixture"], item["target"]
-            how = {"steps": steps, "solver": solver, "grid": grid}
+            how = {"steps": steps, "solver": solver, "grid": grid, **options}
             made = pipe(mixture, SAMPLE_RATE, item["caption"], **how)
             wave = torch.from_numpy(made.estimates[0].samples[0])
             gain = float(si_sdr(wave, target)) - float(si_sdr(mixture, target))
@@ -231,6 +284,10 @@ class Shapes(Domain):
         Measure("valid", "share of watertight manifold meshes of one part", True, 2),
     )
     what = "shapes of the classes in turn, extracted on a lattice of 32 cells a side"
+    further = (
+        Row("Adams 2, shifted by 3", "small", "adams:2", "shifted:3"),
+        Row("Adams 2, searched times", "small", "adams:2", "searched"),
+    )
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args)
@@ -245,7 +302,9 @@ class Shapes(Domain):
             for name, meshes in held.items()
         }
 
-    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+    def sample(
+        self, pipe: Any, steps: int, solver: Any, grid: Any, **options: Any
+    ) -> Iterator[Numbers]:
         from rectiflow_shape.evaluation import POINTS
         from rectiflow_shape.geometry.sampling import surface_points
         from rectiflow_shape.metrics.distances import chamfer
@@ -253,7 +312,7 @@ class Shapes(Domain):
 
         classes = [name for name in pipe.settings.classes if name in self.held]
         asked = [Asked(i, classes[i % len(classes)]) for i in range(self.count)]
-        made = pipe(asked, steps=steps, solver=solver, grid=grid, depth=5)
+        made = pipe(asked, steps=steps, solver=solver, grid=grid, depth=5, **options)
         generator = torch.Generator().manual_seed(1)
         for one, sample in zip(asked, made.samples, strict=True):
             judged = sample.told["certificate"]
@@ -270,6 +329,13 @@ class Flows(Domain):
     pipeline = "rectiflow_pde.pipeline:SimulationPipeline"
     measures = (Measure("relative_l2", "relative L2 error without the given frame", False),)
     what = "flows past a cylinder from their true first frames, 24 frames each"
+    notes = (
+        "`small_slim` and `reflow_of_quarter` have a quarter of the parameters and learnt from "
+        "scratch on the 320 pairs of `small_map`, 900 steps each, with SlimFlow's annealing and "
+        "without it (`rectiflow pde reflow data.dir=PAIRS weights=small experiment=small_slim "
+        "trainer.max_steps=900 training.objective.flow.coupling.beta.warmup=300`, and 1): at this "
+        "budget annealing brings nothing. They do not ship."
+    )
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args)
@@ -278,11 +344,13 @@ class Flows(Domain):
         flows = flows_of(args.pde, "test")
         self.flows = [flows[i * len(flows) // self.count] for i in range(self.count)]
 
-    def sample(self, pipe: Any, steps: int, solver: Any, grid: Any) -> Iterator[Numbers]:
+    def sample(
+        self, pipe: Any, steps: int, solver: Any, grid: Any, **options: Any
+    ) -> Iterator[Numbers]:
         from rectiflow_pde.evaluation import by_pipeline, cut
         from rectiflow_pde.metrics.errors import relative_l2
 
-        guess = by_pipeline(pipe, steps=steps, solver=solver, grid=grid)
+        guess = by_pipeline(pipe, steps=steps, solver=solver, grid=grid, **options)
         for whole in self.flows:
             flow = cut(whole, pipe.settings.frames)
             found = guess.simulate(flow)[: len(flow.times)]
@@ -293,32 +361,43 @@ class Flows(Domain):
 DOMAINS: dict[str, type[Domain]] = {kind.name: kind for kind in (Proteins, Sounds, Shapes, Flows)}
 
 
-def rows_of(domain: Domain) -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield name, weights, solver and grid of each row."""
-    for name, solver, grid in SAMPLERS:
-        yield name, domain.base, solver, grid
-    for weights in domain.checkpoints():
-        yield f"`{Path(weights).name}`, Euler", weights, domain.default_solver, None
+def measure(domain: Domain, before: Mapping[str, Any], words: list[str]) -> Iterator[Any]:
+    """Measure the rows of a domain, one by one: what is known after each.
 
-
-def measure(domain: Domain) -> Iterator[dict[str, Any]]:
-    """Measure the rows of a domain, one by one: what is known after each."""
+    Parameters
+    ----------
+    domain : Domain
+    before : mapping
+        What was measured of the domain; its rows are kept where ``words`` are given.
+    words : list of str
+        Rows whose names have one of them are measured; all if there are none.
+    """
     began = time.process_time()
-    table: dict[str, Any] = {}
-    base = domain.measured(domain.base, domain.default_solver, None, BASE_STEPS)
-    for name, weights, solver, grid in rows_of(domain):
-        cells = {str(n): domain.measured(weights, solver, grid, n) for n in BUDGETS}
+    table: dict[str, Any] = dict(before["table"]) if words and before else {}
+    base = before.get("base") if words else None
+    base = base or {
+        "weights": domain.base,
+        "steps": BASE_STEPS,
+        "minutes": domain.minutes(domain.base),
+        **domain.measured(Row("base", domain.base), BASE_STEPS),
+    }
+    for row in domain.rows():
+        if words and not any(word in row.name for word in words):
+            continue
+        cells = {str(n): domain.measured(row, n) for n in BUDGETS}
         if not any(cells.values()):
             continue
-        table[name] = {"weights": weights, "solver": solver, "grid": grid, "cells": cells}
+        told = {"weights": Path(row.weights).name, "solver": row.solver, "grid": row.grid}
+        table[row.name] = told | {"minutes": row.minutes, "cells": cells}
         best = {n: cell and cell[domain.measures[0].name] for n, cell in cells.items()}
-        print(f"{domain.name}: {name}: {best}", flush=True)
+        print(f"{domain.name}: {row.name}: {best}", flush=True)
+        spent = before.get("core_minutes", 0.0) if words else 0.0
         yield {
-            "base": {"weights": domain.base, "steps": BASE_STEPS, **base},
+            "base": base,
             "table": table,
             "samples": domain.count,
             "what": domain.what,
-            "core_minutes": round((time.process_time() - began) / 60, 2),
+            "core_minutes": round(spent + (time.process_time() - began) / 60, 2),
             **environment(),
         }
 
@@ -338,7 +417,8 @@ def best_at(domain: type[Domain], found: dict[str, Any], budget: int) -> tuple[s
 def table_of(domain: type[Domain], found: dict[str, Any]) -> str:
     """Return the table of a domain, the best of each column bold."""
     first = domain.measures[0]
-    head = ["method", *map(str, BUDGETS), f"base, {found['base']['steps']}", "seconds at 4"]
+    base_steps = f"base, {found['base']['steps']}"
+    head = ["method", *map(str, BUDGETS), base_steps, "seconds at 4", "training, core-minutes"]
     lines = [head, ["---"] * len(head)]
     base = _cell(found["base"], domain.measures)
     best = {n: best_at(domain, found, n)[1] for n in BUDGETS}
@@ -350,7 +430,9 @@ def table_of(domain: type[Domain], found: dict[str, Any]) -> str:
             shown.append(f"**{text}**" if cell and cell[first.name] == best[n] else text)
         at_four = row["cells"].get("4")
         seconds = f"{at_four['seconds']:.2f}" if at_four else "–"
-        lines.append([name, *shown, base if name == "Euler" else "", seconds])
+        minutes = row.get("minutes", 0)
+        cost = "–" if minutes is None else f"{minutes:g}"
+        lines.append([name, *shown, base if name == "Euler" else "", seconds, cost])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -408,7 +490,9 @@ def page(found: dict[str, Any]) -> str:
         "[fast sampling](fast-sampling.md). Few samples are measured, so differences in the last "
         "digits mean nothing. The best of each column is bold; a dash means that the method does "
         "not fit the budget. Guidance calls the network on two rows at once, which counts as one "
-        "evaluation here. Seconds are of one sample, on the machine that `few_steps.json` names.",
+        "evaluation here. Seconds are of one sample, on the machine that `few_steps.json` names; "
+        "training is what a row's checkpoint took beyond the base, pairs included. Checkpoints are "
+        "sampled by Euler's method where nothing else is said, maps by their jumps.",
     ]
     for name, kind in DOMAINS.items():
         if name not in found:
@@ -419,11 +503,11 @@ def page(found: dict[str, Any]) -> str:
         picture(kind, mine, asset)
         parts += [
             *("", f"## {kind.__name__}", ""),
-            f"{mine['samples']} {mine['what']}; base: `{mine['base']['weights']}`. Numbers: "
-            f"{units}.",
+            f"{mine['samples']} {mine['what']}; base: `{mine['base']['weights']}`, trained for "
+            f"{mine['base']['minutes']} core-minutes. Numbers: {units}.",
             *("", table_of(kind, mine), ""),
             f"![quality against evaluations](assets/{asset.name})",
-            *("", advice(kind, mine)),
+            *("", advice(kind, mine), *(("", kind.notes) if kind.notes else ())),
         ]
     return "\n".join(parts) + "\n"
 
@@ -442,12 +526,16 @@ def main() -> None:
         parser.add_argument(f"--num-{name}", type=int, default=number, help="samples")
         if name != "protein":
             parser.add_argument(f"--{name}", type=Path, help="prepared data")
-    parser.add_argument("--weights", nargs="*", default=[], help="more rows: DOMAIN=WEIGHTS")
+    parser.add_argument("--rows", nargs="+", default=[], help="words of the rows to measure")
+    parser.add_argument(
+        "--weights", nargs="+", default=[], help="more rows: DOMAIN=WEIGHTS:CORE_MINUTES"
+    )
     args = parser.parse_args()
     for name in () if args.page else args.only:
         if name != "protein" and getattr(args, name) is None:
             continue
-        for found in measure(DOMAINS[name](args)):  # others may run at the same time
+        before = known(args.out).get(name, {})
+        for found in measure(DOMAINS[name](args), before, args.rows):  # others may run besides
             write_json(args.out, known(args.out) | {name: found})
     write_text(PAGE, page(known(args.out)))
 

@@ -294,6 +294,7 @@ def run_script(folder, **settings):
     )
 
 
+@pytest.mark.slow  # the quick one is in test_resume.py
 def test_killed_run_resumes_bit_by_bit(tmp_path):
     """SIGKILL in the middle of an accumulation, after a step that no checkpoint holds."""
     whole, _ = tiny_run(tmp_path / "whole", training=noisy_training(), max_steps=8)

@@ -24,7 +24,10 @@ import batch_work as work
 TASKS = range(5)
 
 
-@pytest.fixture(params=["processes", "ray", "slurm"])
+RAY = pytest.param("ray", marks=pytest.mark.slow)  # starts for long; verbs on Ray are quick tests
+
+
+@pytest.fixture(params=["processes", RAY, "slurm"])
 def engine(request, tmp_path):
     """Every engine that has workers."""
     if request.param == "ray":

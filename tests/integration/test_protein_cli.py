@@ -17,12 +17,12 @@ from rectiflow.training import read_metrics
 from rectiflow_cli.main import main
 
 COMMAND = Path(sys.executable).with_name("rectiflow")
-STEPS = 20
+STEPS = 14
 TRAINING = (
     *("debug=tiny", f"trainer.max_steps={STEPS}", "trainer.checkpoint_every=2"),
-    *("trainer.validate_every=10", "validation.lengths=[12]", "validation.pictures=false"),
+    *("trainer.validate_every=7", "validation.lengths=[12]", "validation.pictures=false"),
 )
-ENOUGH = 5  # logged steps before the run is killed
+ENOUGH = 3  # logged steps before the run is killed
 PATIENCE_S = 240
 
 

@@ -100,6 +100,7 @@ def test_parity_runs_on_a_bare_machine(bare, tmp_path):
     assert all(0 < row["tf32_bf16_edges"]["trans"] < 2.0 for row in found["networks"])
 
 
+@pytest.mark.slow
 def test_audio_parity_runs_on_a_bare_machine(bare, tmp_path):
     names = ["flowsep_unet_recipe", "flowsep_vae_recipe", "flowsep_vocoder_recipe"]
     files = [f"{name}.{kind}" for name in names for kind in ("json", "safetensors")]

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from rectiflow.poisson import StudentT
-from rectiflow.rectify import sample_generator, to_map
+from rectiflow.rectify import Jump, sample_generator, slim, to_map
+from rectiflow.solvers import Euler, Midpoint
 from rectiflow_audio import SeparationPipeline
 from rectiflow_audio.networks import SeparationUNet
 from rectiflow_cli.hydra_app import compose
@@ -14,6 +15,7 @@ from rectiflow_cli.main import main
 from rectiflow_cli.train import build
 from rectiflow_pde.pipeline import SimulationPipeline
 from rectiflow_pde.sampling import noise_of
+from rectiflow_shape.pipeline import ShapePipeline
 
 ONE = ["trainer.max_steps=1", "trainer.validate_every=null", "trainer.checkpoint_every=1"]
 
@@ -40,8 +42,9 @@ def test_an_adapter_learns_alone_and_is_used_alone(work, capsys):
     plain = before.weights_hash
     after = before.adapt(folder)
     assert after.weights_hash != plain
+    read = after.unet.state_dict()
     for name, value in merged.unet.state_dict().items():
-        assert torch.allclose(after.unet.state_dict()[name], value, atol=1e-6)
+        assert torch.allclose(read[name], value, atol=1e-6)
     assert not torch.equal(merged.unet.unet.conv_in.weight, base.unet.conv_in.weight)
     sound = work / "in.wav"
     import numpy as np
@@ -57,16 +60,43 @@ def test_an_adapter_learns_alone_and_is_used_alone(work, capsys):
     assert "no adapter at" in capsys.readouterr().err
 
 
-MAPS = [("audio", "tiny_pairs"), ("pde", "tiny_pairs"), ("protein", "tiny")]
+MAPS = [*((name, "tiny_pairs") for name in ("audio", "pde", "shape")), ("protein", "tiny")]
 
 
 @pytest.mark.parametrize(("domain", "debug"), MAPS)
 def test_maps_train_and_jump(domain, debug, work):
     folder = work / f"map_{domain}"
     assert run(domain, "reflow", "small_map", debug, folder) == 0
-    network = {"audio": "unet", "pde": "network", "protein": "."}[domain]
+    network = {"audio": "unet", "protein": "."}.get(domain, "network")
     told = json.loads((folder / "export" / network / "config.json").read_text())
     assert told["config"]["is_map"] is True
+
+
+def test_shapes_are_made_in_jumps(work):
+    pipe = ShapePipeline.from_pretrained(work / "map_shape")
+    assert pipe.options().solver == pipe.options(solver=Euler()).solver == Jump()
+    assert pipe.options(solver=Midpoint()).solver == Midpoint()
+    weights = ["--weights", str(work / "map_shape"), "--device", "cpu"]
+    words = ["--num", "1", "--steps", "2", "--depth", "4", *weights]
+    assert main(["shape", "sample", *words, "-o", str(work / "shapes")]) == 0
+    told = json.loads((work / "shapes" / "result.json").read_text())["settings"]
+    assert (told["solver"], told["nfe"]) == ("Jump()", 2)
+
+
+@pytest.mark.parametrize("experiment", ["small_slim", "small_distill"])
+def test_chains_train_students(experiment, work):
+    assert run("protein", "reflow", experiment, "tiny", work / experiment) == 0
+    made = json.loads((work / experiment / "export" / "config.json").read_text())["config"]
+    assert made["sizes"]["c_s"] == (16 if experiment == "small_slim" else 32)
+
+
+def test_a_slim_mosaic_knows_the_spreads_of_its_teacher():
+    words = ["debug=tiny"]
+    teacher = build(compose("shape", "train", words).network)
+    teacher.spreads += torch.arange(3.0)
+    student = slim(teacher)
+    assert torch.equal(student.spreads, teacher.spreads)
+    assert student.config == {**teacher.config, "width": 8, "heads": 1}
 
 
 def test_chains_are_made_in_jumps(work):
@@ -79,6 +109,7 @@ def test_chains_are_made_in_jumps(work):
 PAIRED = {
     "audio": ("consistency", "consistency_adapter", "slim", "slim_distill", "instaflow", "rfpp"),
     "pde": ("consistency", "consistency_adapter", "slim", "slim_distill", "distill"),
+    "shape": ("slim", "distill"),
 }
 ALL = [(domain, f"small_{name}") for domain, names in PAIRED.items() for name in names]
 
@@ -133,7 +164,7 @@ def test_flows_from_heavy_tails_know_their_noise(work):
     assert torch.equal(drawn[1:], wanted)
 
 
-@pytest.mark.parametrize("domain", ["audio", "protein", "pde"])
+@pytest.mark.parametrize("domain", ["audio", "protein", "pde", "shape"])
 def test_a_map_equals_its_parent_bit_for_bit(domain):
     torch.manual_seed(0)
     words = ["debug=tiny"] + (["experiment=small"] if domain == "pde" else [])
@@ -150,6 +181,9 @@ def test_a_map_equals_its_parent_bit_for_bit(domain):
         context = torch.randn(n, 3, parent.sizes.context_channels)
         mask = torch.ones(n, 3)
         args = ({"mixture": torch.randn_like(x), "context": context, "context_mask": mask},)
+    elif domain == "shape":
+        x, told = torch.randn(n, 8, parent.channels), {}
+        args = ({"label": torch.zeros(n), "context": torch.randn(n, 1, 384)},)
     else:
         sizes = parent.sizes
         x, told = torch.randn(n, sizes.channels, *sizes.grid), {}

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from rectiflow_cli import main
+from rectiflow_cli.pde.assimilate import METHODS
 from rectiflow_pde.data.synthetic import prepare_synthetic, synthetic_flow
 from rectiflow_pde.pipeline import SimulationPipeline
 from rectiflow_pde.result import read_npz
@@ -139,6 +140,16 @@ def test_assimilation_from_a_table(run, tmp_path, capsys):
     assert flow.parameters["reynolds"] == pytest.approx(100)
     assert rectiflow("assimilate", *words, "--num", 2, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 2
+    told = (*words[:-1], tmp_path / "methods", "--compare", "--evaluations", 2, "--json")
+    assert rectiflow("assimilate", *told) == 2
+    assert "at least 5" in capsys.readouterr().err
+    assert not (tmp_path / "methods").exists()
+    table.write_text("\n".join(["x,y,t,u,v", *rows, "1.2,0.2,0,1,0"]))
+    assert rectiflow("assimilate", *told) == 0
+    methods = json.loads(capsys.readouterr().out)["methods"]
+    assert {row["method"] for row in methods} == set(METHODS)
+    assert [row["error"] for row in methods] == sorted(row["error"] for row in methods)
+    assert json.loads((tmp_path / "methods" / "methods.json").read_text())["methods"] == methods
     table.write_text("x,y,t,u\n0.6,0.5,0,1\n")
     words = ("--sensors", table, "--prompt", prompt, "--weights", run, "-o", tmp_path / "other")
     assert rectiflow("assimilate", *words) == 2

@@ -143,8 +143,9 @@ def test_whole_trajectories_and_the_authors_diffusion(runs, tmp_path, capsys):
     assert rectiflow("convert", *words, "-o", tmp_path / "ours") == 0
     ours, before = map(TrajectoryPipeline.from_pretrained, (tmp_path / "ours", own))
     assert ours.settings.diffusion == 30
+    read = ours.network.state_dict()
     for name, value in before.network.state_dict().items():
-        torch.testing.assert_close(ours.network.state_dict()[name], value, rtol=0, atol=0)
+        torch.testing.assert_close(read[name], value, rtol=0, atol=0)
 
 
 def test_data_of_another_kind_is_refused(shards, tmp_path, capsys):

@@ -286,8 +286,9 @@ def test_vocoder_file_with_weight_norm(model, tmp_path):
     torch.save({"generator": normed}, tmp_path / "g_01000000")
     found = load_official_vocoder(tmp_path / "g_01000000")
     assert found.sizes == VOCODER
+    read = found.state_dict()
     for name, value in model.vocoder.state_dict().items():
-        torch.testing.assert_close(found.state_dict()[name], value)
+        torch.testing.assert_close(read[name], value)
     del normed["conv_pre.weight_g"]
     torch.save({"generator": normed}, tmp_path / "g_01000000")
     with pytest.raises(CheckpointError, match="damaged vocoder: half of a weight norm is missing"):

@@ -9,13 +9,20 @@ import pytest
 import torch
 from rectiflow.inverse import Projected, check_adjoint
 from rectiflow_pde import sampling
-from rectiflow_pde.assimilation import assimilate, measurement_of
+from rectiflow_pde.assimilation import Expected, assimilate, measurement_of
+from rectiflow_pde.comparison import compare_assimilations, held_back
 from rectiflow_pde.incompressible import Incompressible, held
 from rectiflow_pde.kriging import Kernel, fitted_kernel, kriged
 from rectiflow_pde.mesh import NodeType
 from rectiflow_pde.metrics.mesh_fields import divergence
 from rectiflow_pde.pipeline import SimulationPipeline
-from rectiflow_pde.readings import Readings, read_off, read_readings, write_readings
+from rectiflow_pde.readings import (
+    Readings,
+    at_readings,
+    read_off,
+    read_readings,
+    write_readings,
+)
 from rectiflow_pde.request import make_request
 
 WORDS = "flow past a cylinder of radius 0.05 at Re 120"
@@ -134,6 +141,27 @@ def test_assimilation_comes_nearer_and_holds(pipe, made):
     assert not np.array_equal(found.flows[0].fields["u"], found.flows[1].fields["u"])
     one = assimilate(pipe, readings, WORDS, **told | {"num": 1, "indices": [1]})
     np.testing.assert_allclose(one.flows[0].stacked, found.flows[1].stacked, atol=2e-3)
+
+
+def test_methods_are_judged_by_sensors_that_they_were_not_told(pipe):
+    truth = pipe(WORDS, steps=2, seed=7).flows[0]
+    readings = readings_of(truth, places_in(truth.mesh, 15))
+    away = held_back(readings)
+    assert away.sum() == 3 * len(truth.times) * 3  # whole sensors
+    told, held = (np.unique(readings.places[rows], axis=0) for rows in (~away, away))
+    assert len(told) == 12
+    assert not {map(tuple, told)} & {map(tuple, held)}
+    methods = {"prior mean": Expected(), "led": Projected()}
+    rows = compare_assimilations(pipe, readings, WORDS, methods=methods, evaluations=2)
+    by_name = {row.method: row for row in rows}
+    again = assimilate(pipe, readings.of(~away), WORDS, method=Projected(), evaluations=2)
+    [flow] = again.flows
+    rest = readings.of(away & (readings.which == 1))
+    found = at_readings(flow.stacked, flow.mesh, flow.times - flow.times[0], rest)
+    expected = np.sqrt(np.mean((found - rest.values) ** 2)) / flow.parameters["u_mean"]
+    assert by_name["led"].v == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(ValueError, match="got 3 places"):
+        held_back(readings_of(truth, places_in(truth.mesh, 3)))
 
 
 def test_kriging_is_exact_where_it_reads_and_finds_what_travels():

@@ -5,14 +5,17 @@ import torch
 from rectiflow.integrate import integrate, plan
 from rectiflow.randomness import KeyedNoise
 from rectiflow.solvers import Midpoint
+from rectiflow.sources import NORMAL
 from rectiflow.spaces import Rotations, rotation_angle
 from rectiflow_protein.flow import (
     FRAME_PATH,
+    AnnealedFrames,
     ClampedExponentialSchedule,
     ExactExponentialSchedule,
     ExponentialSchedule,
     FrameAncestral,
     FrameEuler,
+    FrameNoise,
     LinearSchedule,
     backbone_flow,
 )
@@ -331,3 +334,20 @@ def test_no_step_of_training_reads_the_device():
             objective(on_device, generator)["loss"].backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_annealed_frames_go_from_fresh_noise_to_the_stored_one():
+    generator = torch.Generator().manual_seed(0)
+    x1 = chains(b=64, n=32)
+    x0 = FrameNoise().fresh(x1, NORMAL, None, generator)
+    coupling = AnnealedFrames(beta=lambda step: (1.0, 0.6, 0.0)[step])
+    drawn = [coupling.at(k).draw(x1, NORMAL, x0=x0, generator=generator) for k in range(3)]
+    assert drawn[2] is x0
+    kept = [float((noise["rot"] == x0["rot"]).all(-1).float().mean()) for noise in drawn[:2]]
+    assert kept == [0.0, pytest.approx(1 - 0.6**2, abs=0.05)]
+    for noise, share in zip(drawn, (0.0, 0.8, 1.0), strict=True):
+        assert noise["trans"].std() == pytest.approx(10.0, rel=0.05)  # its law stays
+        assert noise["trans"].mean(1).abs().max() < 1e-4
+        along = (noise["trans"] * x0["trans"]).mean() / x0["trans"].square().mean()
+        assert along == pytest.approx(share, abs=0.05)
+    assert coupling.draw(x1, NORMAL, generator=generator)["trans"].shape == x1["trans"].shape

@@ -1,11 +1,11 @@
-"""Symmetries of EGTN and its forms of input."""
+"""Symmetries of EGTN, and of its form with e3nn's tensor products; their forms of input."""
 
 import itertools
 
 import pytest
 import torch
 from e3nn import o3
-from rectiflow_trajectories.networks import EGTN
+from rectiflow_trajectories.networks import EGTN, TensorEGTN
 from rectiflow_trajectories.networks.egtn import PRIORS
 from rectiflow_trajectories.networks.graph import centred
 
@@ -37,16 +37,20 @@ def made(network, cond, x, t):
     return network(x, t, cond | {"reference": reference}), reference
 
 
-def network_of(given=SEEN, prior="learned", dtype=torch.float64, **sizes):
+def network_of(given=SEEN, prior="learned", dtype=torch.float64, kind=EGTN, **sizes):
     torch.manual_seed(0)
     sizes = {"hidden": 12, "layers": 2, "time_dim": 8, "prior_layers": 1} | sizes
-    return EGTN(2, 3, given=given, frames=MADE, prior=prior, **sizes).to(dtype)
+    return kind(2, 3, given=given, frames=MADE, prior=prior, **sizes).to(dtype)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "prior"),
+    [(EGTN, 0, "centre"), *((EGTN, SEEN, p) for p in PRIORS),
+     (TensorEGTN, 0, "centre"), (TensorEGTN, SEEN, "learned")],
+)  # fmt: skip
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
-@pytest.mark.parametrize(("given", "prior"), [(0, "centre"), *((SEEN, p) for p in PRIORS)])
-def test_rotations_reflections_and_shifts(given, prior, dtype, tolerance):
-    network, cond = network_of(given, prior, dtype), told(given, dtype)
+def test_rotations_reflections_and_shifts(kind, given, prior, dtype, tolerance):
+    network, cond = network_of(given, prior, dtype, kind), told(given, dtype)
     real = cond["real"][..., None, None].to(dtype)
     x, t = rand(2, max(N), MADE, 3, dtype=dtype) * real, torch.tensor([0.2, 0.9], dtype=dtype)
     v, reference = made(network, cond, x, t)
@@ -75,6 +79,31 @@ def test_order_of_nodes_and_company_of_graphs():
     found, _ = made(network, alone, x[1:], t[1:])
     torch.testing.assert_close(found, v[1:], atol=1e-10, rtol=1e-10)
     assert v[1, N[1] :].abs().max() == 0
+
+
+def test_tensor_products_in_the_plane_and_what_they_share(tmp_path):
+    network = network_of(kind=TensorEGTN, prior="velocity", layers=1)
+    cond, x = told(), rand(2, max(N), MADE, 3)
+    t = torch.tensor([0.2, 0.9], dtype=torch.float64)
+    cond["linked"] = torch.ones_like(cond["linked"])  # loops included
+    flat = cond | {"given": cond["given"][..., :2]}
+    v, _ = made(network, flat, x[..., :2], t)
+    turn = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    found, _ = made(network, flat | {"given": flat["given"] @ turn.T}, x[..., :2] @ turn.T, t)
+    torch.testing.assert_close(found, v @ turn.T, atol=1e-10, rtol=1e-10)
+    space, _ = made(network, cond, x, t)
+    space.square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
+    order = torch.tensor([2, 0, 3, 1])
+    turned = {name: value[:, order] for name, value in cond.items()}
+    turned |= {name: turned[name][:, :, order] for name in ("edges", "linked")}
+    torch.testing.assert_close(made(network, turned, x[:, order], t)[0], space[:, order])
+    network.save_pretrained(tmp_path)
+    again = TensorEGTN.from_pretrained(tmp_path).double()
+    torch.testing.assert_close(made(again, cond, x, t)[0], space, atol=1e-6, rtol=1e-6)
+    for sizes, said in (({"hidden": 6}, "a multiple of 4, got 6"), ({"pre_norm": True}, "EGTN's")):
+        with pytest.raises(ValueError, match=said):
+            network_of(kind=TensorEGTN, **sizes)
 
 
 def test_what_is_made_without_given_frames_has_no_mean():

@@ -230,8 +230,8 @@ class SimulationPipeline(Pipeline):
             "seed": seed,
         }
         seconds = time.perf_counter() - began
-        where = {"mesh": onto or request.mesh, "start": start}
-        return self.result(request, made, wanted, told, seconds, **where)
+        mesh = onto or request.mesh
+        return self.result(request, made, wanted, told, seconds, mesh=mesh, start=start)
 
     def times(self, start: float = 0.0) -> Float[np.ndarray, " t"]:
         """Return the seconds of the frames."""

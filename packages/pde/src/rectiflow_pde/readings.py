@@ -15,7 +15,7 @@ from rectiflow_pde.metrics.interpolation import interpolation
 from rectiflow_pde.trajectory import FIELDS, Trajectory
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,12 @@ class Readings:
                     f"{name} of readings must be finite, got {int(bad.sum())} that are not, the "
                     f"first in reading {int(bad.argmax())}. Leave out what was not measured."
                 )
+
+    def of(self, chosen: Bool[np.ndarray, " m"]) -> Readings:
+        """Return some of the readings."""
+        return Readings(
+            self.places[chosen], self.times[chosen], self.which[chosen], self.values[chosen]
+        )
 
     def checked(self, mesh: Mesh, duration: float) -> Readings:
         """Return the readings if all lie inside of a mesh and of the time of a simulation.

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from rectiflow.couplings import Coupling
+from rectiflow.couplings import CosineAnnealing, Coupling, Schedule
 from rectiflow.flow import Flow
 from rectiflow.geodesics import Geodesic
 from rectiflow.predictions import Data
@@ -77,7 +77,65 @@ class FrameNoise(Coupling):
         }
 
 
-def backbone_flow(*, rotation_sigma: float = 1.5, density: TimeDensity | None = None) -> Flow:
+@dataclass(frozen=True)
+class AnnealedFrames(FrameNoise):
+    r"""Stored pairs of chains whose noise is at first free of them: SlimFlow's annealing on frames.
+
+    With fresh noise :math:`x_0'` translations begin at
+    :math:`\sqrt{1 - \beta^2}\, x_0 + \beta\, x_0'`. Rotations do not add up: each is fresh with
+    probability :math:`\beta^2`, else the stored one. So the law of the noise stays what it was at
+    every :math:`\beta`.
+
+    Parameters
+    ----------
+    beta : callable
+        Schedule over training steps, from 1 to 0.
+    step : int
+        The step in force.
+
+    References
+    ----------
+    Zhu et al., "SlimFlow" (ECCV 2024), Eq. (8), on flat spaces.
+    """
+
+    beta: Schedule = field(default_factory=lambda: CosineAnnealing(1000))
+    step: int = 0
+
+    def at(self, step: int) -> AnnealedFrames:
+        """Return the coupling at a training step."""
+        return replace(self, step=step)
+
+    def draw(
+        self,
+        x1: State,
+        source: Source,
+        *,
+        x0: State | None = None,
+        mask: Mask = None,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Return the noise of chains: fresh, or stored and in part fresh."""
+        beta = self.beta(self.step)
+        if x0 is not None and beta == 0:
+            return x0
+        fresh: Any = self.fresh(x1, source, mask, generator)
+        if x0 is None:
+            return fresh
+        assert isinstance(x0, dict)
+        size = x0["rot"].shape[:-1]
+        is_new = torch.rand(size, generator=generator, device=x0["rot"].device) < beta**2
+        return {
+            "trans": math.sqrt(1 - beta**2) * x0["trans"] + beta * fresh["trans"],
+            "rot": torch.where(is_new[..., None], fresh["rot"], x0["rot"]),
+        }
+
+
+def backbone_flow(
+    *,
+    rotation_sigma: float = 1.5,
+    density: TimeDensity | None = None,
+    coupling: Coupling | None = None,
+) -> Flow:
     """Return the flow of ReQFlow: a network that predicts clean frames, on geodesics.
 
     Parameters
@@ -86,11 +144,13 @@ def backbone_flow(*, rotation_sigma: float = 1.5, density: TimeDensity | None = 
         Of :class:`FrameNoise`.
     density : TimeDensity, optional
         Law of the time; uniform on [0.01, 0.99] if absent, as published.
+    coupling : Coupling, optional
+        :class:`FrameNoise` if absent.
     """
     return Flow(
         path=FRAME_PATH,
         prediction=Data(),
-        coupling=FrameNoise(rotation_sigma),
+        coupling=coupling or FrameNoise(rotation_sigma),
         density=density or Uniform(START_TIME, 1 - START_TIME),
     )
 

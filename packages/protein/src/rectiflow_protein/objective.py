@@ -23,7 +23,8 @@ class BackboneObjective(nn.Module):
     """The ReQFlow loss, with self-conditioning.
 
     A batch holds ``x1.trans (b, n, 3)``, ``x1.rot (b, n, 4)``, ``res_idx``, ``res_mask`` and
-    ``diffuse_mask (b, n)``; reflow pairs add their noise, ``x0.trans`` and ``x0.rot``. Residues
+    ``diffuse_mask (b, n)``; reflow pairs add their noise, ``x0.trans`` and ``x0.rot``, and
+    training adds ``step``, which annealed couplings count. Residues
     that are given or padding keep their data frames.
 
     Parameters
@@ -55,7 +56,8 @@ class BackboneObjective(nn.Module):
         """Return the mean loss over the batch and its terms."""
         x1: Any = state_of(batch, "x1")
         res_mask, diffuse_mask = batch["res_mask"], batch["diffuse_mask"]
-        (point,) = self.flow.points(
+        flow = self.flow.at(int(batch["step"])) if "step" in batch else self.flow
+        (point,) = flow.points(
             x1,
             x0=state_of(batch, "x0"),
             mask=res_mask.bool(),

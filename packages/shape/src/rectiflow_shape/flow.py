@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rectiflow.couplings import Coupling, Independent
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
 from rectiflow.guidance import guided_velocity
@@ -42,7 +43,9 @@ class GroupSquared(DifferencePremetric):
         return sum(part.flatten(1).mean(1) for part in rows.split([3, 1, self.values], dim=-1))
 
 
-def mosaic_flow(resolution: int, *, density: TimeDensity | None = None) -> Flow:
+def mosaic_flow(
+    resolution: int, *, density: TimeDensity | None = None, coupling: Coupling | None = None
+) -> Flow:
     """Return the flow of mosaics whose grids have so many values along an edge.
 
     Parameters
@@ -50,8 +53,11 @@ def mosaic_flow(resolution: int, *, density: TimeDensity | None = None) -> Flow:
     resolution : int
     density : TimeDensity, optional
         Law of the time; uniform if absent, as in the paper.
+    coupling : Coupling, optional
+        Of noise and data; fresh noise, or that of stored pairs, if absent.
     """
-    return Flow(density=density or Uniform(), premetric=GroupSquared(resolution**3))
+    cost = GroupSquared(resolution**3)
+    return Flow(density=density or Uniform(), coupling=coupling or Independent(), premetric=cost)
 
 
 def latent_flow(*, tokens: int = BASE_TOKENS, premetric: Premetric | None = None) -> Flow:

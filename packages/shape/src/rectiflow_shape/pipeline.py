@@ -183,7 +183,8 @@ class ShapePipeline(Pipeline):
 
     def options(self, **options: Any) -> Options:
         """Check the arguments of a call, and fill in what the checkpoint decides."""
-        return Options(**options).resolved(self.settings, self.is_mosaic)
+        is_map = getattr(self.network, "is_map", False)
+        return Options(**options).resolved(self.settings, self.is_mosaic, is_map)
 
 
 def finished(

@@ -39,15 +39,20 @@ class Camera:
         Degrees; 0 and 0 looks from +z, 90 and 0 from +x.
     view : float
         Field of view in degrees, 0 for orthographic.
+    away : float, optional
+        Distance from the origin; that at which the unit ball fills the frame if absent.
     """
 
     azimuth: float = 30.0
     elevation: float = 20.0
     view: float = 30.0
+    away: float | None = None
 
     @property
     def distance(self) -> float:
-        """From the origin, so that the unit ball fills the frame."""
+        """From the origin."""
+        if self.away is not None:
+            return self.away
         return _MARGIN / math.sin(math.radians(self.view) / 2) if self.view else 4.0
 
     @property
@@ -62,6 +67,30 @@ class Camera:
         back = np.array([math.sin(a) * math.cos(e), math.sin(e), math.cos(a) * math.cos(e)])
         right = np.array([math.cos(a), 0.0, -math.sin(a)])
         return np.stack([right, np.cross(back, right), back])
+
+    def towards(self, points: Float[Tensor, "n 3"]) -> Float[Tensor, "n 3"]:
+        """Return the way from points to the camera, of any length."""
+        back = torch.from_numpy(self.axes[2]).to(points)
+        return self.distance * back - points if self.view else back.expand_as(points)
+
+    def rays(self, size: int) -> Float[Tensor, "s s 3"]:
+        """Return the unit direction from what each pixel shows to the camera."""
+        at = torch.linspace(1 / size - 1, 1 - 1 / size, size, dtype=torch.float64)
+        reach = math.tan(math.radians(self.view) / 2)
+        y, x = torch.meshgrid(reach * at, reach * at, indexing="ij")
+        local = torch.stack([-x, y, torch.ones_like(x)], -1)
+        return (local / local.norm(dim=-1, keepdim=True)) @ torch.from_numpy(self.axes)
+
+    def project(
+        self, points: Float[Tensor, "n 3"], size: int
+    ) -> tuple[Float[Tensor, "n 2"], Float[Tensor, " n"]]:
+        """Return where points are in a picture, in pixels from its upper left, and how far."""
+        seen = points @ torch.from_numpy(self.axes).to(points).T
+        away = self.distance - seen[:, 2]
+        scale = torch.full_like(away, size / 2 / _MARGIN)
+        if self.view:
+            scale = size / 2 / math.tan(math.radians(self.view) / 2) / away.clamp_min(1e-6)
+        return torch.stack([size / 2 + seen[:, 0] * scale, size / 2 - seen[:, 1] * scale], 1), away
 
 
 @dataclass(frozen=True)
@@ -109,14 +138,8 @@ def render(mesh: Mesh, camera: Camera | None = None, size: int = 256) -> Picture
     """
     camera = camera or Camera()
     axes = camera.axes
-    seen = mesh.vertices @ axes.T
-    away = camera.distance - seen[:, 2]
-    if camera.view:
-        scale = size / 2 / math.tan(math.radians(camera.view) / 2) / np.maximum(away, 1e-6)
-    else:
-        scale = np.full(len(seen), size / 2 / _MARGIN)
-    screen = np.stack([size / 2 + seen[:, 0] * scale, size / 2 - seen[:, 1] * scale], 1)
-    depth, face = _visible(screen[mesh.faces], away[mesh.faces], size)
+    screen, away = (x.numpy() for x in camera.project(torch.from_numpy(mesh.vertices), size))
+    depth, face = visible(screen[mesh.faces], away[mesh.faces], size)
     mask = face >= 0
     crosses = mesh.crosses / np.maximum(np.linalg.norm(mesh.crosses, axis=1, keepdims=True), 1e-30)
     normals = np.where(mask[..., None], crosses[face], 0.0)
@@ -134,8 +157,11 @@ def render(mesh: Mesh, camera: Camera | None = None, size: int = 256) -> Picture
     )
 
 
-def _visible(corners: np.ndarray, away: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each pixel how far the nearest triangle is, and which it is (-1 for none)."""
+def visible(corners: np.ndarray, away: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for each pixel how far the nearest triangle is, and which it is (-1 for none).
+
+    ``corners (f, 3, 2)`` are in pixels, ``away (f, 3)`` is along the view.
+    """
     low = np.ceil(corners.min(1) - 0.5).astype(int).clip(0, size)
     high = np.floor(corners.max(1) - 0.5).astype(int).clip(-1, size - 1)
     extent = (high - low + 1).clip(0)

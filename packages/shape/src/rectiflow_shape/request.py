@@ -9,6 +9,7 @@ from rectiflow.grids import shifted
 from rectiflow.guidance import RectifiedCFG
 from rectiflow.integrate import plan
 from rectiflow.plans import Plan
+from rectiflow.rectify import Jump
 from rectiflow.solvers import Euler, Midpoint, Solver
 from rectiflow.spacing import Spaced, Spacing
 
@@ -90,8 +91,8 @@ class Options:
     rows: int = 16
     low_memory: bool = False
 
-    def resolved(self, settings: ShapeSettings, is_mosaic: bool) -> Options:
-        """Fill in what the checkpoint decides.
+    def resolved(self, settings: ShapeSettings, is_mosaic: bool, is_map: bool = False) -> Options:
+        """Fill in what the checkpoint decides; a network of maps jumps.
 
         Raises
         ------
@@ -109,7 +110,8 @@ class Options:
             raise ValueError(f"guidance must lie in 0 to 100, got {made['guidance']:g}; 1 is none.")
         if self.faces is not None and self.faces < 4:
             raise ValueError(f"a closed mesh has at least 4 faces, got faces={self.faces}.")
-        solver = self.solver or (Midpoint() if is_mosaic else Euler())
+        solver = self.solver or (Midpoint() if is_mosaic and not is_map else Euler())
+        solver = Jump() if is_map and solver == Euler() else solver
         if self.rule is not None and self.interval is not None:
             raise ValueError(
                 f"{self.rule} guides at all times, got interval={self.interval}; expected one of "

@@ -5,7 +5,7 @@ References
 Han et al., "Geometric Trajectory Diffusion Models" (NeurIPS 2024, arXiv 2410.13027).
 """
 
-from rectiflow_trajectories.networks import EGTN
+from rectiflow_trajectories.networks import EGTN, TensorEGTN
 from rectiflow_trajectories.pipeline import TrajectoryPipeline
 from rectiflow_trajectories.result import Forecast, ForecastResult
 from rectiflow_trajectories.settings import TrajectorySettings
@@ -15,6 +15,7 @@ __all__ = [
     "EGTN",
     "Forecast",
     "ForecastResult",
+    "TensorEGTN",
     "Trajectory",
     "TrajectoryPipeline",
     "TrajectorySettings",

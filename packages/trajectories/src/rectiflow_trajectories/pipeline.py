@@ -16,7 +16,7 @@ from rectiflow.spacing import Spacing
 from torch import Tensor
 
 from rectiflow_trajectories.data.prepare import Windows, origin, record_of
-from rectiflow_trajectories.networks import EGTN
+from rectiflow_trajectories.networks import EGTN, TensorEGTN
 from rectiflow_trajectories.result import Forecast, ForecastResult
 from rectiflow_trajectories.sampling import Key, diffused, flowed, noise_of, told_of
 from rectiflow_trajectories.settings import TrajectorySettings
@@ -32,7 +32,7 @@ class TrajectoryPipeline(Pipeline):
 
     Parameters
     ----------
-    network : EGTN
+    network : EGTN or TensorEGTN
     settings : TrajectorySettings, optional
     dtype : torch.dtype
 
@@ -57,8 +57,8 @@ class TrajectoryPipeline(Pipeline):
 
     @classmethod
     def kinds(cls) -> dict[str, Kinds]:
-        """Return the class of the network."""
-        return {"network": EGTN}
+        """Return the classes of the network."""
+        return {"network": (EGTN, TensorEGTN)}
 
     @classmethod
     def load_official(cls, path: Path) -> Self:

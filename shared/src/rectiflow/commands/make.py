@@ -29,7 +29,7 @@ Rows = Sequence[Mapping[str, Any]]
 Made = tuple[Rows, float]
 """Rows of what was made, and the seconds it took."""
 
-Tick = Callable[[int, int], None]
+Tick = Callable[[float, float], None]
 """Called with what is done and all that there is to do."""
 
 

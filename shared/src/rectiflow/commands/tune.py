@@ -82,7 +82,7 @@ class Tune(PipelineVerb):
     def objective(self, args: Namespace, pipe: Any) -> Callable[[tuple[float, ...]], float]:
         """Return what a grid is judged by: its distance to a fine solution of the batch."""
         field, x0 = args.batch
-        return distance_to_fine(field, x0, args.solver)
+        return distance_to_fine(field, x0, args.solver, steps=2 * args.pool)
 
     def run(self, args: Namespace) -> int:
         """Search each number of steps, and write the copy."""

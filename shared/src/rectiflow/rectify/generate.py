@@ -49,7 +49,7 @@ def sample_generator(seed: int, index: int, device: torch.device | str = "cpu") 
 
 
 def drawn_pairs(
-    draw: Callable[[torch.Generator], tuple[Any, Any, Mapping[str, Any]]],
+    draw: Callable[[torch.Generator], tuple[Any, Any, Any]],
     out: Path | str,
     *,
     num: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from torch import nn
@@ -12,12 +12,14 @@ def slim(network: nn.Module, start: str | None = None, **sizes: Any) -> nn.Modul
     """Return a network of the class of another, from scratch, of half its width or as told.
 
     Half the width of every layer is about a quarter of the parameters (SlimFlow). Which of a
-    network's ``sizes`` are widths, the network tells by its method ``slim_sizes``.
+    network's sizes are widths, the network tells by its method ``slim_sizes``. Statistics of the
+    data that it keeps as buffers are handed on.
 
     Parameters
     ----------
     network : nn.Module
-        With ``sizes``, a dataclass; it is left as it is.
+        :class:`~rectiflow.Pretrained`, with ``sizes``, a dataclass, or sizes as its arguments; it
+        is left as it is.
     start : str, optional
         The folder of a slim network that was trained already, to go on from.
     **sizes
@@ -31,14 +33,23 @@ def slim(network: nn.Module, start: str | None = None, **sizes: Any) -> nn.Modul
     if start is not None:
         kind: Any = type(network)
         return kind.from_pretrained(start).train()
+    kind, narrower = type(network), getattr(network, "slim_sizes", None)
     known: Any = getattr(network, "sizes", None)
-    narrower: Any = getattr(network, "slim_sizes", None)
-    if known is None or (narrower is None and not sizes):
+    is_record = is_dataclass(known)
+    known = known if is_record else getattr(network, "config", None)
+    if not known or (narrower is None and not sizes):
         raise ValueError(
-            f"{type(network).__name__} does not tell which of its sizes are widths; name the sizes "
+            f"{kind.__name__} does not tell which of its sizes are widths; name the sizes "
             "of the student."
         )
-    unknown = sorted(sizes.keys() - {each.name for each in fields(known)})
+    names = {each.name for each in fields(known)} if is_record else known.keys()
+    unknown = sorted(sizes.keys() - names)
     if unknown:
-        raise ValueError(f"{type(network).__name__} has no size {', '.join(unknown)}.")
-    return type(network)(replace(known, **(sizes or narrower())))
+        raise ValueError(f"{kind.__name__} has no size {', '.join(unknown)}.")
+    told = sizes or narrower()
+    student = kind(replace(known, **told)) if is_record else kind(**{**known, **told})
+    kept = dict(student.named_buffers())
+    for name, value in network.named_buffers():
+        if name in kept and kept[name].shape == value.shape:
+            kept[name].copy_(value)
+    return student

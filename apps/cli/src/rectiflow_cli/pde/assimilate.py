@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Job, Made, Parser, Tick, positive, table, words
+from rectiflow.commands import Job, Made, Parser, Tick, answer, positive, table, words
 from rectiflow.costs import Load
+from rectiflow.results import plain
+from rectiflow.storage.files import write_json
+from rectiflow.storage.folders import claim
 from rectiflow.storage.reading import digest_of_file
 
+from rectiflow_cli.errors import UsageError
 from rectiflow_cli.methods import add_method, make_method
 from rectiflow_cli.pde.flags import Pde, add_boundaries, number
 from rectiflow_cli.pde.simulate import SUFFIXES, inputs
 
+if TYPE_CHECKING:
+    from rectiflow.inverse import Method
+
 METHODS = ("expected", "posterior", "projected", "flowchef", "red-diff")
+COMPARISON = "methods.json"
+
+
+def method_of(name: str) -> Method:
+    """Return the method of that name, which may be this domain's own."""
+    from rectiflow_pde.assimilation import Expected
+
+    return Expected() if name == "expected" else make_method(name)
 
 
 class Assimilate(Pde, commands.Make):
@@ -32,6 +48,7 @@ class Assimilate(Pde, commands.Make):
     examples = (
         '--sensors readings.csv --prompt "radius 0.05, Re 120" -o flow',
         '--sensors buoys.csv --mesh channel.msh --prompt "Re 80" --noise 0.05 --num 8 -o flows',
+        '--sensors readings.csv --prompt "Re 120" --compare -o methods',
     )
 
     def own_flags(self, parser: Parser) -> None:
@@ -46,12 +63,48 @@ class Assimilate(Pde, commands.Make):
         add("--noise", type=number, default=0.02, help="Of readings, as a share of the inflow.")
         add_method(add, METHODS)
         add("--evaluations", type=positive, default=12, help="Of the network for each sample.")
+        add("--compare", action="store_true", help="Tell every method by sensors held back.")
         add("--free", action="store_true", help="Hold neither divergence nor boundary values.")
         add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=SUFFIXES, default="npz", help="For ParaView: vtu and xdmf.")
         add("--gif", action="store_true", help="Draw an animation of each flow as well.")
+
+    def run(self, args: Any) -> int:
+        """Assimilate, or compare the ways to do it."""
+        if args.compare and args.plan:
+            raise UsageError("--plan is of the samples of one method; leave --compare out.")
+        return self._compare(args) if args.compare else super().run(args)
+
+    def _compare(self, args: Any) -> int:
+        from rectiflow_pde.comparison import compare_assimilations
+        from rectiflow_pde.readings import read_readings
+
+        readings, out = read_readings(args.sensors), Path(args.out)
+        found, notes = inputs(args, "mesh")
+        with claim(out, "comparison", [COMPARISON], overwrite=args.overwrite):
+            rows = compare_assimilations(
+                self.load(args),
+                readings,
+                args.prompt,
+                methods={name: method_of(name) for name in METHODS},
+                **found,
+                viscosity=args.viscosity,
+                noise=args.noise,
+                evaluations=args.evaluations,
+                hold=not args.free,
+                seed=args.seed,
+            )
+            told = [asdict(row) for row in rows]
+            document = plain({"methods": told, "evaluations": args.evaluations, "notes": notes})
+            write_json(out / COMPARISON, document)
+        text = (
+            f"{table(told)}\nerror is the root mean square over the sensors held back, in units of "
+            f"the inflow; wrote {out / COMPARISON}"
+        )
+        answer(document, text, as_json=args.json)
+        return 0
 
     def jobs(self, args: Any) -> list[Job]:
         """Lay out the samples by number."""
@@ -70,7 +123,7 @@ class Assimilate(Pde, commands.Make):
         """Return the batches that the samples come to."""
         from rectiflow_pde.readings import read_readings
 
-        count, kind = len(read_readings(args.sensors).values), type(_method(args)).__name__
+        count, kind = len(read_readings(args.sensors).values), type(method_of(args.method)).__name__
         chunks = self.chunks(args, pipe, jobs)
         return [Load(len(chunk), count, args.evaluations, part=kind) for chunk in chunks]
 
@@ -96,7 +149,7 @@ class Assimilate(Pde, commands.Make):
             viscosity=args.viscosity,
             noise=args.noise,
             evaluations=args.evaluations,
-            method=_method(args),
+            method=method_of(args.method),
             hold=not args.free,
             indices=[job.asked for job in jobs],
             seed=args.seed,
@@ -119,12 +172,6 @@ class Assimilate(Pde, commands.Make):
             f"{table(rows)}\n{document['made']} flows written to {args.out}; misfit is the root "
             "mean square over the readings in units of the inflow"
         )
-
-
-def _method(args: Any) -> Any:
-    from rectiflow_pde.assimilation import Expected
-
-    return Expected() if args.method == "expected" else make_method(args.method)
 
 
 main = Assimilate()

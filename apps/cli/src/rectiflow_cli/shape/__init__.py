@@ -5,6 +5,7 @@ from rectiflow_cli.domains import Verb
 VERBS = {
     "sample": Verb(f"{__name__}.sample", "Generate closed meshes."),
     "from-image": Verb(f"{__name__}.from_image", "Make a closed mesh of what a picture shows."),
+    "fuse": Verb(f"{__name__}.fuse", "Make a closed mesh of normal maps from several sides."),
     "complete": Verb(f"{__name__}.complete", "Complete a half-scanned object."),
     "edit": Verb(f"{__name__}.edit", "Draw a part of a mesh anew."),
     "fit": Verb(f"{__name__}.fit", "Turn a mesh, or a folder of them, into Mosaic-SDFs."),

@@ -39,7 +39,13 @@ class Convert(Trajectories, commands.Convert):
     def write_official(self, pipe: TrajectoryPipeline, out: Path, args: Any) -> list[Path]:
         """Write the tensors under the same names."""
         import torch
+        from rectiflow_trajectories.networks import EGTN
 
+        if type(pipe.network) is not EGTN:
+            raise ValueError(
+                f"the authors' code knows EGTN alone, got a {type(pipe.network).__name__}; "
+                "expected weights of it."
+            )
         path = out / "geotdm.pt"
         with whole_file(path) as temporary:
             tensors = {k: v.detach().cpu().clone() for k, v in pipe.network.state_dict().items()}

@@ -105,6 +105,12 @@ class ReQFlowNetwork(Pretrained, nn.Module):
         """Make a network from the configuration in ``config.json``."""
         return cls(ReQFlowConfig(**(config["sizes"] or {})), config.get("is_map", False))
 
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width."""
+        widths = ("c_s", "c_z", "c_pos_emb", "c_timestep_emb", "feat_dim", "c_hidden")
+        halved = (*widths, "qk_points", "v_points")
+        return {name: max(getattr(self.sizes, name) // 2, 1) for name in halved}
+
     def forward(
         self,
         x: dict[str, Tensor],

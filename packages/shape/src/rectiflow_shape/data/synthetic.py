@@ -138,7 +138,7 @@ def synthetic_pairs(
     *,
     num: int,
     grids: int = 16,
-    resolution: int = 5,
+    resolution: int = 7,
     width: int = 384,
     seed: int = 0,
 ) -> Path:

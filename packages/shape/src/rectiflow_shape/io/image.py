@@ -107,7 +107,7 @@ def read_image(
         plain.
     """
     path = Path(path)
-    image, size, notes = _opened(path)
+    image, size, notes = opened(path)
     pixels = np.asarray(image.convert("RGBA"))
     colour, alpha = pixels[..., :3], pixels[..., 3]
     if not alpha.any():
@@ -165,7 +165,7 @@ def _seen(square: UInt8[np.ndarray, "s s 3"]) -> Float[Tensor, "3 224 224"]:
     return (values - torch.tensor(_MEAN)[:, None, None]) / torch.tensor(_STD)[:, None, None]
 
 
-def _opened(path: Path) -> tuple[Image.Image, tuple[int, int], list[str]]:
+def opened(path: Path) -> tuple[Image.Image, tuple[int, int], list[str]]:
     """Return a picture upright, in 8 bits and small enough, its size in the file, and notes."""
     from PIL import Image, ImageOps, UnidentifiedImageError
 

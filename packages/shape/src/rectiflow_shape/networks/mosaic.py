@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow import Pretrained
+from rectiflow.rectify.flow_map import Until, added
 from torch import Tensor, nn
 
 from rectiflow_shape.mosaic import Mosaic
@@ -62,6 +63,8 @@ class MosaicTransformer(Pretrained, nn.Module):
         How many there are; one more label stands for none.
     context : int, optional
         Width of a text's states; None where there are no texts.
+    is_map : bool
+        Whether it is a network of maps, from :func:`rectiflow.rectify.to_map`.
 
     References
     ----------
@@ -77,9 +80,11 @@ class MosaicTransformer(Pretrained, nn.Module):
         layers: int = 24,
         classes: int = 0,
         context: int | None = None,
+        is_map: bool = False,
     ) -> None:
         super().__init__()
-        self.resolution, self.classes = resolution, classes
+        self.resolution, self.classes, self.is_map = resolution, classes, is_map
+        self.until = Until(width) if is_map else None
         self.channels = 4 + resolution**3
         self.proj_in = nn.Linear(self.channels, width)
         self.time = nn.Sequential(nn.Linear(_SINES, width), nn.SiLU(), nn.Linear(width, width))
@@ -102,11 +107,24 @@ class MosaicTransformer(Pretrained, nn.Module):
         nn.init.zeros_(self.proj_out.bias)
         nn.init.normal_(self.labels.weight, std=0.02)
 
+    def slim_sizes(self) -> dict[str, int]:
+        """Return the sizes of half the width."""
+        width, heads = self.config["width"], self.config["heads"]
+        return {"width": width // 2, "heads": max(heads // 2, 1)}
+
     def forward(
-        self, x: Float[Tensor, "b n c"], t: Float[Tensor, " b"], cond: Mapping[str, Tensor]
+        self,
+        x: Float[Tensor, "b n c"],
+        t: Float[Tensor, " b"],
+        cond: Mapping[str, Tensor],
+        until: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b n c"]:
-        """Return the velocity at our time; ``cond`` holds ``label (b,)`` and ``context``."""
+        """Return the velocity at our time; ``cond`` holds ``label (b,)`` and ``context``.
+
+        Of a network of maps it is the mean velocity up to ``until``.
+        """
         told = self.time(sinusoid(LEVELS * t, _SINES).to(x.dtype))
+        told = added(told, self.until, t, until)
         told = told + self.labels(cond["label"].long())
         told = self.modulation(told).unflatten(-1, (6, -1))
         context = None if self.context_in is None else self.context_in(cond["context"])

@@ -112,7 +112,14 @@ class TemporalLayer(nn.Module):
         self, x: Float[Tensor, "m t d"], h: Float[Tensor, "m t h"]
     ) -> tuple[Float[Tensor, "m t d"], Float[Tensor, "m t h"]]:
         """Return moved coordinates and new features."""
-        frames = x.shape[1]
+        attention, v, said = self.attend(h)
+        return x + pulled(x, attention, self.x_mlp(v)), h + said
+
+    def attend(
+        self, h: Float[Tensor, "m t h"]
+    ) -> tuple[Float[Tensor, "m t t"], Float[Tensor, "m t h"], Float[Tensor, "m t h"]]:
+        """Return who looks at whom, the values, and what each frame is told."""
+        frames = h.shape[1]
         at = torch.arange(frames, device=h.device)
         offsets = torch.arange(1 - frames, frames, device=h.device, dtype=h.dtype)
         rows = self.time_emb(waves(offsets, self.time_dim))
@@ -120,11 +127,16 @@ class TemporalLayer(nn.Module):
         q, k, v = self.q_mlp(h), self.k_mlp(h), self.v_mlp(h)
         logits = q @ k.mT + torch.einsum("mth,tsh->mts", q, between)
         attention = logits.softmax(-1)
-        said = attention @ v + torch.einsum("mts,tsh->mth", attention, between)
-        pull = self.x_mlp(v)
-        near = x - x.mean(1, keepdim=True)  # what is summed is a difference; keep its terms small
-        moved = x + (attention @ pull) * near - attention @ (pull * near)
-        return moved, h + said
+        return attention, v, attention @ v + torch.einsum("mts,tsh->mth", attention, between)
+
+
+def pulled(
+    x: Float[Tensor, "m t d"], attention: Float[Tensor, "m t t"], pull: Float[Tensor, "m t v"]
+) -> Float[Tensor, "m t vd"]:
+    """Return ``sum_s a[t, s] g[s] (x[t] - x[s])``, a vector for each of the pulls g."""
+    near = (x - x.mean(1, keepdim=True))[..., None, :]  # differences are summed: keep terms small
+    drawn = (pull[..., None] * near).flatten(-2)
+    return ((attention @ pull)[..., None] * near).flatten(-2) - attention @ drawn
 
 
 class EGTN(Pretrained, nn.Module):
@@ -179,13 +191,12 @@ class EGTN(Pretrained, nn.Module):
         if given == 1 and prior == "velocity":
             raise ValueError("prior=velocity needs two given frames, got 1.")
         self.given, self.frames, self.prior, self.time_dim = given, frames, prior, time_dim
-        self.node_dim, self.edge_dim = node_dim, edge_dim
+        self.node_dim, self.edge_dim, self.hidden = node_dim, edge_dim, hidden
         self.input_linear = nn.Linear(node_dim + time_dim, hidden)
-        self.s_modules, self.t_modules = _stack(layers, hidden, edge_dim, time_dim, pre_norm)
+        self.s_modules, self.t_modules = self._stack(layers, pre_norm)
         if given and prior == "learned":
             self.input_linear_ref = nn.Linear(node_dim, hidden)
-            own = _stack(prior_layers, hidden, edge_dim, time_dim, pre_norm)
-            self.s_modules_ref, self.t_modules_ref = own
+            self.s_modules_ref, self.t_modules_ref = self._stack(prior_layers, pre_norm)
             self.ws = nn.Parameter(torch.ones(frames))
 
     def moved(
@@ -214,8 +225,7 @@ class EGTN(Pretrained, nn.Module):
         told = self._over(nodes, place.shape[1])
         level = waves(step.to(x), self.time_dim)[:, None].expand(-1, place.shape[1], -1)
         h = self.input_linear(torch.cat([told, level], -1))
-        for spatial, temporal in zip(self.s_modules, self.t_modules, strict=True):
-            place, h = temporal(*spatial(place, h, graph))
+        place, h = self._through(self.s_modules, self.t_modules, place, h, graph)
         return place[:, before:] - x, h[:, before:]
 
     def reference_of(
@@ -230,10 +240,8 @@ class EGTN(Pretrained, nn.Module):
         if self.prior == "velocity":
             ahead = torch.arange(1, self.frames + 1, device=given.device).to(given)[None, :, None]
             return last + ahead * (given[:, -1:] - given[:, -2:-1])
-        place = given
         h = self.input_linear_ref(self._over(nodes, given.shape[1]))
-        for spatial, temporal in zip(self.s_modules_ref, self.t_modules_ref, strict=True):
-            place, h = temporal(*spatial(place, h, graph))
+        place, h = self._through(self.s_modules_ref, self.t_modules_ref, given, h, graph)
         weights = h.mean(-1, keepdim=True) * self.ws  # (m, s, t)
         weights = torch.cat([weights[:, :-1], 1 - weights[:, :-1].sum(1, keepdim=True)], 1)
         # The weights of a frame sum to one: away from its last place nothing is lost by rounding.
@@ -275,11 +283,18 @@ class EGTN(Pretrained, nn.Module):
         """Return features of each node in each frame."""
         return nodes[:, :frames] if nodes.ndim == 3 else nodes[:, None].expand(-1, frames, -1)
 
+    def _stack(self, layers: int, pre_norm: bool) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """Return layers over nodes, and over frames."""
+        width, edges = self.hidden, self.edge_dim
+        spatial = (SpatialLayer(width, edges, pre_norm=pre_norm) for _ in range(layers))
+        return nn.ModuleList(spatial), nn.ModuleList(
+            TemporalLayer(width, self.time_dim) for _ in range(layers)
+        )
 
-def _stack(
-    layers: int, hidden: int, edge_dim: int, time_dim: int, pre_norm: bool
-) -> tuple[nn.ModuleList, nn.ModuleList]:
-    spatial = (SpatialLayer(hidden, edge_dim, pre_norm=pre_norm) for _ in range(layers))
-    return nn.ModuleList(spatial), nn.ModuleList(
-        TemporalLayer(hidden, time_dim) for _ in range(layers)
-    )
+    def _through(
+        self, spatials: Any, temporals: Any, place: Tensor, h: Tensor, graph: Graph
+    ) -> tuple[Tensor, Tensor]:
+        """Return coordinates and features after layers of both kinds in turn."""
+        for spatial, temporal in zip(spatials, temporals, strict=True):
+            place, h = temporal(*spatial(place, h, graph))
+        return place, h
