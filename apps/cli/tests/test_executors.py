@@ -218,7 +218,7 @@ BODY = "{bodies}/raw/ellipsoids_0000.npz"
 PLANS = {
     "protein sample": "--lengths 60,90 --num 4 --steps 2 --weights {narrow}",
     "shape sample": CASES["shape sample"],
-    "audio separate": "{sounds}/short.wav --query rain --query sea --weights {sounds}/run",
+    "audio separate": "{sounds}/short.wav --query rain --weights {sounds}/run",
     **{verb: CASES[verb] for verb in ("pde simulate", "imaging restore")},
     **{verb: CASES[verb] for verb in ("trajectories sample", "trajectories forecast")},
     "protein scaffold": f"--motif {PROTEIN_G}:A3-9 --length 30 --steps 2 --weights {{narrow}}",

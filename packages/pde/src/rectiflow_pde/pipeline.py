@@ -132,7 +132,7 @@ class SimulationPipeline(Pipeline):
         times = draw.uniform(0, self.times()[-1], count)
         readings = Readings(places, times, np.arange(count) % 3, draw.uniform(0, 1, count))
         method = Expected() if part == "Expected" else getattr(inverse, part)()
-        told = {"evaluations": load.calls, "method": method, "num": load.rows}
+        told: Any = {"evaluations": load.calls, "method": method, "num": load.rows}
         assimilate(self, readings, "cylinder of radius 0.05 at Re 100", **told)
 
     def _run_simulation(self, load: Load, has_frame: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -48,7 +48,7 @@ class ForecastValidation:
         rows = self.prepared.some_rows("valid").tolist()[: self.num]
         settings = replace(self.settings, steps=self.steps)
         pipe = TrajectoryPipeline(network, settings=settings)  # type: ignore[arg-type]
-        told = {"num": self.samples, "seed": self.seed}
+        told: Any = {"num": self.samples, "seed": self.seed}
         found = summed_up(measure_windows(pipe, self.prepared, rows, **told), {})
         mark = f"@{self.steps}"
         return {
