@@ -14,6 +14,7 @@ from rectiflow.inverse import restore
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.rectify import sample_generator
 from rectiflow.solvers import Euler
+from torch import Tensor
 
 from rectiflow_imaging.data.prepare import Fit, cropped_to, padded_to
 from rectiflow_imaging.io import Volume
@@ -41,6 +42,23 @@ class RestorationPipeline(Pipeline):
     def kinds(cls) -> dict[str, Kinds]:
         """Return the classes of the network."""
         return {"network": (MeanFlowNetwork, ResidualNetwork)}
+
+    @torch.no_grad()
+    def restored(
+        self, degraded: Tensor, *, steps: int = 25, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return what the network makes of images ``(b, c, s, s)`` in [-1, 1], by name.
+
+        ``restored``, and of PMRF the ``estimate`` of the posterior mean.
+        """
+        net = self.network
+        if isinstance(net, MeanFlowNetwork):
+            mean, moves = net.estimate(degraded), plan(uniform(steps), Euler())
+            told: Any = {"sigma": net.sigma, "generator": generator}
+            flowed = restore(bind(net), mean, moves, **told)
+            return {"estimate": mean, "restored": flowed.clamp(-1, 1)}
+        start = torch.randn(degraded.shape, generator=generator, device=degraded.device)
+        return {"restored": net.diffusion.sample(net, degraded, start, count=steps).clamp(-1, 1)}
 
     @torch.no_grad()
     def __call__(
@@ -72,16 +90,7 @@ class RestorationPipeline(Pipeline):
         if trial:
             truth = truth.clamp(-1, 1)
             made["degraded"] = y = net.degraded(truth, sample_generator(seed, 0))
-        noise = sample_generator(seed, 1, self.device)
-        if isinstance(net, MeanFlowNetwork):
-            made["estimate"] = mean = net.estimate(y)
-            moves = plan(uniform(steps), Euler())
-            flowing: Any = {"sigma": net.sigma, "generator": noise}
-            made["restored"] = restore(bind(net), mean, moves, **flowing)
-        else:
-            start = torch.randn(y.shape, generator=noise, device=y.device)
-            made["restored"] = net.diffusion.sample(net, y, start, count=steps)
-        made = {name: x.clamp(-1, 1) if name == "restored" else x for name, x in made.items()}
+        made |= self.restored(y, steps=steps, generator=sample_generator(seed, 1, self.device))
         volumes = {name: cropped_to(volume, fit.restored(x.cpu())) for name, x in made.items()}
         measured = {}
         if trial:

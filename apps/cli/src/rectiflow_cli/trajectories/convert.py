@@ -43,8 +43,8 @@ class Convert(commands.Convert):
 
         if type(pipe.network) is not EGTN:
             raise ValueError(
-                f"the authors' code knows EGTN alone, got a {type(pipe.network).__name__}; expected "
-                "weights of it."
+                f"the authors' code knows EGTN alone, got a {type(pipe.network).__name__}; "
+                "expected weights of it."
             )
         path = out / "geotdm.pt"
         with whole_file(path) as temporary:
