@@ -202,9 +202,33 @@ def test_card_shows_each_method(bodies, capsys):
         demo.card(Request(weights="nowhere", device="cpu"))
 
 
-@pytest.mark.parametrize("words", ["deform a.npz -o x", "restore a.npz -o x"])
-def test_weights_must_be_given_since_none_ship(words, capsys):
-    assert main(["imaging", *words.split()]) == 2
+def test_the_restorer_that_ships_lessens_the_error(bodies, capsys):
+    found = told(capsys, "restore", BODY, "--trial", "--steps", 2, "-o", "shipped")
+    images = found["samples"][0]["images"]
+    assert images["estimate"]["psnr"] > images["restored"]["psnr"] > images["degraded"]["psnr"] + 3
+
+
+def test_weights_must_be_given_since_none_ship(capsys):
+    assert run("deform", "a.npz", "-o", "x") == 2
     said = capsys.readouterr().err
     assert "no weights are given and none of this kind ship" in said
     assert "rectiflow imaging train experiment=small" in said
+
+
+def test_register_tells_the_overlap_and_writes_the_field(bodies, capsys):
+    again = ("register", BODY, "bodies/ellipsoids_0001.npz", "--iterations", 2)
+    found = told(capsys, *again, "-o", "onto")
+    assert found["files"] == ["registered.npz", "segmentation.npz", "field.npz"]
+    assert 0 <= found["dice"] <= 1
+    assert found["likeness"] > found["likeness_before"]
+    assert read_volume("onto/registered.npz").labels.shape == (6, 16, 16)
+    capsys.readouterr()
+    flat = ("phantoms", "--num", 1, "--side", 16, "--slices", 1)
+    assert run(*flat, "-o", "flat") == 0
+    for words, said in (
+        ((BODY, "flat/ellipsoids_0000.npz"), "two flat images or two volumes"),
+        ((BODY, BODY, "--segmentation", "flat/ellipsoids_0000.npz"), "expected one shape"),
+        ((BODY, BODY, "--stiffness", "-1"), "at least 0"),
+    ):
+        assert run("register", *words, "-o", "none") == 2
+        assert said in capsys.readouterr().err

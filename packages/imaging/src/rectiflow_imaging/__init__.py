@@ -1,4 +1,4 @@
-"""Images and volumes by rectified flow: drawn, reconstructed from few views, deformed (DRDM).
+"""Images and volumes by rectified flow: drawn, reconstructed, restored, deformed and registered.
 
 Research software, not a medical device.
 
@@ -12,6 +12,8 @@ using Pre-trained 2D Diffusion Models" (CVPR 2023).
 from rectiflow_imaging.io import Volume, read_volume, write_volume
 from rectiflow_imaging.networks import ImageUNet, RecoveryNetwork
 from rectiflow_imaging.pipeline import DeformationPipeline, ImagePipeline
+from rectiflow_imaging.registration import Registration, register
+from rectiflow_imaging.restoration import RestorationPipeline
 from rectiflow_imaging.result import ImageResult
 
 __all__ = [
@@ -20,7 +22,10 @@ __all__ = [
     "ImageResult",
     "ImageUNet",
     "RecoveryNetwork",
+    "Registration",
+    "RestorationPipeline",
     "Volume",
     "read_volume",
+    "register",
     "write_volume",
 ]

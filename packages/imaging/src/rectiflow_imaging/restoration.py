@@ -16,6 +16,7 @@ from rectiflow.inverse import restore
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.rectify import sample_generator
 from rectiflow.solvers import Euler
+from torch import Tensor
 
 from rectiflow_imaging.data.prepare import Fit, cropped_to, padded_to
 from rectiflow_imaging.io import Volume
@@ -55,6 +56,23 @@ class RestorationPipeline(Pipeline):
         return Work(run, [(b, side**2) for b in (1, 3) for side in (16, 32, 48)], (1, 3))
 
     @torch.no_grad()
+    def restored(
+        self, degraded: Tensor, *, steps: int = 25, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return what the network makes of images ``(b, c, s, s)`` in [-1, 1], by name.
+
+        ``restored``, and of PMRF the ``estimate`` of the posterior mean.
+        """
+        net = self.network
+        if isinstance(net, MeanFlowNetwork):
+            mean, moves = net.estimate(degraded), plan(uniform(steps), Euler())
+            told: Any = {"sigma": net.sigma, "generator": generator}
+            flowed = restore(bind(net), mean, moves, **told)
+            return {"estimate": mean, "restored": flowed.clamp(-1, 1)}
+        start = torch.randn(degraded.shape, generator=generator, device=degraded.device)
+        return {"restored": net.diffusion.sample(net, degraded, start, count=steps).clamp(-1, 1)}
+
+    @torch.no_grad()
     def __call__(
         self, volume: Volume, *, steps: int = 25, seed: int = 0, trial: bool = False
     ) -> ImageResult:
@@ -84,16 +102,7 @@ class RestorationPipeline(Pipeline):
         if trial:
             truth = truth.clamp(-1, 1)
             made["degraded"] = y = net.degraded(truth, sample_generator(seed, 0))
-        noise = sample_generator(seed, 1, self.device)
-        if isinstance(net, MeanFlowNetwork):
-            made["estimate"] = mean = net.estimate(y)
-            moves = plan(uniform(steps), Euler())
-            flowing: Any = {"sigma": net.sigma, "generator": noise}
-            made["restored"] = restore(bind(net), mean, moves, **flowing)
-        else:
-            start = torch.randn(y.shape, generator=noise, device=y.device)
-            made["restored"] = net.diffusion.sample(net, y, start, count=steps)
-        made = {name: x.clamp(-1, 1) if name == "restored" else x for name, x in made.items()}
+        made |= self.restored(y, steps=steps, generator=sample_generator(seed, 1, self.device))
         volumes = {name: cropped_to(volume, fit.restored(x.cpu())) for name, x in made.items()}
         measured = {}
         if trial:

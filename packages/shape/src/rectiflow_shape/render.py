@@ -143,7 +143,8 @@ def render(mesh: Mesh, camera: Camera | None = None, size: int = 256) -> Picture
     mask = face >= 0
     crosses = mesh.crosses / np.maximum(np.linalg.norm(mesh.crosses, axis=1, keepdims=True), 1e-30)
     normals = np.where(mask[..., None], crosses[face], 0.0)
-    normals *= np.where((normals * axes[2]).sum(2, keepdims=True) < 0, -1, 1)
+    toward = camera.rays(size).numpy()
+    normals *= np.where((normals * toward).sum(2, keepdims=True) < 0, -1, 1)
     lights = np.stack([axes[2], np.array([0.3, 0.9, 0.3])])
     shade = 0.25 + (normals @ (lights / np.linalg.norm(lights, axis=1, keepdims=True)).T).clip(
         0

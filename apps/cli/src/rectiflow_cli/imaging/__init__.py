@@ -9,6 +9,7 @@ VERBS = {
     "reconstruct": Verb(f"{__name__}.reconstruct", "Reconstruct volumes from few views."),
     "restore": Verb(f"{__name__}.restore", "Restore noisy and blurred images (PMRF, RDDM)."),
     "deform": Verb(f"{__name__}.deform", "Deform images and labels plausibly (DRDM)."),
+    "register": Verb(f"{__name__}.register", "Bring an image onto another, without folds."),
     "eval": Verb(f"{__name__}.eval", "Measure images against others."),
     "pairs": Verb(f"{__name__}.pairs", "Sample pairs of noise and slice, for reflow."),
     "tune": Verb(f"{__name__}.tune", "Search the times of few steps for a checkpoint."),

@@ -20,11 +20,15 @@ class Restore(OfImages):
 
     name = "restore"
     pipeline = "rectiflow_imaging.restoration:RestorationPipeline"
-    trained_by = "train experiment=small_pmrf"
     examples = (
-        "noisy.npz --weights runs/pmrf -o restored",
+        "noisy.npz -o restored",
         "body.npz --trial --steps 10 --weights runs/rddm -o restored",
     )
+
+    def flags(self, parser: Parser) -> None:
+        """Take the restorer that ships where no other is named."""
+        super().flags(parser)
+        parser.set_defaults(weights="small_pmrf")
 
     def own_flags(self, parser: Parser) -> None:
         """Add the images, and how they are restored."""
