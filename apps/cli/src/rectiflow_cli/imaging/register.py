@@ -11,19 +11,19 @@ from rectiflow.results import plain
 from rectiflow.storage.folders import claim
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.imaging.phantoms import FORMATS
+from rectiflow_cli.imaging.flags import FORMATS, Imaging
 
 LIKENESS = ("correlation", "squares")
 
 
-class Register(Verb):
+class Register(Imaging, Verb):
     """Deform an image, without folds, so that it lies on another; its segmentation goes along.
 
     Labels of an NPZ are a segmentation. Where both images have one, the overlap (Dice) before and
     after is told: it is not looked at by the registration. No network is needed.
     """
 
-    domain, name = "imaging", "register"
+    name = "register"
     examples = (
         "moving.npz fixed.npz -o registered",
         "moving.nii.gz fixed.nii.gz --segmentation organs.nii.gz --format nii.gz -o registered",

@@ -47,8 +47,7 @@ class Assimilate(Pde, commands.Make):
     name, unit = "assimilate", "flow"
     examples = (
         '--sensors readings.csv --prompt "radius 0.05, Re 120" -o flow',
-        '--sensors buoys.csv --mesh channel.msh --prompt "Re 80" --noise 0.05 --num 8 -o flows',
-        '--sensors readings.csv --prompt "Re 120" --compare -o methods',
+        '--sensors buoys.csv --mesh channel.msh --prompt "Re 80" --compare -o methods',
     )
 
     def own_flags(self, parser: Parser) -> None:
