@@ -79,6 +79,8 @@ def test_sample_pairs_and_reflow(bodies, capsys):
     assert first.shape == (1, 16, 16)
     assert main(["rerun", "drawn/result.json"]) == 0
     assert "3 of 3 files are equal" in capsys.readouterr().out
+    assert main(["status", "drawn"]) == 0
+    assert "results: complete" in capsys.readouterr().out
     words = ("--weights", "run", "--num", 3, "--steps", 2, "--batch", 1, "--format", "png")
     assert run("sample", *words, "-o", "again") == 0
     np.testing.assert_allclose(read_volume("again/image_0002.png").values, first, atol=1e-4)

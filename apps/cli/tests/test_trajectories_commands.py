@@ -73,6 +73,8 @@ def test_training_exports_what_forecasts(run, runs, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 of 2 files are equal" in said
     assert "loc_charged_0001.npz: off by at most" in said
+    assert main.main(["status", str(tmp_path / "out")]) == 0
+    assert "results: complete" in capsys.readouterr().out
 
 
 def test_a_table_of_a_user(run, tmp_path, capsys):

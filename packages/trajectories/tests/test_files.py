@@ -91,6 +91,11 @@ def test_pedestrians_come_and_go(tmp_path):
     whole, notes = found.complete()
     assert whole.names == ("1",)
     assert "1 of 2 nodes are not seen in every frame" in notes[0]
+    path.write_text("\n".join([*lines[:2], *lines[3:], "30 2 1 1", "40 2 1 2"]) + "\n")
+    [gap] = read_trajectories(path)  # a frame that nobody is seen in
+    whole, notes = gap.complete()
+    np.testing.assert_allclose(whole.positions, found.positions[:, :1])
+    assert notes[1] == "1 missing places are filled in on a line"
     path.write_text("0 1 2\n")
     refused(path, "line 1 is '0 1 2'; expected frame, pedestrian, x, y")
     path.write_text("0 1 2 3\n10 1 2 3\n25 1 2 3\n")

@@ -11,12 +11,14 @@ from rectiflow.grids import uniform
 from rectiflow.integrate import integrate, plan
 from rectiflow.solvers import Euler
 from rectiflow_trajectories import EGTN, Trajectory, TrajectoryPipeline, TrajectorySettings
+from rectiflow_trajectories.data import PreparedTrajectories, Windows, prepare
 from rectiflow_trajectories.data.prepare import record_of
 from rectiflow_trajectories.data.prepared import padded
 from rectiflow_trajectories.diffusion import Diffusion
-from rectiflow_trajectories.evaluation import guesses
+from rectiflow_trajectories.evaluation import guesses, measure_windows
+from rectiflow_trajectories.io import read_trajectories
 from rectiflow_trajectories.likelihood import likelihood_bound
-from rectiflow_trajectories.metrics import ade, fde
+from rectiflow_trajectories.metrics import ade, fde, least, representatives
 from rectiflow_trajectories.objective import GRADIENTS, DiffusionObjective, TrajectoryObjective
 from rectiflow_trajectories.reflow import pair_sampler
 from rectiflow_trajectories.weights import load_official
@@ -287,6 +289,47 @@ def test_errors_of_displacement():
     made = true + np.array([3.0, 0, 4]) * np.arange(3)[:, None, None]
     assert ade(made, true) == pytest.approx(5)
     assert fde(made[None], true).tolist() == [10.0]
+
+
+def test_the_least_errors_of_pedestrians_are_each_ones_own():
+    true = np.zeros((2, 2, 2))
+    made = np.zeros((2, 2, 2, 2))
+    made[0, :, 0] = made[1, :, 1] = [3.0, 4.0]  # each sample suits one of the nodes
+    assert least(made, true) == (2.5, 2.5)
+    assert least(made, true, apart=True) == (0.0, 0.0)
+    ends = np.repeat([[0.0, 0], [9, 9], [0, 9]], 7, 0) + np.random.default_rng(0).random((21, 2))
+    kept = representatives(np.stack([ends, ends], 1)[:, :, None], 3)
+    assert kept.shape == (3, 2, 1, 2)
+    corners = {tuple(np.floor(end / 5)) for end in kept[:, -1, 0]}
+    assert corners == {(0, 0), (1, 1), (0, 1)}
+    with pytest.raises(ValueError, match="1 to the 3 samples, got 4"):
+        representatives(kept, 4)
+
+
+def test_scenes_of_text_are_forecast_and_measured(tmp_path):
+    """Pedestrians who come and go, a frame that is missing, windows of unequal company."""
+    scene = tmp_path / "scenes" / "test" / "zara.txt"
+    scene.parent.mkdir(parents=True)
+    spans = {1: (0, 30), 2: (3, 22), 3: (12, 30)}
+    rows = [
+        f"{10 * t} {who} {0.4 * t} {who}"
+        for t in range(30)
+        for who, (start, stop) in spans.items()
+        if start <= t < stop and t != 14
+    ]
+    scene.write_text("\n".join(rows))
+    prepare(tmp_path / "scenes", tmp_path / "shards",
+            windows=Windows("pedestrians", given=GIVEN, frames=MADE, stride=3))  # fmt: skip
+    prepared = PreparedTrajectories(tmp_path / "shards")
+    assert set(prepared.table["nodes"]) == {1, 2, 3}
+    sizes = {"node_dim": 2, "edge_dim": 0, "pre_norm": True, "prior": "velocity"}
+    pipe = pipeline(sizes=sizes, kind="pedestrians", dimensions=2, unit="m", noise=0.01)
+    told = measure_windows(pipe, prepared, range(len(prepared.table["nodes"])), num=20, clusters=8)
+    assert all(0 < row["min_ade"] < row["ade"] for row in told)
+    [forecast] = pipe(read_trajectories(scene), num=20).forecasts
+    assert forecast.names == ("1", "3")
+    assert forecast.futures.shape == (20, MADE, 2, 2)
+    assert forecast.unit == "m"
 
 
 @pytest.mark.parametrize(

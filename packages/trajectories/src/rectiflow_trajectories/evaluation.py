@@ -9,7 +9,7 @@ import numpy as np
 from rectiflow.evaluation import Evaluation
 
 from rectiflow_trajectories.likelihood import likelihood_bound
-from rectiflow_trajectories.metrics import ade, fde, marginal_score
+from rectiflow_trajectories.metrics import ade, fde, least, marginal_score, representatives
 
 if TYPE_CHECKING:
     from rectiflow_trajectories.data import PreparedTrajectories
@@ -37,6 +37,7 @@ def measure_windows(
     num: int = 5,
     steps: Sequence[int] = (),
     bound: bool = False,
+    clusters: int | None = None,
     **options: Any,
 ) -> list[dict[str, Any]]:
     """Forecast some windows and return rows of errors, one for each number of steps.
@@ -53,6 +54,8 @@ def measure_windows(
         Numbers of steps; the checkpoint's own if empty.
     bound : bool
         Tell the likelihood bound of each window as well, in nats.
+    clusters : int, optional
+        Take the least errors over so many samples, those that stand for all.
     **options
         As for :meth:`TrajectoryPipeline.samples`.
     """
@@ -75,6 +78,7 @@ def measure_windows(
         nats = likelihood_bound(pipe, records, [(row, 0) for row in rows])
         for told, value in zip(base, nats.tolist(), strict=True):
             told["bound"] = value
+    alone = prepared.told("kind") == "pedestrians"  # each has the samples that suit it
     for count in steps or (pipe.settings.steps,):
         made = pipe.samples(records, rows, num=num, steps=count, **options)
         for told, x, futures in zip(base, whole, made, strict=True):
@@ -82,7 +86,10 @@ def measure_windows(
             if given:
                 near, last = ade(futures, x[given:]), fde(futures, x[given:])
                 row |= {"ade": float(near.mean()), "fde": float(last.mean())}
-                row |= {"min_ade": float(near.min()), "min_fde": float(last.min())}
+                best = futures if clusters is None else representatives(futures, clusters)
+                row |= dict(
+                    zip(("min_ade", "min_fde"), least(best, x[given:], apart=alone), strict=True)
+                )
             else:
                 row |= {"made": futures, "real": x}
             found.append(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -145,13 +145,13 @@ class Trajectory:
     def complete(self) -> tuple[Self, tuple[str, ...]]:
         """Return it with each node in each frame, and what was done to that end.
 
-        Nodes that come and go are left out where they are not seen throughout; of others, gaps of
-        at most two frames are filled in along a line.
+        Gaps of at most two frames are filled in along a line. Nodes that come and go are left out
+        where more is missing.
 
         Raises
         ------
         ValueError
-            When the gaps are longer, at an end, or nothing is left; or the box is periodic.
+            When others have longer gaps, or one at an end; nothing is left; or the box is periodic.
         """
         if self.box is not None:
             sides = " x ".join(f"{side:g}" for side in self.box)
@@ -163,29 +163,34 @@ class Trajectory:
         seen = self.seen
         if seen.all():
             return self, ()
-        whole: Any = seen.all(0)
-        if self.comes_and_goes:
-            if not whole.any():
-                raise ValueError(f"no node is seen in all {self.frames} frames; expected one.")
-            return self.of(whole), (
-                f"{(~whole).sum()} of {self.nodes} nodes are not seen in every frame and left out",
-            )
-        filled = self.positions.copy()
-        at = np.arange(self.frames)
-        for node in np.flatnonzero(~whole):
+        filled, at, kept = self.positions.copy(), np.arange(self.frames), np.ones(self.nodes, bool)
+        for node in np.flatnonzero(~seen.all(0)):
             there = np.flatnonzero(seen[:, node])
             name = self.labels[node]
+            reason = ""
             if not len(there) or there[0] != 0 or there[-1] != self.frames - 1:
-                raise ValueError(
+                reason = (
                     f"node {name} is not seen in the first or last of {self.frames} frames; "
                     "expected every node at both ends. Cut the frames, or leave the node out."
                 )
-            if np.diff(there).max() > FILLED + 1:
-                raise ValueError(
+            elif np.diff(there).max() > FILLED + 1:
+                reason = (
                     f"node {name} is not seen in {np.diff(there).max() - 1} frames in a row; "
                     f"expected gaps of at most {FILLED}, which are filled in."
                 )
-            for axis in range(self.dimensions):
+            if reason and not self.comes_and_goes:
+                raise ValueError(reason)
+            kept[node] = not reason
+            for axis in range(self.dimensions if kept[node] else 0):
                 filled[:, node, axis] = np.interp(at, there, self.positions[there, node, axis])
-        count = int((~seen).sum())
-        return replace(self, positions=filled), (f"{count} missing places are filled in on a line",)
+        if not kept.any():
+            raise ValueError(f"no node is seen in all {self.frames} frames; expected one.")
+        whole, notes = replace(self, positions=filled), []
+        if not kept.all():
+            whole = whole.of(kept)
+            told = f"{(~kept).sum()} of {self.nodes} nodes are not seen in every frame and left out"
+            notes.append(told)
+        count = int((~seen[:, kept]).sum())
+        if count:
+            notes.append(f"{count} missing places are filled in on a line")
+        return whole, tuple(notes)

@@ -32,6 +32,7 @@ class Evaluate(Trajectories, commands.Evaluate):
         add("--limit", type=positive, help="At most so many windows, evenly spaced.")
         add = parser.group("sampling")
         add("--num", type=positive, default=5, help="Samples of each.")
+        add("--clusters", type=positive, help="Take least errors over so many of them, spread out.")
         add("--steps", type=positive, nargs="+", default=(), help="Of the solver, one row each.")
         add_sampler(add, "euler")
         add(
@@ -48,6 +49,10 @@ class Evaluate(Trajectories, commands.Evaluate):
         if args.bound and args.weights is None:
             raise UsageError(
                 "--bound is that of weights; expected --weights, those of a diffusion."
+            )
+        if (args.clusters or 0) > args.num:
+            raise UsageError(
+                f"--clusters {args.clusters} of --num {args.num}; expected at most it."
             )
         prepared = PreparedTrajectories(args.shards)
         rows = prepared.some_rows(args.split).tolist()
@@ -67,7 +72,7 @@ class Evaluate(Trajectories, commands.Evaluate):
 
         pipe = None if args.weights is None else self.load(args)
         told = {"solver": args.solver, "grid": args.grid, "seed": args.seed} if pipe else {}
-        told["bound"] = args.bound
+        told |= {"bound": args.bound, "clusters": args.clusters}
         prepared = PreparedTrajectories(args.shards)
         return lambda rows: measure_windows(
             pipe, prepared, rows, num=args.num, steps=args.steps, **told
