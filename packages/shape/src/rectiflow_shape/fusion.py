@@ -141,8 +141,9 @@ def visual_hull(
         found = []
         for image, camera in zip(fields, cameras, strict=True):
             at = camera.project(points, size)[0] * (2 / size) - 1
-            told = {"align_corners": False, "padding_mode": "border"}
-            value = F.grid_sample(image[None], at[None, None], **told).flatten()
+            value = F.grid_sample(
+                image[None], at[None, None], padding_mode="border", align_corners=False
+            ).flatten()
             found.append(torch.where((at.abs() > 1).any(1), -value.abs() - 1, value) * 2 / size)
         return torch.stack(found).amin(0)
 
@@ -232,8 +233,8 @@ def fuse_normals(
         mesh = Mesh(x.numpy(), mesh.faces)
     assert mesh is not None
     whole = extract(_inside(mesh), depth=settings.depth).mesh
-    scaled = (Mesh(unit * each.vertices, each.faces) for each in (whole, hull))
-    return Fusion(*scaled, tuple(errors))
+    found, start = (Mesh(unit * each.vertices, each.faces) for each in (whole, hull))
+    return Fusion(found, start, tuple(errors))
 
 
 def check_map(

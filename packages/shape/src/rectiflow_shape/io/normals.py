@@ -88,7 +88,8 @@ def read_normals(paths: Sequence[str | Path], axes: str = "world") -> NormalMaps
             f"got {len(files)} pictures; expected 4, from azimuths 0, 90, 180 and 270, or one JSON "
             'with {"views": [{"file": ..., "azimuth": ...}, ...]}.'
         )
-    normals, masks = [], []
+    normals: list[Tensor] = []
+    masks: list[Tensor] = []
     for file, camera in zip(files, cameras, strict=True):
         normal, mask = _read(file, camera, axes)
         if masks and mask.shape != masks[0].shape:
