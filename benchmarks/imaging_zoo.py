@@ -272,8 +272,8 @@ core. It is research software, not a medical device, and there is no patient dat
 
 Energy distances are those of {drawn} drawn slices to as many others of bodies. Translation and
 segmentation train a network of 16 x 16 pixels first; the others take what ships. The
-threshold beside the segmentation is the best for the very slices; how faint the lesions are, and how
-far they are noised, was chosen on these too. What the methods can do is told in [Images](imaging.md).
+threshold beside the segmentation is the best for the very slices; how faint the lesions are, and
+how far they are noised, was chosen on these too. See [Images](imaging.md) for what the methods do.
 """
 
 
