@@ -104,6 +104,8 @@ def test_guesses_and_forecasts_are_measured(run, shards, tmp_path, capsys):
     assert summary["windows"] == 4
     assert summary["min_ade@3"] <= summary["ade@3"]
     assert (tmp_path / "out" / "metrics.csv").read_text().count("\n") == 1 + 2 * 4
+    assert rectiflow("eval", shards, "--num", 2, "--clusters", 3) == 2
+    assert "--clusters must be at most --num 2, got 3" in capsys.readouterr().err
 
 
 def test_pairs_train_a_student(run, shards, tmp_path, capsys):
