@@ -51,9 +51,7 @@ class Evaluate(Trajectories, commands.Evaluate):
                 "--bound is that of weights; expected --weights, those of a diffusion."
             )
         if (args.clusters or 0) > args.num:
-            raise UsageError(
-                f"--clusters {args.clusters} of --num {args.num}; expected at most it."
-            )
+            raise UsageError(f"--clusters must be at most --num {args.num}, got {args.clusters}.")
         prepared = PreparedTrajectories(args.shards)
         rows = prepared.some_rows(args.split).tolist()
         count = min(args.limit or len(rows), len(rows))
