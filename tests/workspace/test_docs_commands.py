@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import multiprocessing.forkserver
 import os
 import re
@@ -230,5 +231,8 @@ def test_examples_are_found():
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
 def test_every_fence_names_a_language_that_is_checked(page):
-    fences = re.findall(r"^```(\w*)$", page.read_text(), re.M)[::2]
-    assert set(fences) <= {"console", "python", "yaml", "bibtex", ""}
+    text = page.read_text()
+    fences = re.findall(r"^```(\w*)$", text, re.M)[::2]
+    assert set(fences) <= {"console", "python", "json", "yaml", "bibtex", ""}
+    for document in re.findall(r"^```json\n(.*?)^```$", text, re.M | re.S):
+        json.loads(document)

@@ -290,8 +290,21 @@ def test_every_verb_that_offers_a_plan_is_planned_below():
     assert offered == set(PLANS)
 
 
+PLANNED = {
+    *("audio separate", "imaging reconstruct", "protein sample", "protein scaffold"),
+    *("pde simulate", "shape sample", "shape pairs", "trajectories sample"),
+}
+"""Quick: one or two of each domain; the others' trials take seconds each."""
+
+
 @pytest.mark.usefixtures("cache")
-@pytest.mark.parametrize("verb", PLANS)
+@pytest.mark.parametrize(
+    "verb",
+    [
+        pytest.param(verb, marks=() if verb in PLANNED else pytest.mark.slow, id=verb)
+        for verb in PLANS
+    ],
+)
 def test_a_plan_tells_what_a_request_takes(verb, words_of, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = [*words_of(verb, PLANS), "-o", "out.glb" if "shape" in verb else "out"]

@@ -252,7 +252,7 @@ def test_unusable_windows(told, said):
 
 
 def test_nothing_to_prepare(tmp_path):
-    with pytest.raises(FileNotFoundError, match="expected one of trajectories"):
+    with pytest.raises(FileNotFoundError, match="expected files of trajectories"):
         prepare(tmp_path / "none", tmp_path / "out")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="expected files that end in"):
