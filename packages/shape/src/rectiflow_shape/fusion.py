@@ -42,6 +42,7 @@ VIEWS = tuple(Camera(azimuth, 0.0, 60.0, 1.5) for azimuth in (0.0, 90.0, 180.0, 
 """Where Direct2.5 looks from."""
 
 _MARGIN = 1.15  # of the ball that a camera sees whole
+_ROUGH = 5  # depth of the lattice on which the object is found
 _FACING = 0.9  # share of a map that has to look at its camera
 _BEHIND = -0.1  # cosine from which a normal does; below, it is of what cannot be seen
 _BETAS = (0.9, 0.999)
@@ -196,8 +197,7 @@ def fuse_normals(
         )
     for k, (normal, mask, camera) in enumerate(zip(normals, masks > 0.5, cameras, strict=True)):
         check_map(normal, mask, camera, f"map {k}")
-    unit = max(map(_sees, cameras))
-    within = [replace(camera, away=camera.distance / unit) for camera in cameras]
+    unit, within = _placed(masks, cameras)
     size = min(settings.size, masks.shape[-1])
     wanted = _targets(normals.double(), masks.double(), size)
     mesh, total, errors = None, sum(settings.steps), list[float]()
@@ -235,6 +235,17 @@ def fuse_normals(
     whole = extract(_inside(mesh), depth=settings.depth).mesh
     found, start = (Mesh(unit * each.vertices, each.faces) for each in (whole, hull))
     return Fusion(found, start, tuple(errors))
+
+
+def _placed(masks: Float[Tensor, "k s s"], cameras: Sequence[Camera]) -> tuple[float, list[Camera]]:
+    """Return the unit in which the object fills the lattice, and the cameras in it."""
+    unit = max(map(_sees, cameras))
+    within = [replace(camera, away=camera.distance / unit) for camera in cameras]
+    rough = visual_hull(masks, within, depth=_ROUGH)
+    # A small object in large pictures would else be coarse.
+    span = np.abs(rough.vertices).max() / BOX + 2 ** (1 - _ROUGH)
+    unit *= min(1.0, float(span) * _MARGIN)
+    return unit, [replace(camera, away=camera.distance / unit) for camera in cameras]
 
 
 def check_map(
