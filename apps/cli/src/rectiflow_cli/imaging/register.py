@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ class Register(Imaging, Verb):
         with claim(out, "imaging register", [*files, "field.npz"], overwrite=args.overwrite):
             made = register(moving, fixed, method, device=pick_device(args.device))
             rows = made.write(out, f".{args.format}")
+        for line in made.warnings:
+            sys.stderr.write(f"note: {line}\n")
         measured = made.measured["registered"]
         document = {"folder": out, "files": [f for row in rows for f in row["files"]], **measured}
         document |= {"notes": made.warnings, "seconds": made.seconds, **made.settings}

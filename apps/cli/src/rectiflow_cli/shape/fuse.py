@@ -49,6 +49,8 @@ class Fuse(Shape, Verb):
 
         started = time.perf_counter()
         check_format(Path(args.out))
+        if len(args.steps) > 4:
+            raise ValueError(f"--steps has 1 to 4 stages, got {len(args.steps)}.")
         settings = FusionSettings(
             steps=tuple(args.steps),
             depths=tuple(range(7 - len(args.steps), 7)),
