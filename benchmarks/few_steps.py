@@ -382,7 +382,7 @@ class Flows(Domain):
 
         guess = by_pipeline(pipe, steps=steps, solver=solver, grid=grid, **options)
         for whole in self.flows:
-            flow = cut(whole, pipe.settings.frames)
+            flow = cut(whole, pipe.settings.frames, pipe.settings.frame_step)
             found = guess.simulate(flow)[: len(flow.times)]
             error = relative_l2(found, flow.stacked, given_frames=1)
             yield {"relative_l2": float(error.without_given)}

@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     pipe = SimulationPipeline.from_pretrained(args.weights)
-    true = cut(read_npz(SHEDDING), pipe.settings.frames)
+    true = cut(read_npz(SHEDDING), pipe.settings.frames, pipe.settings.frame_step)
     told = {"mesh": true.mesh, "first_frame": true.stacked[0]}
     told["viscosity"] = true.parameters["viscosity"]
     start = true.stacked[0, :, :2].T.astype(np.float64)

@@ -127,6 +127,32 @@ def test_a_mirrored_example_is_that_of_the_mirrored_flow(flows, scaling, rastere
     assert torch.equal(rastered[1, 7]["flow"], rastered[1, 7]["flow"])
 
 
+def test_a_flow_in_fine_steps_is_also_a_faster_and_a_slower_one(flows, scaling):
+    mesh, told = flows[0].mesh, flows[0].parameters
+    times = 0.0125 * np.arange(61)
+    ramp = np.ones((1, mesh.n_nodes), np.float32) * times[:, None].astype(np.float32)
+    fine = Trajectory(mesh, times, dict.fromkeys(("u", "v", "p"), ramp), told)
+    paces = (0.75, 1.0, 1.25, 1.1)
+    made = RasteredFlows([fine], RASTER, scaling, 12, step=0.05, paces=paces, seed=3)
+    assert made.flows[0].shape[-1] == 16
+    first = made[0]
+    assert torch.allclose(first["numbers"], scaling.numbers(told))
+    seen = set()
+    for draw in range(40):
+        item = made[0, draw]
+        rates = (item["flow"][0, ..., 1:] - item["flow"][0, ..., :-1]) * told["u_mean"] / 0.05
+        pace = float(rates.mean())
+        seen.add(round(pace, 3))
+        assert float(rates.std()) < 1e-4
+        wanted = scaling.numbers({**told, "u_mean": pace * told["u_mean"]})
+        assert torch.allclose(item["numbers"][[0, 1, 2, 4]], wanted[[0, 1, 2, 4]], atol=1e-4)
+    assert seen == {0.75, 1.0, 1.25}  # 1.1 is between the frames
+    with pytest.raises(ValueError, match="12 frames 0.03 s apart.*61 frames 0.0125 s apart"):
+        RasteredFlows([fine], RASTER, scaling, 12, step=0.03)
+    with pytest.raises(ValueError, match="14 frames 0.05 s apart"):
+        RasteredFlows(flows, RASTER, scaling, 15)
+
+
 def test_words_alone_make_mesh_and_flow(pipe, tmp_path):
     made = pipe(WORDS, num=2, steps=2)
     first, second = made.flows

@@ -4,7 +4,7 @@ import pytest
 import torch
 from rectiflow_shape.data.synthetic import sphere
 from rectiflow_shape.flow import GroupSquared, dropped, guided_field, mosaic_flow, null_of
-from rectiflow_shape.mosaic import FitSettings
+from rectiflow_shape.mosaic import FitSettings, Mosaic
 from rectiflow_shape.mosaic.fit import start
 from rectiflow_shape.networks import MosaicTransformer, TripoSGDiT, TripoSGVae
 from rectiflow_shape.objective import LatentObjective, MosaicObjective
@@ -61,9 +61,32 @@ def test_a_place_counts_as_much_as_all_values_of_its_grid():
     place, value = wanted.clone(), wanted.clone()
     place[..., :3] = 1
     value[..., 4:] = 1
-    cost = GroupSquared(27)
+    cost = GroupSquared()
     assert float(cost(place, wanted)) == float(cost(value, wanted)) == pytest.approx(1.0)
-    assert mosaic_flow(3).premetric == cost
+    assert mosaic_flow().premetric == cost
+    with pytest.raises(ValueError, match="expected none"):
+        cost(place, wanted, torch.ones(1, 5, dtype=torch.bool))
+
+
+def test_components_stand_for_the_values_of_a_grid():
+    """Grids of fields that are linear in space are told by four numbers, to rounding."""
+    axis = torch.linspace(-1, 1, 3)
+    grid = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"))
+    slopes, offsets = torch.randn(40, 3, generator=seeded()), torch.randn(40, generator=seeded(1))
+    values = torch.einsum("nc,cijk->nijk", slopes, grid) + offsets[:, None, None, None]
+    scales = torch.linspace(0.1, 0.3, 40)
+    network = MosaicTransformer(resolution=3, width=16, heads=2, layers=1, components=4)
+    mosaic = Mosaic(torch.randn(40, 3, generator=seeded(2)), scales, values)
+    network.measure(mosaic.centres, mosaic.scales, mosaic.values)
+    tokens = network.tokens(mosaic.centres, mosaic.scales, mosaic.values)
+    assert tokens.shape == (40, 8) and network.channels == 8
+    back = network.mosaic(tokens)
+    assert torch.allclose(back.values, values, atol=1e-4)
+    assert float(tokens[:, 4:].std()) == pytest.approx(1, abs=1e-3)
+    spreads = tokens[:, 4:].std(0)  # the first vary most, and less than they do by themselves
+    assert torch.equal(spreads.sort(descending=True).values, spreads)
+    with pytest.raises(ValueError, match="1 to 27"):
+        MosaicTransformer(resolution=3, width=16, heads=2, layers=1, components=28)
 
 
 def test_conditions_are_dropped_one_by_one():

@@ -122,6 +122,7 @@ def evaluate(
     guesses: Sequence[Guess],
     *,
     frames: int,
+    step: float | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure guesses of true flows from their first frames.
@@ -133,6 +134,8 @@ def evaluate(
     guesses : sequence of Guess
     frames : int
         How many frames of each flow are compared, the given first one included.
+    step : float, optional
+        Seconds between them; those between the frames of the flow if absent.
     progress : callable, optional
         ``progress(done, total)``.
 
@@ -145,7 +148,7 @@ def evaluate(
     rows: list[dict[str, Any]] = []
     total = len(flows) * len(guesses)
     for name, whole in flows.items():
-        flow = cut(whole, frames)
+        flow = cut(whole, frames, step)
         truth, regime = frequency(flow, flow.stacked)
         for guess in guesses:
             members = guess.simulate(flow)[..., :frames, :, :]
@@ -170,10 +173,23 @@ def evaluate(
     return Evaluation(rows, summarise(rows))
 
 
-def cut(flow: Trajectory, frames: int) -> Trajectory:
-    """Return the first frames of a flow."""
-    fields = {name: values[:frames] for name, values in flow.fields.items()}
-    return Trajectory(flow.mesh, flow.times[:frames], fields, flow.parameters, flow.caption)
+def cut(flow: Trajectory, frames: int, step: float | None = None) -> Trajectory:
+    """Return the first frames of a flow, ``step`` seconds apart if given.
+
+    Raises
+    ------
+    ValueError
+        If it has no frames so far apart.
+    """
+    stride = 1 if step is None else flow.stride(step)
+    if stride is None:
+        raise ValueError(
+            f"frames are {flow.frame_step:g} s apart; expected {step:g} s, which the weights make, "
+            "or a whole part of it. Prepare the flow with such a step, or use other weights."
+        )
+    some = slice(0, frames * stride, stride)
+    fields = {name: values[some] for name, values in flow.fields.items()}
+    return Trajectory(flow.mesh, flow.times[some], fields, flow.parameters, flow.caption)
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

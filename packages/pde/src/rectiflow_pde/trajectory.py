@@ -64,6 +64,17 @@ class Trajectory:
             raise ValueError(f"times must increase, got {self.times.tolist()}.")
 
     @property
+    def frame_step(self) -> float:
+        """Seconds from the first frame to the second."""
+        return round(float(self.times[1] - self.times[0]), 6)
+
+    def stride(self, step: float) -> int | None:
+        """Return how many frames on the one ``step`` seconds later is; None if there is none."""
+        found = round(step / self.frame_step)
+        whole = abs(found * self.frame_step - step) < 1e-3 * self.frame_step
+        return found if found >= 1 and whole else None
+
+    @property
     def stacked(self) -> Float[np.ndarray, "f n 3"]:
         """The fields ``u, v, p`` in one array, float32."""
         return np.stack([self.fields[name] for name in FIELDS], -1).astype(np.float32)

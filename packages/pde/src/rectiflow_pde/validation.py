@@ -49,7 +49,7 @@ class SimulationValidation:
         self.settings = SimulationSettings(
             data.scaling, data.raster, frames=data.frames, frame_step=data.frame_step
         )
-        self.flows = [cut(flow, data.frames) for flow in data.held_out[:num]]
+        self.flows = [cut(flow, data.frames, data.frame_step) for flow in data.held_out[:num]]
         self.steps, self.seed = steps, seed
 
     def __call__(self, network: nn.Module, step: int, run_dir: Path) -> dict[str, float]:

@@ -11,7 +11,8 @@ from rectiflow.couplings import Coupling, Independent
 from rectiflow.fields import VelocityField
 from rectiflow.flow import Flow
 from rectiflow.guidance import guided_velocity
-from rectiflow.premetrics import DifferencePremetric, MeanSquared, Premetric
+from rectiflow.premetrics import Mask, MeanSquared, Premetric
+from rectiflow.states import State, check_like
 from rectiflow.time_density import LogitNormal, Shifted, TimeDensity, Uniform
 from torch import Tensor
 
@@ -23,41 +24,40 @@ BASE_TOKENS = 512
 
 
 @dataclass(frozen=True)
-class GroupSquared(DifferencePremetric):
-    """The mean squared error of each group of channels, added up.
+class GroupSquared(Premetric):
+    """The mean squared error of each group of a grid's numbers, added up: place, size, values.
 
     A grid has three numbers for its place and a hundred or more for its values: in one mean its
     place would hardly count.
-
-    Parameters
-    ----------
-    values : int
-        Channels of the last group, after three for the place and one for the size.
     """
 
-    values: int
+    def __call__(self, prediction: State, target: State, mask: Mask = None) -> Tensor:
+        """Return the sum of the three means of tokens (b, n, c); a mask is not taken."""
+        if mask is not None:
+            raise ValueError("mosaics are of one number of grids, got a mask; expected none.")
+        check_like(prediction, target, "the prediction")
+        assert isinstance(prediction, Tensor) and isinstance(target, Tensor)
+        parts = (prediction.float() - target.float()).square().split_with_sizes(
+            [3, 1, target.shape[-1] - 4], dim=-1
+        )
+        return torch.stack([part.flatten(1).mean(1) for part in parts]).sum(0)
 
-    def cost(self, error: Tensor, count: Tensor) -> Tensor:
-        """Return the sum of the three means; a mask is not taken."""
-        rows = error.unflatten(1, (-1, 4 + self.values)).square()
-        return sum(part.flatten(1).mean(1) for part in rows.split([3, 1, self.values], dim=-1))
 
-
-def mosaic_flow(
-    resolution: int, *, density: TimeDensity | None = None, coupling: Coupling | None = None
-) -> Flow:
-    """Return the flow of mosaics whose grids have so many values along an edge.
+def mosaic_flow(*, density: TimeDensity | None = None, coupling: Coupling | None = None) -> Flow:
+    """Return the flow of mosaics.
 
     Parameters
     ----------
-    resolution : int
     density : TimeDensity, optional
         Law of the time; uniform if absent, as in the paper.
     coupling : Coupling, optional
         Of noise and data; fresh noise, or that of stored pairs, if absent.
     """
-    cost = GroupSquared(resolution**3)
-    return Flow(density=density or Uniform(), coupling=coupling or Independent(), premetric=cost)
+    return Flow(
+        density=density or Uniform(),
+        coupling=coupling or Independent(),
+        premetric=GroupSquared(),
+    )
 
 
 def latent_flow(*, tokens: int = BASE_TOKENS, premetric: Premetric | None = None) -> Flow:

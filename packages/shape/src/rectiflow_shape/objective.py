@@ -79,7 +79,7 @@ class MosaicObjective(_ConditionalObjective):
     def __init__(
         self, network: MosaicTransformer, flow: Flow | None = None, *, dropout: float = 0.1
     ) -> None:
-        super().__init__(network, flow or mosaic_flow(network.resolution), dropout)
+        super().__init__(network, flow or mosaic_flow(), dropout)
 
     def state(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> Tensor:
         """Return mosaics as tokens."""

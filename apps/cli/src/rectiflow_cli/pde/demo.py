@@ -47,7 +47,8 @@ def card(request: Request) -> Card:
 
     device = pick_device(request.device)
     pipe = SimulationPipeline.from_pretrained(request.weights, device=device)
-    true = cut(read_npz(request.input or SHEDDING), pipe.settings.frames)
+    frames, step = pipe.settings.frames, pipe.settings.frame_step
+    true = cut(read_npz(request.input or SHEDDING), frames, step)
     made = pipe(
         mesh=true.mesh,
         first_frame=true.stacked[0],
@@ -62,7 +63,7 @@ def card(request: Request) -> Card:
         Guess("mean of the true frames", time_mean),
         Guess("solved", lambda flow: flow.stacked),
     ]
-    found = evaluate({"flow": true}, guesses, frames=pipe.settings.frames)
+    found = evaluate({"flow": true}, guesses, frames=frames)
     rows = {row["method"]: row for row in found.rows}
     curve, files = picture(
         "error",

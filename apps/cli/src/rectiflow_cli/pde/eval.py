@@ -75,11 +75,17 @@ class Eval(Pde, commands.Evaluate):
         guesses = [Guess("persistence", persistence), Guess("time mean", time_mean)]
         if args.weights is None and args.beside:
             raise UsageError("--beside needs --weights: beside what?")
-        frames = args.frames
+        frames, step = args.frames, None
         for weights in [args.weights, *args.beside] if args.weights else []:
             own = Namespace(**{**vars(args), "weights": weights})
             pipe = self.load(own)
             frames = min(frames, pipe.settings.frames)
+            if step not in (None, pipe.settings.frame_step):
+                raise UsageError(
+                    f"{weights} makes frames {pipe.settings.frame_step:g} s apart, those before it "
+                    f"{step:g} s; expected one step. Measure them apart."
+                )
+            step = pipe.settings.frame_step
             told = {"seed": args.seed, "members": args.ensemble}
             told |= {"solver": own.solver, "grid": own.grid}
             told["name"] = weights if args.beside else ""
@@ -87,7 +93,7 @@ class Eval(Pde, commands.Evaluate):
                 guesses.append(by_pipeline(pipe, steps=steps, **told))
 
         def measure(flow: Any) -> tuple[list[Any], int]:
-            return evaluate({"": flow}, guesses, frames=frames).rows, frames
+            return evaluate({"": flow}, guesses, frames=frames, step=step).rows, frames
 
         return measure
 

@@ -55,7 +55,7 @@ class Pairs(Pde, commands.Pairs):
             ddim = {"steps": args.steps, "solver": "ddim"}
             return Candidates(made, args.num or None, told=ddim, load=load)
         told = settings.raster, settings.scaling, settings.frames
-        examples = RasteredFlows(flows, *told, seed=args.seed)
+        examples = RasteredFlows(flows, *told, step=settings.frame_step, seed=args.seed)
         guidance = settings.guidance if args.guidance is None else args.guidance
         sample = pair_sampler(
             pipe,

@@ -43,7 +43,7 @@ class Tune(Pde, commands.Tune):
         flows = flows_of(args.shards, args.split)
         require(flows, args.shards)
         told = settings.raster, settings.scaling, settings.frames
-        examples = RasteredFlows(flows, *told, seed=args.seed)
+        examples = RasteredFlows(flows, *told, step=settings.frame_step, seed=args.seed)
         guidance = settings.guidance if args.guidance is None else args.guidance
         rows = range(args.num)
         return Batch(*started(pipe, examples, rows, seed=args.seed, guidance=guidance))

@@ -46,6 +46,11 @@ class SimulationData(FlowData):
     raster : Raster, optional
     frames : int
         Of a stretch.
+    step : float, optional
+        Seconds between its frames; if absent the longest that any flow has.
+    paces : sequence of float
+        Speeds of the stretches of flows in finer steps, see
+        :class:`~rectiflow_pde.data.rasters.RasteredFlows`.
     seed : int
         Of the stretches and their order.
     **loader
@@ -66,6 +71,8 @@ class SimulationData(FlowData):
         *,
         raster: Raster | None = None,
         frames: int = 24,
+        step: float | None = None,
+        paces: Sequence[float] = (1.0,),
         seed: int = 0,
         **loader: Any,
     ) -> None:
@@ -74,11 +81,12 @@ class SimulationData(FlowData):
         require(flows, folder)
         self.raster, self.frames = raster or Raster(), frames
         self.scaling = Scaling.of(flows)
-        self.frame_step = step_of(flows)
-        dataset = RasteredFlows(flows, self.raster, self.scaling, frames, seed=seed)
+        self.frame_step = max(flow.frame_step for flow in flows) if step is None else step
+        told = self.raster, self.scaling, frames
+        dataset = RasteredFlows(flows, *told, step=self.frame_step, paces=paces, seed=seed)
         held = None
         if held_out:
-            held = HeldOut(RasteredFlows(held_out, self.raster, self.scaling, frames), batch_size)
+            held = HeldOut(RasteredFlows(held_out, *told, step=self.frame_step), batch_size)
         super().__init__(dataset, drawn(len(dataset), batch_size, seed), held, **loader)
 
 
@@ -137,7 +145,7 @@ def step_of(flows: Sequence[Trajectory]) -> float:
     ValueError
         If they differ.
     """
-    steps = {round(float(flow.times[1] - flow.times[0]), 6) for flow in flows}
+    steps = {flow.frame_step for flow in flows}
     if len(steps) > 1:
         raise ValueError(
             f"frames are {min(steps):g} to {max(steps):g} s apart; expected one step in all flows. "

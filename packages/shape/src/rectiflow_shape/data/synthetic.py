@@ -138,7 +138,7 @@ def synthetic_pairs(
     *,
     num: int,
     grids: int = 16,
-    resolution: int = 7,
+    channels: int = 68,
     width: int = 384,
     seed: int = 0,
 ) -> Path:
@@ -146,14 +146,14 @@ def synthetic_pairs(
 
     Parameters
     ----------
-    grids, resolution : int
-        Of the mosaics.
+    grids, channels : int
+        Of the mosaics, and of the token of each grid.
     width : int
         Of the text's states, of which there is one.
     """
 
     def draw(generator: torch.Generator) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        x0, x1 = torch.randn(2, grids, 4 + resolution**3, generator=generator)
+        x0, x1 = torch.randn(2, grids, channels, generator=generator)
         context = torch.randn(1, width, generator=generator)
         return x0, x1, {"label": torch.tensor(0), "context": context}
 

@@ -53,6 +53,10 @@ class MosaicTransformer(Pretrained, nn.Module):
     spread of its own that :meth:`measure` takes from the training data. There is no positional
     code: renumbering the grids renumbers the output.
 
+    A velocity has the noise in it, which a network narrower than its tokens cannot pass on. Such a
+    network is to be told the values of a grid by their principal components, of which the last,
+    which hardly vary, are left out.
+
     Parameters
     ----------
     resolution : int
@@ -63,6 +67,9 @@ class MosaicTransformer(Pretrained, nn.Module):
         How many there are; one more label stands for none.
     context : int, optional
         Width of a text's states; None where there are no texts.
+    components : int, optional
+        Principal components that stand for the values of a grid; None for the values themselves,
+        as published.
     is_map : bool
         Whether it is a network of maps, from :func:`rectiflow.rectify.to_map`.
 
@@ -80,12 +87,16 @@ class MosaicTransformer(Pretrained, nn.Module):
         layers: int = 24,
         classes: int = 0,
         context: int | None = None,
+        components: int | None = None,
         is_map: bool = False,
     ) -> None:
         super().__init__()
+        count = resolution**3
+        if components is not None and not 1 <= components <= count:
+            raise ValueError(f"components must lie in 1 to {count}, got {components}.")
         self.resolution, self.classes, self.is_map = resolution, classes, is_map
         self.until = Until(width) if is_map else None
-        self.channels = 4 + resolution**3
+        self.channels = 4 + (components or count)
         self.proj_in = nn.Linear(self.channels, width)
         self.time = nn.Sequential(nn.Linear(_SINES, width), nn.SiLU(), nn.Linear(width, width))
         self.labels = nn.Embedding(classes + 1, width)
@@ -101,6 +112,10 @@ class MosaicTransformer(Pretrained, nn.Module):
         self.register_buffer("means", torch.zeros(3))
         self.register_buffer("spreads", torch.ones(3))
         self.register_buffer("sizes", torch.tensor([-6.0, 1.0]))
+        self.middle: Tensor | None
+        self.basis: Tensor | None
+        self.register_buffer("middle", None if components is None else torch.zeros(count))
+        self.register_buffer("basis", None if components is None else torch.eye(count, components))
         last: Any = self.modulation[1]
         for layer in (self.proj_out, last):
             nn.init.zeros_(layer.weight)
@@ -140,7 +155,15 @@ class MosaicTransformer(Pretrained, nn.Module):
         scales: Float[Tensor, " m"],
         values: Float[Tensor, "m k k k"],
     ) -> None:
-        """Take means and spreads of the three groups, and the range of sizes, from data."""
+        """Take components, means and spreads of the three groups, and the range of sizes."""
+        if self.basis is not None and self.middle is not None:
+            rows = (values.flatten(1) / scales[:, None]).double()
+            off = rows - rows.mean(0)
+            energy, vectors = torch.linalg.eigh(off.T @ off / len(off))
+            count = self.basis.shape[1]
+            spread = energy.flip(0)[:count].clamp_min(1e-12) ** 0.25
+            self.middle.copy_(rows.mean(0))
+            self.basis.copy_(vectors.flip(1)[:, :count] / spread)
         parts = self._groups(centres, scales, values)
         self.means.copy_(torch.stack([part.mean() for part in parts]))
         self.spreads.copy_(torch.stack([part.std() for part in parts]).clamp_min(1e-3))
@@ -165,8 +188,14 @@ class MosaicTransformer(Pretrained, nn.Module):
         low, high = self.sizes.tolist()  # type: ignore[operator]
         scales = sizes[:, 0].clamp(low, high).exp()
         k = self.resolution
+        if self.basis is not None and self.middle is not None:
+            # The columns are orthogonal, each as long as the inverse root of its spread.
+            values = values @ (self.basis / self.basis.square().sum(0)).T + self.middle
         return Mosaic(centres, scales, values.view(-1, k, k, k) * scales[:, None, None, None])
 
     def _groups(self, centres: Tensor, scales: Tensor, values: Tensor) -> tuple[Tensor, ...]:
         size = scales[..., None]
-        return centres, size.log(), values.flatten(-3) / size
+        told = values.flatten(-3) / size
+        if self.basis is not None and self.middle is not None:
+            told = (told - self.middle) @ self.basis
+        return centres, size.log(), told
