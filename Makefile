@@ -11,7 +11,7 @@ WORKERS ?= auto
 PYTEST := $(BIN)/pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio small-pde
+.PHONY: help install demo test check lint types arrows docs format bench clean small-protein small-audio small-shape small-pde
 
 help:  ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' Makefile | expand -t 15
@@ -92,12 +92,26 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
 	  --weights $(RUNS)/flow/export $(RUNS)/rectified/export --out $(RUNS)/quality.json
 
+MESHES ?= $(error name the folder of meshes: make small-shape MESHES=FOLDER)
+small-shape: RUNS ?= runs/small-shape
+small-shape: install  ## Train the small shape checkpoints: make small-shape MESHES=FOLDER.
+	$(BIN)/rectiflow shape fit $(MESHES) -o $(RUNS)/mosaics --grids 64 --resolution 7 --fit-steps 20
+	$(BIN)/rectiflow shape prepare $(MESHES) -o $(RUNS)/shards
+	$(call STAGE,flow,shape train) data.dir=$(RUNS)/mosaics experiment=small
+	$(BIN)/rectiflow shape pairs --weights $(RUNS)/flow/export --num 512 -o $(RUNS)/pairs
+	$(call STAGE,rectified,shape reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export experiment=small_rectify
+	$(call STAGE,vae,shape train) data.dir=$(RUNS)/shards experiment=small_vae
+	$(call STAGE,latent,shape train) data.dir=$(RUNS)/shards experiment=small_triposg vae.weights=$(RUNS)/vae/export
+	for weights in flow rectified latent; do for steps in 5 10 25 50; do \
+	  $(BIN)/rectiflow shape eval $(RUNS)/shards --weights $(RUNS)/$$weights/export --generate 8 --steps $$steps \
+	    -o $(RUNS)/measured/$$weights-$$steps || exit; done; done
+
 FLOWS ?= 96
 SOLVERS ?= 2
 small-pde: RUNS ?= runs/small-pde
 small-pde: install  ## Solve flows and train the small physics checkpoints on them (FLOWS=96 SOLVERS=2).
 	$(BIN)/rectiflow pde solve cylinder --num $(FLOWS) --workers $(SOLVERS) --splits 0.95,0.05,0 --seed 100000 \
-	  -o $(RUNS)/flows/train
+	  --frames 121 --frame-step 0.0125 -o $(RUNS)/flows/train
 	$(BIN)/rectiflow pde solve cylinder --reynolds 60,190 --num 16 --workers $(SOLVERS) --splits 0,0,1 \
 	  --seed 900000 -o $(RUNS)/flows/test
 	$(call STAGE,flow,pde train) data.dir=$(RUNS)/flows experiment=small

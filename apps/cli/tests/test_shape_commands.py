@@ -19,6 +19,7 @@ from rectiflow_shape.io import read_mesh
 from rectiflow_shape.mosaic import FitSettings, read_mosaic
 from rectiflow_shape.mosaic.fit import start
 from rectiflow_shape.training import RECIPE
+from safetensors.torch import load_file
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,11 @@ def test_latents_there_and_back(capsys, box, latents, tmp_path):
     file = tmp_path / "l.safetensors"
     told = run(capsys, "encode", box, "--weights", latents, "-o", file)
     assert (told["tokens"], told["channels"]) == (16, 4)
+    alone = tmp_path / "alone.safetensors"  # the autoencoder by itself, as its training leaves it
+    words = ("encode", box, "--weights", latents / "vae", "--tokens", 16, "-o", alone)
+    assert run(capsys, *words)["channels"] == 4
+    same = (load_file(each)["latents"] for each in (file, alone))
+    torch.testing.assert_close(*same, rtol=0, atol=0)
     assert "expected --weights" in refused(capsys, "decode", file, "-o", tmp_path / "x.glb")
     official = run(capsys, "convert", latents, "--to", "official", "-o", tmp_path / "theirs")
     assert set(official["networks"]) == {"network", "vae"}

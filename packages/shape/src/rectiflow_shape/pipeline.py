@@ -14,6 +14,8 @@ from rectiflow.conditioning import TextEncoder
 from rectiflow.costs import Load, Work
 from rectiflow.pipeline import Kinds, Pipeline
 from rectiflow.solvers import Euler
+from rectiflow.storage.pretrained import CONFIG, find_pretrained
+from rectiflow.storage.reading import read_json
 from torch import Tensor, nn
 
 from rectiflow_shape.geometry import Mesh
@@ -185,6 +187,35 @@ class ShapePipeline(Pipeline):
         """Check the arguments of a call, and fill in what the checkpoint decides."""
         is_map = getattr(self.network, "is_map", False)
         return Options(**options).resolved(self.settings, self.is_mosaic, is_map)
+
+
+class ShapeAutoencoder(Pipeline):
+    """An autoencoder by itself, as its training leaves it: there is no flow of its latents yet.
+
+    Parameters
+    ----------
+    vae : TripoSGVae
+    dtype : torch.dtype
+    """
+
+    shipped = ShapePipeline.shipped
+
+    def __init__(self, vae: TripoSGVae, *, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__({"vae": vae}, settings=ShapeSettings(), dtype=dtype)
+        self.vae = vae
+
+    @classmethod
+    def kinds(cls) -> dict[str, Kinds]:
+        """Return the class of the autoencoder."""
+        return {"vae": TripoSGVae}
+
+    @classmethod
+    def is_at(cls, weights: Path | str) -> bool:
+        """Return whether weights are an autoencoder by itself."""
+        path = find_pretrained(weights, cls.shipped)
+        if not (path / CONFIG).is_file():
+            return False
+        return bool(read_json(path / CONFIG).get("class") == TripoSGVae.__name__)
 
 
 def finished(

@@ -14,7 +14,7 @@ from rectiflow_cli.errors import UsageError
 from rectiflow_cli.shape.flags import Shape
 
 if TYPE_CHECKING:
-    from rectiflow_shape.pipeline import ShapePipeline
+    from rectiflow_shape.pipeline import ShapeAutoencoder, ShapePipeline
 
 
 class Encode(Shape, Verb):
@@ -65,10 +65,12 @@ class Encode(Shape, Verb):
         return 0
 
 
-def autoencoder(weights: str, device: Any) -> ShapePipeline:
-    """Load weights that have an autoencoder."""
-    from rectiflow_shape.pipeline import ShapePipeline
+def autoencoder(weights: str, device: Any) -> ShapePipeline | ShapeAutoencoder:
+    """Load weights that have an autoencoder, or are one."""
+    from rectiflow_shape.pipeline import ShapeAutoencoder, ShapePipeline
 
+    if ShapeAutoencoder.is_at(weights):
+        return ShapeAutoencoder.from_pretrained(weights, device=device)
     pipe = ShapePipeline.from_pretrained(weights, device=device)
     if pipe.vae is None:
         raise UsageError(

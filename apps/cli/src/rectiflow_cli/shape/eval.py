@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rectiflow import commands
-from rectiflow.commands import Measured, Parser, positive, table
+from rectiflow.commands import Measured, Parser, pick_device, positive, table
 
 from rectiflow_cli.errors import UsageError
 from rectiflow_cli.shape.flags import Shape
@@ -71,8 +71,14 @@ class Evaluate(Shape, commands.Evaluate):
 
     def _rebuild(self, args: Any) -> Any:
         from rectiflow_shape import reconstruction
+        from rectiflow_shape.pipeline import ShapeAutoencoder
 
-        pipe = None if args.weights is None else self.load(args)
+        from rectiflow_cli.shape.encode import autoencoder
+
+        pipe = None
+        if args.weights is not None:
+            is_alone = ShapeAutoencoder.is_at(args.weights)
+            pipe = autoencoder(args.weights, pick_device(args.device)) if is_alone else self.load(args)
         if pipe is not None and pipe.vae is not None:
 
             def by_vae(mesh: Mesh, generator: torch.Generator) -> Mesh:
