@@ -79,7 +79,8 @@ def test_components_stand_for_the_values_of_a_grid():
     mosaic = Mosaic(torch.randn(40, 3, generator=seeded(2)), scales, values)
     network.measure(mosaic.centres, mosaic.scales, mosaic.values)
     tokens = network.tokens(mosaic.centres, mosaic.scales, mosaic.values)
-    assert tokens.shape == (40, 8) and network.channels == 8
+    assert tokens.shape == (40, 8)
+    assert network.channels == 8
     back = network.mosaic(tokens)
     assert torch.allclose(back.values, values, atol=1e-4)
     assert float(tokens[:, 4:].std()) == pytest.approx(1, abs=1e-3)

@@ -95,7 +95,9 @@ class SimulationRecipe(Recipe):
         elif isinstance(network, FlowTransformer) and hasattr(data, "scaling"):
             guard = guard_of(codec, data)
         settings = before.settings if before else settings_of(cfg, data)
-        settings = replace(settings, guesses=isinstance(objective, SurrogateObjective))
+        continues = settings.continues or bool(getattr(objective, "continues", 0))
+        is_guess = isinstance(objective, SurrogateObjective)
+        settings = replace(settings, guesses=is_guess, continues=continues)
         return save(SimulationPipeline(network, codec, conditioner, guard, settings=settings))
 
     def numbers(self, path: Path) -> np.ndarray:

@@ -37,8 +37,10 @@ class GroupSquared(Premetric):
             raise ValueError("mosaics are of one number of grids, got a mask; expected none.")
         check_like(prediction, target, "the prediction")
         assert isinstance(prediction, Tensor) and isinstance(target, Tensor)
-        parts = (prediction.float() - target.float()).square().split_with_sizes(
-            [3, 1, target.shape[-1] - 4], dim=-1
+        parts = (
+            (prediction.float() - target.float())
+            .square()
+            .split_with_sizes([3, 1, target.shape[-1] - 4], dim=-1)
         )
         return torch.stack([part.flatten(1).mean(1) for part in parts]).sum(0)
 

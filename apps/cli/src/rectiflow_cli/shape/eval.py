@@ -78,7 +78,9 @@ class Evaluate(Shape, commands.Evaluate):
         pipe = None
         if args.weights is not None:
             is_alone = ShapeAutoencoder.is_at(args.weights)
-            pipe = autoencoder(args.weights, pick_device(args.device)) if is_alone else self.load(args)
+            pipe = (
+                autoencoder(args.weights, pick_device(args.device)) if is_alone else self.load(args)
+            )
         if pipe is not None and pipe.vae is not None:
 
             def by_vae(mesh: Mesh, generator: torch.Generator) -> Mesh:
