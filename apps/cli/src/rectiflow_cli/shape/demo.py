@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LITTLE = """<p class="note"><strong>These weights had little training.</strong> What
-<code>small</code> makes is closed, and not yet a shape.</p>"""
+<code>small</code> makes has the form of its class; thin parts come in pieces.</p>"""
 PIXELS, DEPTH = 320, 6
 TURNS = (30.0, 150.0)
 """Degrees around each shape from which it is shown."""
