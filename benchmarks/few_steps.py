@@ -160,6 +160,8 @@ class Domain(ABC):
         began = time.process_time()
         spacing = None if row.grid is None else grid
         rows = list(self.sample(pipe, steps, solver, spacing, **row.options))
+        if not rows:
+            return None
         seconds = (time.process_time() - began) / len(rows)
         found = {name: fmean(row[name] for row in rows if name in row) for name in rows[0]}
         seconds = found.pop("seconds", seconds)
@@ -338,7 +340,12 @@ class Shapes(Domain):
         classes = [name for name in pipe.settings.classes if name in self.held]
         asked = [Asked(i, classes[i % len(classes)]) for i in range(self.count)]
         began = time.process_time()
-        made = pipe(asked, steps=steps, solver=solver, grid=grid, depth=5, **options)
+        try:
+            made = pipe(asked, steps=steps, solver=solver, grid=grid, depth=5, **options)
+        except ValueError as error:
+            if "no surface" not in str(error):
+                raise
+            return  # such as the mean of all shapes, which one step makes
         seconds = (time.process_time() - began) / self.count
         generator = torch.Generator().manual_seed(1)
         for one, sample in zip(asked, made.samples, strict=True):
@@ -524,7 +531,7 @@ def page(found: dict[str, Any]) -> str:
         "page, its numbers and its pictures; how the methods work is told in "
         "[fast sampling](fast-sampling.md). Few samples are measured, so differences in the last "
         "digits mean nothing. The best of each column is bold; a dash means that the method does "
-        "not fit the budget. Guidance calls the network on two rows at once, which counts as one "
+        "not fit the budget, or that not all shapes have a surface. Guidance calls the network on two rows at once, which counts as one "
         "evaluation here. Seconds are of one sample, on the machine that `few_steps.json` names; "
         "training is what a row's checkpoint took beyond the base, pairs included. Checkpoints are "
         "sampled by Euler's method where nothing else is said, maps by their jumps.",

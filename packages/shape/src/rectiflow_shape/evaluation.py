@@ -104,8 +104,8 @@ def evaluate_generation(
 
     Distances are Chamfer distances with squares of 2048 points on normalised shapes; of each class
     as many shapes are compared as both sets have. ``nearest_training`` is the mean distance to the
-    nearest training shape, and ``random_*`` are the same measures of training shapes in place of
-    generated ones: what a copy would reach.
+    nearest training shape, ``real_nearest_training`` that of real ones, and ``random_*`` are the
+    same measures of training shapes in place of generated ones: what a copy would reach.
 
     Parameters
     ----------
@@ -125,6 +125,7 @@ def evaluate_generation(
         parts = [certificate(mesh).components for mesh in generated[name]]
         row: dict[str, Any] = {"name": name, "shapes": count, **_of_sets(made, held)}
         row["nearest_training"] = float(pairwise(made, known, chamfer).amin(1).mean())
+        row["real_nearest_training"] = float(pairwise(held, known, chamfer).amin(1).mean())
         row["one_part"] = sum(part == 1 for part in parts) / len(parts)
         if len(known) >= count:
             order = torch.randperm(len(known), generator=generator)[:count].tolist()
