@@ -41,7 +41,7 @@ from rectiflow_pde.networks import (
 from rectiflow_pde.networks.convolution import ConvConfig
 from rectiflow_pde.networks.discriminator import MeshDiscriminator
 from rectiflow_pde.networks.patches import PatchCodec, PatchConfig
-from rectiflow_pde.networks.simulator import FlowTransformer, beside, continued
+from rectiflow_pde.networks.simulator import FlowTransformer
 from rectiflow_pde.networks.transforms import TransformConfig
 from rectiflow_pde.objective import AdversarialCodecObjective, CodecObjective
 from rectiflow_pde.pipeline import SimulationPipeline
@@ -151,42 +151,6 @@ def test_a_flow_in_fine_steps_is_also_a_faster_and_a_slower_one(flows, scaling):
         RasteredFlows([fine], RASTER, scaling, 12, step=0.03)
     with pytest.raises(ValueError, match=r"14 frames 0.05 s apart"):
         RasteredFlows(flows, RASTER, scaling, 15)
-
-
-def test_pieces_of_time_are_made_one_after_the_other(pipe, rastered):
-    """Each is what the network makes that is told those before it."""
-    settings = replace(pipe.settings, continues=True)
-    going = SimulationPipeline(pipe.network, pipe.codec, None, pipe.guard, settings=settings)
-    assert (going.pieces, pipe.pieces) == (2, 1)
-    first = rastered[0]["flow"][None, ..., :1].expand(-1, -1, -1, -1, 12)
-    cond = {"numbers": rastered[0]["numbers"][None], "beside": beside(pipe.codec.encode(first))}
-    how = {"steps": 2, "seed": 3}
-    once, turns = (latents(going, cond, [5], in_turn=told, **how) for told in (False, True))
-    assert torch.equal(turns[..., :1], once[..., :1])
-    assert not torch.allclose(turns[..., 1:], once[..., 1:], atol=1e-3)
-    known = continued(cond["beside"], once, torch.tensor([1]))
-    assert torch.equal(known[:, -1, ..., 0], torch.full((1, 4, 2), 2.0))
-    assert torch.equal(known[..., 1:], cond["beside"][..., 1:])
-    second = latents(going, cond | {"beside": known}, [5], **how)
-    assert torch.equal(turns[..., 1:], second[..., 1:])
-    made = [going(WORDS, steps=2, in_turn=told).flows[0].stacked for told in (None, True, False)]
-    assert (made[0] == made[1]).all()
-    assert (made[0] != made[2]).any()
-    with pytest.raises(ValueError, match="not trained to continue"):
-        pipe(WORDS, in_turn=True)
-
-
-def test_training_tells_the_beginning_of_a_flow(pipe, rastered):
-    batch = {name: torch.stack([rastered[i][name] for i in range(4)]) for name in rastered[0]}
-    told = {"drop_numbers": 0.0, "drop_number": 0.0, "drop_frame": 0.0, "draws": 3}
-    objective = SimulationObjective(pipe.network, pipe.codec, continues=1.0, **told)
-    x1, cond = objective.encode(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(cond["beside"][:, :-1, ..., 0], x1[..., 0])
-    assert torch.equal(cond["beside"][:, -1].unique(), torch.tensor([1.0, 2.0]))
-    continues = replace(pipe.settings, continues=True)
-    going = SimulationPipeline(pipe.network, pipe.codec, None, None, settings=continues)
-    pairs = pair_sampler(going, rastered, steps=1, seed=0)([0, 1, 2, 3])
-    assert [int((pair.cond["beside"][-1] == 2).any()) for pair in pairs] == [0, 1, 0, 1]
 
 
 def test_words_alone_make_mesh_and_flow(pipe, tmp_path):

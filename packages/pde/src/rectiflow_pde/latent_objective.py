@@ -14,7 +14,7 @@ from rectiflow_pde.data.rasters import still
 from rectiflow_pde.data.windows import cloud_of
 from rectiflow_pde.flow import Diffusion, latent_flow
 from rectiflow_pde.networks.patches import PatchCodec
-from rectiflow_pde.networks.simulator import FlowTransformer, beside, continued
+from rectiflow_pde.networks.simulator import FlowTransformer, beside
 from rectiflow_pde.networks.transforms import Cloud
 
 
@@ -34,8 +34,6 @@ class SimulationObjective(nn.Module):
     drop_numbers, drop_number, drop_frame : float
         Share of samples that are told no numbers, share of single numbers that are not told
         besides, and share that get no first frame.
-    continues : float
-        Share of samples that are told the first pieces of time of their own latents, one or more.
     draws : int
         Noises and times drawn for each encoded flow.
 
@@ -53,12 +51,11 @@ class SimulationObjective(nn.Module):
         drop_numbers: float = 0.1,
         drop_number: float = 0.05,
         drop_frame: float = 0.3,
-        continues: float = 0.0,
         draws: int = 1,
     ) -> None:
         super().__init__()
         shares = {"drop_numbers": drop_numbers, "drop_number": drop_number}
-        for name, share in (shares | {"drop_frame": drop_frame, "continues": continues}).items():
+        for name, share in (shares | {"drop_frame": drop_frame}).items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {share}.")
         if draws < 1:
@@ -67,7 +64,7 @@ class SimulationObjective(nn.Module):
         self.codec = codec
         self.flow = flow or latent_flow()
         self.drop_numbers, self.drop_number, self.drop_frame = drop_numbers, drop_number, drop_frame
-        self.draws, self.continues = draws, continues
+        self.draws = draws
 
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return the mean loss over the batch."""
@@ -106,12 +103,8 @@ class SimulationObjective(nn.Module):
         rows = len(x1)
         hidden = chance(self.drop_numbers, rows, 1) | chance(self.drop_number, *numbers.shape)
         numbers = torch.where(hidden, torch.nan, numbers)
-        told = beside(first, ~chance(self.drop_frame, rows))
-        if self.continues:
-            pieces = x1.shape[-1]
-            known = torch.randint(1, pieces, (rows,), generator=generator, device=x1.device)
-            told = continued(told, x1, torch.where(chance(self.continues, rows), known, 0))
-        return x1, {"numbers": numbers, "beside": told}
+        given = ~chance(self.drop_frame, rows)
+        return x1, {"numbers": numbers, "beside": beside(first, given)}
 
 
 class SurrogateObjective(SimulationObjective):

@@ -138,14 +138,13 @@ class SimulationPipeline(Pipeline):
     def _run_simulation(self, load: Load, has_frame: bool) -> None:
         from rectiflow_pde.meshing import Channel, mesh_channel
 
-        once: Any = {"in_turn": False}  # loads tell the calls of all pieces
         if not has_frame:
-            self("cylinder of radius 0.05 at Re 100", num=load.rows, steps=load.calls, **once)
+            self("cylinder of radius 0.05 at Re 100", num=load.rows, steps=load.calls)
             return
         channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
         frame = np.zeros((channel.n_nodes, len(FIELDS)))
         frame[:, 0] = 1.0
-        self(mesh=channel, first_frame=frame, num=load.rows, steps=load.calls, **once)
+        self(mesh=channel, first_frame=frame, num=load.rows, steps=load.calls)
 
     def __call__(
         self,
@@ -162,7 +161,6 @@ class SimulationPipeline(Pipeline):
         grid: Spacing | None = None,
         guidance: float | None = None,
         rule: RectifiedCFG | None = None,
-        in_turn: bool | None = None,
         seed: int = 0,
         start: float = 0.0,
     ) -> SimulationResult:
@@ -194,9 +192,6 @@ class SimulationPipeline(Pipeline):
             Weight of guidance by the prompt; the checkpoint's own if absent.
         rule : RectifiedCFG, optional
             How it acts, if not as plain classifier-free guidance.
-        in_turn : bool, optional
-            Make the pieces of time one after the other, each told those before it, with ``steps``
-            network calls for each; as the checkpoint was trained if absent.
         seed : int
         start : float
             Time of the first frame in s.
@@ -219,15 +214,8 @@ class SimulationPipeline(Pipeline):
                 f"guidance is {guidance:g}, but the authors' networks were never trained without "
                 "their condition; expected 1. Leave it out."
             )
-        in_turn = settings.continues if in_turn is None else in_turn
-        if in_turn and not settings.continues:
-            raise ValueError(
-                "these weights were not trained to continue a flow, got in_turn; expected weights "
-                "of training.objective.continues. Leave it out."
-            )
         cond = sampling.condition(self, request)
         how: dict[str, Any] = {"solver": solver, "grid": grid, "guidance": guidance, "rule": rule}
-        how["in_turn"] = in_turn
         z = self._latents(cond, wanted, steps, seed, **how)
         made = sampling.fields(self, z, onto or request.mesh, request)
         if request.first_frame is not None and onto is None:
@@ -239,17 +227,11 @@ class SimulationPipeline(Pipeline):
             "grid": grid and repr(grid),
             "guidance": guidance,
             "rule": rule and repr(rule),
-            "in_turn": in_turn,
             "seed": seed,
         }
         seconds = time.perf_counter() - began
         mesh = onto or request.mesh
         return self.result(request, made, wanted, told, seconds, mesh=mesh, start=start)
-
-    @property
-    def pieces(self) -> int:
-        """Return how many pieces of time are made one after the other, unless told otherwise."""
-        return int(self.codec.latent_shape[-1]) if self.settings.continues else 1
 
     def times(self, start: float = 0.0) -> Float[np.ndarray, " t"]:
         """Return the seconds of the frames."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.flow import guided_field
-from rectiflow_pde.networks.simulator import beside, continued
+from rectiflow_pde.networks.simulator import beside
 from rectiflow_pde.sampling import latents, noise_of
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def pair_sampler(
     """Return what :func:`rectiflow.rectify.generate_pairs` calls to make pairs.
 
     Candidate i is told numbers and first frame of flow ``i % n`` in its draw ``i // n``; every
-    fourth is told no frame, as in training, and where the teacher continues flows, it is told the
-    first ``i % t`` of t pieces of time. What it was told is stored with the pair.
+    fourth is told no frame, as in training. What the teacher was told is stored with the pair.
 
     Parameters
     ----------
@@ -76,9 +75,6 @@ def pair_sampler(
     @torch.no_grad()
     def sample(indices: list[int]) -> list[Pair]:
         truth, cond = _encoded(pipe, examples, indices)
-        if pipe.settings.continues:
-            known = torch.tensor([i % truth.shape[-1] for i in indices], device=truth.device)
-            cond["beside"] = continued(cond["beside"], truth, known)
         if real:
             x1 = truth
             x0 = integrate(guided_field(pipe.network, cond, 1.0), x1, reverse(moves))

@@ -22,7 +22,7 @@ from rectiflow_pde.data.captions import published_caption
 from rectiflow_pde.data.rasters import still
 from rectiflow_pde.flow import Diffusion, guided_field
 from rectiflow_pde.mesh import Mesh, NodeType
-from rectiflow_pde.networks.simulator import FlowTransformer, beside, continued
+from rectiflow_pde.networks.simulator import FlowTransformer, beside
 from rectiflow_pde.request import Request
 
 if TYPE_CHECKING:
@@ -80,33 +80,20 @@ def latents(
     grid: Spacing | None = None,
     guidance: float = 1.0,
     rule: RectifiedCFG | None = None,
-    in_turn: bool = False,
 ) -> Float[Tensor, "b c *g"]:
-    """Flow from the noise of each index to latents, a row of the condition each or one for all.
-
-    In turn, the latents' pieces of time are made one after the other, each told those before it.
-    """
+    """Flow from the noise of each index to latents, a row of the condition each or one for all."""
     noise = noise_of(pipe, indices, seed)
     rows = {
         name: value.to(pipe.device).expand(len(indices), *value.shape[1:])
         for name, value in cond.items()
     }
     method = solver or Euler()
+    if pipe.settings.guesses:
+        return pipe.network(torch.zeros_like(noise), noise.new_zeros(len(noise)), rows)
     if isinstance(pipe.network, FlowTransformer):
-
-        def made(told: dict[str, Tensor]) -> Tensor:
-            if pipe.settings.guesses:
-                return pipe.network(torch.zeros_like(noise), noise.new_zeros(len(noise)), told)
-            moves = plan((grid or uniform)(steps), solver_for(pipe.network, method))
-            field = guided_field(pipe.network, told, guidance, rule=rule, moves=moves)
-            return integrate(field, noise, moves, noise=KeyedNoise(seed, indices))
-
-        found = made(rows)
-        for piece in range(1, noise.shape[-1]) if in_turn else ():
-            known = torch.full((len(noise),), piece, device=noise.device)
-            after = made({**rows, "beside": continued(rows["beside"], found, known)})
-            found = torch.cat([found[..., :piece], after[..., piece:]], -1)
-        return found
+        moves = plan((grid or uniform)(steps), solver_for(pipe.network, method))
+        field = guided_field(pipe.network, rows, guidance, rule=rule, moves=moves)
+        return integrate(field, noise, moves, noise=KeyedNoise(seed, indices))
     if grid is not None:
         raise ValueError(
             f"these weights are a diffusion in discrete steps, got the grid {grid}; expected none."

@@ -38,9 +38,6 @@ class SimulationSettings:
     guesses : bool
         The network says the latents at once and from no noise: the deterministic surrogate that a
         flow is compared with.
-    continues : bool
-        The network was trained to continue flows, and makes the pieces of time of its latents one
-        after the other, each told those before it, unless told otherwise.
     """
 
     scaling: Scaling
@@ -52,7 +49,6 @@ class SimulationSettings:
     guidance: float = 1.0
     dimensions: float | None = None
     guesses: bool = False
-    continues: bool = False
 
     def __post_init__(self) -> None:
         told: Mapping[str, Any] = {"scaling": self.scaling, "raster": self.raster}

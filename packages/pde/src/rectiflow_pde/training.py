@@ -95,9 +95,7 @@ class SimulationRecipe(Recipe):
         elif isinstance(network, FlowTransformer) and hasattr(data, "scaling"):
             guard = guard_of(codec, data)
         settings = before.settings if before else settings_of(cfg, data)
-        continues = settings.continues or bool(getattr(objective, "continues", 0))
-        is_guess = isinstance(objective, SurrogateObjective)
-        settings = replace(settings, guesses=is_guess, continues=continues)
+        settings = replace(settings, guesses=isinstance(objective, SurrogateObjective))
         return save(SimulationPipeline(network, codec, conditioner, guard, settings=settings))
 
     def numbers(self, path: Path) -> np.ndarray:

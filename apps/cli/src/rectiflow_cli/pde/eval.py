@@ -11,7 +11,7 @@ from rectiflow import commands
 from rectiflow.commands import Measured, Parser, add_sampler, positive, table
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.pde.flags import Pde, add_turns, turns
+from rectiflow_cli.pde.flags import Pde
 from rectiflow_cli.pde.rollout import is_of_waves, measure_rollouts
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ class Eval(Pde, commands.Evaluate):
         )
         add("--beside", nargs="+", default=(), metavar="WEIGHTS", help="Further checkpoints.")
         add_sampler(add, "euler")
-        add_turns(add)
 
     def measure(self, args: Any, progress: Callable[[float, float], None]) -> Measured:
         """Simulate, measure, and draw the errors over time."""
@@ -88,7 +87,7 @@ class Eval(Pde, commands.Evaluate):
                 )
             step = pipe.settings.frame_step
             told = {"seed": args.seed, "members": args.ensemble}
-            told |= {"solver": own.solver, "grid": own.grid, **turns(args)}
+            told |= {"solver": own.solver, "grid": own.grid}
             told["name"] = weights if args.beside else ""
             for steps in [1] if pipe.settings.guesses else args.steps or [pipe.settings.steps]:
                 guesses.append(by_pipeline(pipe, steps=steps, **told))

@@ -60,20 +60,6 @@ def kinds(text: str) -> dict[str, Any]:
     return found
 
 
-def add_turns(add: Callable[..., Any]) -> None:
-    """Add ``--at-once``."""
-    add(
-        "--at-once",
-        action="store_true",
-        help="Make all frames at once, where the checkpoint continues its own piece by piece.",
-    )
-
-
-def turns(args: argparse.Namespace) -> dict[str, Any]:
-    """Return how a pipeline is told of it."""
-    return {"in_turn": False} if args.at_once else {}
-
-
 def add_units(add: Callable[..., Any]) -> None:
     """Add the flags that say what numbers of a file mean."""
     add("--viscosity", type=number, metavar="NU", help="Kinematic, in m²/s, if files do not say.")

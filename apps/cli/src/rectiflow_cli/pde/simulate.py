@@ -23,7 +23,7 @@ from rectiflow.commands import (
 from rectiflow.costs import Load
 
 from rectiflow_cli.errors import UsageError
-from rectiflow_cli.pde.flags import Pde, add_boundaries, add_turns, boundaries, number, turns
+from rectiflow_cli.pde.flags import Pde, add_boundaries, boundaries, number
 
 SUFFIXES = {"npz": ".npz", "vtu": ".pvd", "xdmf": ".xdmf"}
 STRETCH = 4
@@ -57,7 +57,6 @@ class Simulate(Pde, commands.Make):
         add_sampler(add, "euler")
         add("--guidance", type=float, help="By the prompt, 1 is none; the checkpoint's if absent.")
         add_rule(add)
-        add_turns(add)
         add = parser.group("output")
         add("-o", "--out", required=True, metavar="DIR", help="The folder to write.")
         add("--format", choices=SUFFIXES, default="npz", help="For ParaView: vtu and xdmf.")
@@ -89,14 +88,12 @@ class Simulate(Pde, commands.Make):
             "grid": args.grid and repr(args.grid),
             "rule": args.guidance_rule and repr(args.guidance_rule),
             "guidance": own.guidance if args.guidance is None else args.guidance,
-            "in_turn": own.continues and not args.at_once,
             "seed": args.seed,
         }
 
     def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
         """Return the batches that the samples come to."""
         calls = args.solver.nfe * (args.steps or pipe.settings.steps)
-        calls *= 1 if args.at_once else pipe.pieces
         part = "words" if args.first_frame is None else "frame"
         chunks = self.chunks(args, pipe, jobs)
         return [Load(len(chunk), 1, calls, part=part) for chunk in chunks]
@@ -118,7 +115,7 @@ class Simulate(Pde, commands.Make):
         if args.first_frame is not None:
             found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
             notes += said
-        found |= {"viscosity": args.viscosity, **sampling_of(args), **turns(args)}
+        found |= {"viscosity": args.viscosity, **sampling_of(args)}
         made = pipe(args.prompt, indices=[job.asked for job in jobs], **found)
         for line in (*notes, *made.warnings):
             sys.stderr.write(f"note: {line}\n")

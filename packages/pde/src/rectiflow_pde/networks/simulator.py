@@ -87,26 +87,6 @@ class FlowTransformer(Pretrained, nn.Module):
         return self.transformer(told, _CLOCK * t, tokens, further=further)
 
 
-def continued(
-    told: Float[Tensor, "b d *g t"], latent: Float[Tensor, "b c *g t"], known: Tensor
-) -> Float[Tensor, "b d *g t"]:
-    """Return what stands beside a latent whose first pieces of time are known.
-
-    Parameters
-    ----------
-    told : Tensor
-        Of the first frame; see :func:`beside`.
-    latent : Tensor
-        What is known, and anything after it.
-    known : Tensor, shape (b,)
-        How many pieces of time; the flag of what is known is 2.
-    """
-    piece = torch.arange(latent.shape[-1], device=latent.device)
-    is_known = piece < known.reshape(-1, *(1,) * (latent.ndim - 1))
-    flag = torch.full_like(latent[:, :1], 2.0)
-    return torch.where(is_known, torch.cat([latent, flag], 1), told)
-
-
 def beside(latent: Float[Tensor, "b c *g"], given: Tensor | bool = True) -> Float[Tensor, "b d *g"]:
     """Return what stands beside a latent: that of the still first frame, or zeros if not given."""
     flag = torch.as_tensor(given, device=latent.device).expand(len(latent)).to(latent)
