@@ -305,15 +305,12 @@ class Shapes(Domain):
     )
     notes = (
         "The searched times ship with `small`, and fit Adams 2 alone: `rectiflow shape sample "
-        "--steps 4 --solver adams:2 --grid searched`. Other trials at 4 evaluations (`--rows @ "
-        "--ways shape=midpoint@shifted:2` and so on): midpoint, shifted by 2 or 3, 0.069 and "
-        "0.078; FireFlow likewise 0.071 and 0.072; Euler, shifted by 5 or 8, 0.075 and 0.074; "
-        "DPM-Solver++ 2M, shifted by 3, 0.077; the searched times with GHVB 1.8 0.067, with Adams "
-        "3 0.095. `small_map` learnt for 1000 steps on 336 guided pairs of 24 evaluations each "
-        "(`rectiflow shape pairs --weights small --num 336 --solver midpoint --steps 12`, then "
-        "`rectiflow shape reflow data.dir=PAIRS weights=small experiment=small_map "
-        "trainer.max_steps=1000`; after 300 steps 0.072, 0.071, 0.068): the best with one and "
-        "two evaluations, and not better with more. It does not ship."
+        "--steps 4 --solver adams:2 --grid searched`. `small_map` and `small_rectified` learnt "
+        "from 448 guided pairs of 24 evaluations each (`rectiflow shape pairs --weights small "
+        "--num 448 --solver midpoint --steps 12`), by `rectiflow shape reflow data.dir=PAIRS "
+        "weights=small experiment=small_map trainer.max_steps=500` and `experiment=small_rectify "
+        "trainer.max_steps=600`: the best with one and two evaluations, where the base has no "
+        "surface, and not better with more. They do not ship."
     )
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -531,7 +528,8 @@ def page(found: dict[str, Any]) -> str:
         "page, its numbers and its pictures; how the methods work is told in "
         "[fast sampling](fast-sampling.md). Few samples are measured, so differences in the last "
         "digits mean nothing. The best of each column is bold; a dash means that the method does "
-        "not fit the budget, or that not all shapes have a surface. Guidance calls the network on two rows at once, which counts as one "
+        "not fit the budget, or that not all shapes have a surface. "
+        "Guidance calls the network on two rows at once, which counts as one "
         "evaluation here. Seconds are of one sample, on the machine that `few_steps.json` names; "
         "training is what a row's checkpoint took beyond the base, pairs included. Checkpoints are "
         "sampled by Euler's method where nothing else is said, maps by their jumps.",
