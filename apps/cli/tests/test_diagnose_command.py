@@ -21,7 +21,7 @@ def diagnosed(capsys, *words):
 
 
 def test_the_shipped_shapes(capsys):
-    assert diagnosed(capsys, "shape") == 22208
+    assert diagnosed(capsys, "shape") == 4352
 
 
 def test_positions_of_shipped_proteins(capsys):
