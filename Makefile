@@ -114,8 +114,8 @@ small-pde: install  ## Solve flows and train the small physics checkpoints on th
 	  --frames 121 --frame-step 0.0125 -o $(RUNS)/flows/train
 	$(BIN)/rectiflow pde solve cylinder --reynolds 60,190 --num 16 --workers $(SOLVERS) --splits 0,0,1 \
 	  --seed 900000 -o $(RUNS)/flows/test
-	$(call STAGE,flow,pde train) data.dir=$(RUNS)/flows experiment=small
-	$(call STAGE,surrogate,pde train) data.dir=$(RUNS)/flows experiment=small_surrogate
+	$(call STAGE,flow,pde train) data.dir=$(RUNS)/flows experiment=small data.module.step=0.05
+	$(call STAGE,surrogate,pde train) data.dir=$(RUNS)/flows experiment=small_surrogate data.module.step=0.05
 	$(BIN)/rectiflow pde pairs $(RUNS)/flows --num 1024 --weights $(RUNS)/flow/export -o $(RUNS)/pairs
 	$(call STAGE,rectified,pde reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export experiment=small_rectify
 	$(BIN)/rectiflow pde eval $(RUNS)/flows --steps 1 2 5 10 25 --ensemble 8 --weights $(RUNS)/flow/export \

@@ -151,7 +151,7 @@ def evaluate(
         flow = cut(whole, frames, step)
         truth, regime = frequency(flow, flow.stacked)
         for guess in guesses:
-            members = guess.simulate(flow)[..., :frames, :, :]
+            members = guess.simulate(flow)[..., : len(flow.times), :, :]
             found = members if members.ndim == 3 else members[0]
             row: dict[str, Any] = {"name": name, "method": guess.name, "regime": regime}
             error = relative_l2(found, flow.stacked, given_frames=1)

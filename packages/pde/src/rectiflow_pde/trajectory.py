@@ -65,7 +65,11 @@ class Trajectory:
 
     @property
     def frame_step(self) -> float:
-        """Seconds from the first frame to the second."""
+        """Seconds from the first frame to the second; a single frame has none and is refused."""
+        if len(self.times) < 2:
+            raise ValueError(
+                "a flow of one frame has no step in time; expected two frames or more."
+            )
         return round(float(self.times[1] - self.times[0]), 6)
 
     def stride(self, step: float) -> int | None:
