@@ -58,6 +58,12 @@ def test_training_exports_what_simulates(run, shards, tmp_path, capsys):
     assert flow.parameters["reynolds"] == pytest.approx(100)
     assert rectiflow("simulate", *told, "--num", 2, "--json") == 0
     assert json.loads(capsys.readouterr().out)["kept"] == 2
+    long = tmp_path / "long"
+    assert rectiflow("simulate", *told[:-1], long, "--frames", 40, "--restart", 9, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["made"] == 1
+    assert len(read_npz(long / "flow_0000.npz").times) == 40
+    assert rectiflow("simulate", *told[:-1], tmp_path / "off", "--restart", 24) == 2
+    assert "restart lie in 1 to 23, got 24 and 24" in capsys.readouterr().err
 
 
 def test_a_first_frame_with_all_that_can_be_asked(run, case, tmp_path, capsys):

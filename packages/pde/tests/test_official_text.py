@@ -115,6 +115,8 @@ def test_it_simulates_from_words_alone_and_comes_back_from_disk(pipe, tmp_path):
     assert by_pipeline(pipe, steps=1).simulate(flow).shape == (25, flow.mesh.n_nodes, 3)
     with pytest.raises(ValueError, match="words alone"):
         pipe(mesh=flow.mesh, first_frame=flow.stacked[0])
+    with pytest.raises(ValueError, match="cannot go on from a frame"):
+        pipe(PROMPT, frames=26, steps=1)
     with pytest.raises(ValueError, match="never trained without"):
         pipe(PROMPT, guidance=2.0)
 

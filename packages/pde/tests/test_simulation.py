@@ -41,7 +41,7 @@ from rectiflow_pde.networks import (
 from rectiflow_pde.networks.convolution import ConvConfig
 from rectiflow_pde.networks.discriminator import MeshDiscriminator
 from rectiflow_pde.networks.patches import PatchCodec, PatchConfig
-from rectiflow_pde.networks.simulator import FlowTransformer
+from rectiflow_pde.networks.simulator import FlowTransformer, beside
 from rectiflow_pde.networks.transforms import TransformConfig
 from rectiflow_pde.objective import AdversarialCodecObjective, CodecObjective
 from rectiflow_pde.pipeline import SimulationPipeline
@@ -49,7 +49,7 @@ from rectiflow_pde.raster import Raster
 from rectiflow_pde.reflow import pair_sampler
 from rectiflow_pde.request import make_request, obstacle_of
 from rectiflow_pde.result import read_npz
-from rectiflow_pde.sampling import latents
+from rectiflow_pde.sampling import condition, fields, latents
 from rectiflow_pde.scaling import NUMBERS, Scaling
 from rectiflow_pde.settings import SimulationSettings
 from rectiflow_pde.trajectory import Trajectory
@@ -195,6 +195,48 @@ def test_a_first_frame_is_kept_and_decides(pipe, flows):
     )
     renumbered = pipe(mesh=mesh, first_frame=frame[order], steps=2).flows[0]
     np.testing.assert_allclose(renumbered.stacked, found.stacked[:, order], atol=1e-4)
+
+
+def test_a_longer_simulation_goes_on_from_a_frame_of_its_own(pipe, flows):
+    flow = flows[0]
+    told = {"mesh": flow.mesh, "first_frame": flow.stacked[0], "steps": 2}
+    once = pipe(**told).flows[0]
+    made = pipe(**told, num=2, frames=23, restart=5)
+    assert (made.settings["stretches"], made.settings["restart"]) == (5, 5)
+    long = made.flows[0]
+    np.testing.assert_allclose(np.diff(long.times), 0.05, atol=1e-9)
+    assert long.stacked.shape == (23, flow.mesh.n_nodes, 3)
+    np.testing.assert_allclose(long.stacked[:6], once.stacked[:6], atol=1e-5)
+    assert not np.allclose(long.stacked[6:12], once.stacked[6:12], atol=1e-3)
+    # The last stretch is what the network makes of frame 20, with noise of its own.
+    cond = condition(pipe, make_request(mesh=flow.mesh, first_frame=flow.stacked[0]))
+    for number in range(5):
+        z = latents(pipe, cond, [0], steps=2, seed=0, stretch=number)
+        first = pipe.codec.decode(z)[..., 5:6].expand(-1, -1, -1, -1, 12)
+        cond = {**cond, "beside": beside(pipe.codec.encode(first))}
+    last = fields(pipe, z, flow.mesh, make_request(mesh=flow.mesh, first_frame=flow.stacked[0]))
+    np.testing.assert_allclose(long.stacked[21:], last[0, 1:3], atol=1e-5)
+    alone = pipe(**told, indices=[1], frames=23, restart=5).flows[0]
+    np.testing.assert_allclose(alone.stacked, made.flows[1].stacked, atol=1e-5)
+    assert not np.allclose(alone.stacked[20], long.stacked[20], atol=1e-3)
+
+
+def test_a_checkpoint_says_how_long_a_simulation_is(pipe, flows, tmp_path):
+    settings = replace(pipe.settings, length=30, restart=7)
+    long = SimulationPipeline(pipe.network, pipe.codec, None, pipe.guard, settings=settings)
+    long.save_pretrained(tmp_path / "long")
+    read = SimulationPipeline.from_pretrained(tmp_path / "long")
+    assert read.settings == settings
+    assert read.stretches() == 5
+    assert len(read(WORDS, steps=1).flows[0].times) == 30
+    assert len(read(WORDS, steps=1, frames=4).flows[0].times) == 4
+    for told in ({"restart": 12}, {"restart": 0}, {"frames": 0}):
+        with pytest.raises(ValueError, match="restart lie in 1 to 11"):
+            read(WORDS, **told)
+    with pytest.raises(ValueError, match="a frame of a stretch, 1 to 11, got 12"):
+        replace(settings, restart=12)
+    with pytest.raises(ValueError, match="length must lie in 1 to"):
+        replace(settings, length=0)
 
 
 def test_requests_that_do_not_fit_are_refused_or_said(flows):
@@ -389,6 +431,15 @@ def test_official_networks_simulate_from_a_first_frame(official, flows):
     flow = flows[0]
     made = official(mesh=flow.mesh, first_frame=flow.stacked[0], steps=4)
     assert made.flows[0].stacked.shape == (5, flow.mesh.n_nodes, 3)
+    long = official(mesh=flow.mesh, first_frame=flow.stacked[0], steps=4, frames=8, num=2)
+    assert long.flows[0].stacked.shape == (8, flow.mesh.n_nodes, 3)
+    np.testing.assert_allclose(long.flows[0].stacked[:5], made.flows[0].stacked, atol=1e-4)
+    told = {"mesh": flow.mesh, "first_frame": long.flows[1].stacked[4]}
+    z = latents(
+        official, condition(official, make_request(**told)), [1], steps=4, seed=0, stretch=1
+    )
+    after = fields(official, z, flow.mesh, make_request(**told))[0, 1:4]
+    np.testing.assert_allclose(long.flows[1].stacked[5:], after, atol=1e-4)
     with pytest.raises(ValueError, match="start from a first frame"):
         official(WORDS)
 

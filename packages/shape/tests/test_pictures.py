@@ -51,6 +51,28 @@ def test_a_mirrored_shape_has_a_mirrored_picture(shards):
     assert seen == {True, False}
 
 
+def test_a_shape_may_be_turned_by_quarters_with_its_normals(shards):
+    told = {"surface": 64, "near": 16, "volume": 16}
+    upright = SurfaceData(shards, 2, **told).dataset
+    whole = SurfaceData(shards, 2, turns=True, **told)
+    seen = set()
+    for draw in range(24):
+        plain, found = upright[0, draw], whole.dataset[0, draw]
+        for quarters in range(4):
+            quarter = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
+            turn = torch.linalg.matrix_power(quarter, quarters)
+            by = {name: torch.block_diag(turn, turn if name == "surface" else torch.eye(1))
+                  for name in told}  # fmt: skip
+            if all(torch.allclose(found[name], plain[name] @ by[name].T) for name in told):
+                seen.add(quarters)
+                break
+        else:
+            pytest.fail(f"draw {draw} is no quarter turn about y")
+    assert seen == {0, 1, 2, 3}
+    with pytest.raises(ValueError, match="expected turns or pictures, got both"):
+        SurfaceData(shards, 2, turns=True, pictures=True)
+
+
 def test_data_without_pictures_is_refused(tmp_path):
     plain = synthetic_shapes(tmp_path / "plain", num=1)
     with pytest.raises(ValueError, match=r"no pictures; expected some of each shape.*--views 8"):

@@ -81,6 +81,7 @@ def by_pipeline(
             mesh=flow.mesh,
             first_frame=None if pipe.reads_words else flow.stacked[0],
             viscosity=flow.parameters["viscosity"],
+            frames=pipe.settings.frames if pipe.reads_words else len(flow.times),
             steps=steps,
             seed=seed,
             indices=range(index * members, (index + 1) * members),

@@ -138,13 +138,14 @@ class SimulationPipeline(Pipeline):
     def _run_simulation(self, load: Load, has_frame: bool) -> None:
         from rectiflow_pde.meshing import Channel, mesh_channel
 
+        once: Any = {"num": load.rows, "steps": load.calls, "frames": self.hop + 1}
         if not has_frame:
-            self("cylinder of radius 0.05 at Re 100", num=load.rows, steps=load.calls)
+            self("cylinder of radius 0.05 at Re 100", **once)
             return
         channel = mesh_channel(Channel(0.05, (0.3, 0.2)), 0.02, 0.1)
         frame = np.zeros((channel.n_nodes, len(FIELDS)))
         frame[:, 0] = 1.0
-        self(mesh=channel, first_frame=frame, num=load.rows, steps=load.calls)
+        self(mesh=channel, first_frame=frame, **once)
 
     def __call__(
         self,
@@ -156,6 +157,8 @@ class SimulationPipeline(Pipeline):
         viscosity: float | None = None,
         num: int = 1,
         indices: Sequence[int] | None = None,
+        frames: int | None = None,
+        restart: int | None = None,
         steps: int | None = None,
         solver: Solver | None = None,
         grid: Spacing | None = None,
@@ -182,8 +185,13 @@ class SimulationPipeline(Pipeline):
             Samples, which differ by their noise.
         indices : sequence of int, optional
             Their numbers, instead of 0 to ``num - 1``: a sample depends on seed and number alone.
+        frames : int, optional
+            Of the simulation, the first one included; the checkpoint's own if absent. It is made
+            stretch by stretch where the network makes fewer at once.
+        restart : int, optional
+            The frame of each stretch that the next goes on from; the checkpoint's own if absent.
         steps : int, optional
-            Network calls with Euler's method; the checkpoint's own if absent.
+            For each stretch, network calls with Euler's method; the checkpoint's own if absent.
         solver : Solver, optional
             Euler's method if absent.
         grid : Spacing, optional
@@ -209,6 +217,13 @@ class SimulationPipeline(Pipeline):
         wanted = list(range(num)) if indices is None else list(indices)
         if steps < 1 or not wanted:
             raise ValueError(f"steps and num must be at least 1, got {steps} and {len(wanted)}.")
+        frames = self.length if frames is None else frames
+        hop = self.hop if restart is None else restart
+        if frames < 1 or not 1 <= hop <= max(settings.frames - 1, 1):
+            raise ValueError(
+                f"frames must be at least 1 and restart lie in 1 to {settings.frames - 1}, got "
+                f"{frames} and {hop}."
+            )
         if guidance != 1.0 and isinstance(self.network, LatentTransformer):
             raise ValueError(
                 f"guidance is {guidance:g}, but the authors' networks were never trained without "
@@ -216,13 +231,20 @@ class SimulationPipeline(Pipeline):
             )
         cond = sampling.condition(self, request)
         how: dict[str, Any] = {"solver": solver, "grid": grid, "guidance": guidance, "rule": rule}
-        z = self._latents(cond, wanted, steps, seed, **how)
-        made = sampling.fields(self, z, onto or request.mesh, request)
+        stretches, parts = self.stretches(frames, hop), []
+        for number in range(stretches):
+            z = self._latents(cond, wanted, steps, seed, stretch=number, **how)
+            part = sampling.fields(self, z, onto or request.mesh, request)
+            if number + 1 < stretches:
+                cond, part = sampling.continued(self, request, cond, z, hop), part[:, : hop + 1]
+            parts.append(part[:, 1:] if number else part)  # its first frame stands already
+        made = np.concatenate(parts, 1)[:, :frames]
         if request.first_frame is not None and onto is None:
             made[:, 0] = request.first_frame
         told = {
             "first_frame": request.first_frame is not None,
             "steps": steps,
+            **({"stretches": stretches, "restart": hop} if stretches > 1 else {}),
             "solver": repr(solver or Euler()),
             "grid": grid and repr(grid),
             "guidance": guidance,
@@ -233,9 +255,24 @@ class SimulationPipeline(Pipeline):
         mesh = onto or request.mesh
         return self.result(request, made, wanted, told, seconds, mesh=mesh, start=start)
 
-    def times(self, start: float = 0.0) -> Float[np.ndarray, " t"]:
-        """Return the seconds of the frames."""
-        return start + self.settings.frame_step * np.arange(self.settings.frames)
+    @property
+    def length(self) -> int:
+        """Return the frames of a simulation, unless told otherwise."""
+        return self.settings.length or self.settings.frames
+
+    @property
+    def hop(self) -> int:
+        """Return which frame of a stretch the next goes on from, unless told otherwise."""
+        return self.settings.restart or max(self.settings.frames - 1, 1)
+
+    def stretches(self, frames: int | None = None, restart: int | None = None) -> int:
+        """Return how many stretches a simulation of so many frames is made of."""
+        frames, hop = frames or self.length, restart or self.hop
+        return max(-(-(frames - 1) // hop), 1)
+
+    def times(self, start: float = 0.0, frames: int | None = None) -> Float[np.ndarray, " t"]:
+        """Return the seconds of so many frames, those of a stretch if absent."""
+        return start + self.settings.frame_step * np.arange(frames or self.settings.frames)
 
     def result(
         self,
@@ -250,7 +287,8 @@ class SimulationPipeline(Pipeline):
     ) -> SimulationResult:
         """Return the fields of some samples as flows, with ``told`` of how they were made."""
         fields = [{name: each[..., i] for i, name in enumerate(FIELDS)} for each in made]
-        where, asked = (mesh or request.mesh, self.times(start)), (request.numbers, request.prompt)
+        where = mesh or request.mesh, self.times(start, made.shape[1])
+        asked = request.numbers, request.prompt
         flows = [Trajectory(*where, each, *asked) for each in fields]
         settings = self.describe() | {"prompt": request.prompt, **told}
         warnings = self.warnings(request)

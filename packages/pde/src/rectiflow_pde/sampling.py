@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ from rectiflow.grids import uniform
 from rectiflow.guidance import RectifiedCFG
 from rectiflow.integrate import integrate, plan
 from rectiflow.poisson import StudentT
-from rectiflow.randomness import KeyedNoise
+from rectiflow.randomness import KeyedNoise, counter_generator
 from rectiflow.rectify import sample_generator, solver_for
 from rectiflow.solvers import Euler, Solver
 from rectiflow.sources import NORMAL, Source
@@ -80,9 +81,13 @@ def latents(
     grid: Spacing | None = None,
     guidance: float = 1.0,
     rule: RectifiedCFG | None = None,
+    stretch: int = 0,
 ) -> Float[Tensor, "b c *g"]:
-    """Flow from the noise of each index to latents, a row of the condition each or one for all."""
-    noise = noise_of(pipe, indices, seed)
+    """Flow from the noise of each index to latents, a row of the condition each or one for all.
+
+    Each stretch of a simulation has noise of its own.
+    """
+    noise = noise_of(pipe, indices, seed, stretch)
     rows = {
         name: value.to(pipe.device).expand(len(indices), *value.shape[1:])
         for name, value in cond.items()
@@ -93,7 +98,8 @@ def latents(
     if isinstance(pipe.network, FlowTransformer):
         moves = plan((grid or uniform)(steps), solver_for(pipe.network, method))
         field = guided_field(pipe.network, rows, guidance, rule=rule, moves=moves)
-        return integrate(field, noise, moves, noise=KeyedNoise(seed, indices))
+        drawn = KeyedNoise(seed, indices).later(stretch * len(moves))
+        return integrate(field, noise, moves, noise=drawn)
     if grid is not None:
         raise ValueError(
             f"these weights are a diffusion in discrete steps, got the grid {grid}; expected none."
@@ -101,21 +107,59 @@ def latents(
     diffusion = Diffusion()
     velocity = diffusion.velocity(lambda x, t, c: pipe.network(x, t, c["context"]))
     times = diffusion.grid(steps)
+    moves = plan(times, method)
     state = integrate(
         guided_field(velocity, rows, 1.0),
         diffusion.start(noise, steps),
-        plan(times, method),
-        noise=KeyedNoise(seed, indices),
+        moves,
+        noise=KeyedNoise(seed, indices).later(stretch * len(moves)),
     )
     return state / (times[-1] ** 2 + (1 - times[-1]) ** 2) ** 0.5 / pipe.codec.scale
 
 
-def noise_of(pipe: SimulationPipeline, indices: Sequence[int], seed: int) -> Tensor:
-    """Return the noise of each index, the same whatever the batch."""
+def noise_of(
+    pipe: SimulationPipeline, indices: Sequence[int], seed: int, stretch: int = 0
+) -> Tensor:
+    """Return the noise of each index in a stretch, the same whatever the batch."""
     dimensions, shape = pipe.settings.dimensions, (1, *pipe.codec.latent_shape)
     source: Source = NORMAL if dimensions is None else StudentT(dimensions)
-    drawn = [source.sample(shape, generator=sample_generator(seed, i)) for i in indices]
+    if stretch:
+        generators = [counter_generator("stretch", seed, i, stretch) for i in indices]
+    else:
+        generators = [sample_generator(seed, i) for i in indices]
+    drawn = [source.sample(shape, generator=generator) for generator in generators]
     return torch.cat(drawn).to(pipe.device)
+
+
+@torch.no_grad()
+def continued(
+    pipe: SimulationPipeline,
+    request: Request,
+    cond: dict[str, Tensor],
+    z: Float[Tensor, "b c *g"],
+    at: int,
+) -> dict[str, Tensor]:
+    """Return what the network is told of the stretches that go on from frame ``at`` of others.
+
+    On a raster a frame is passed on as it was decoded, whatever the mesh.
+
+    Raises
+    ------
+    ValueError
+        If the weights are told words alone.
+    """
+    if pipe.reads_words:
+        raise ValueError(
+            f"these weights are told words alone and make {pipe.settings.frames} frames; expected "
+            "no more, since they cannot go on from a frame."
+        )
+    if isinstance(pipe.network, FlowTransformer) and pipe.settings.raster is not None:
+        flow = pipe.codec.decode(z)
+        first = pipe.codec.encode(flow[..., at : at + 1].expand_as(flow))
+        return {**cond, "beside": beside(first)}
+    frames = fields(pipe, z, request.mesh, request)[:, at]
+    rows = [condition(pipe, replace(request, first_frame=frame)) for frame in frames]
+    return {name: torch.cat([row[name] for row in rows]) for name in cond}
 
 
 @torch.no_grad()

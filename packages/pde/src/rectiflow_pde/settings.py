@@ -9,7 +9,7 @@ from typing import Any
 from rectiflow_pde.raster import Raster
 from rectiflow_pde.scaling import Scaling
 
-_RANGES = {"frames": (1, 10_000), "steps": (1, 1000)}
+_RANGES = {"frames": (1, 10_000), "steps": (1, 1000), "length": (1, 100_000), "restart": (1, 9_999)}
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SimulationSettings:
     raster : Raster, optional
         Where flows are rastered; None for networks that integrate over the mesh.
     frames : int
-        Of a simulation.
+        That the network makes at once: a stretch.
     frame_step : float
         Seconds between them.
     viscosity : float
@@ -38,6 +38,11 @@ class SimulationSettings:
     guesses : bool
         The network says the latents at once and from no noise: the deterministic surrogate that a
         flow is compared with.
+    length : int, optional
+        Frames of a simulation, unless told otherwise; one stretch if absent. A longer simulation
+        goes on stretch by stretch, each from a frame of the one before.
+    restart : int, optional
+        Which frame that is, 0 being the first; the last one if absent.
     """
 
     scaling: Scaling
@@ -49,6 +54,8 @@ class SimulationSettings:
     guidance: float = 1.0
     dimensions: float | None = None
     guesses: bool = False
+    length: int | None = None
+    restart: int | None = None
 
     def __post_init__(self) -> None:
         told: Mapping[str, Any] = {"scaling": self.scaling, "raster": self.raster}
@@ -57,8 +64,14 @@ class SimulationSettings:
                 object.__setattr__(self, name, kind(**told[name]))
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
+            if value is None and name in ("length", "restart"):
+                continue
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name} must lie in {low} to {high}, got {value!r}.")
+        if self.restart is not None and self.restart >= self.frames:
+            raise ValueError(
+                f"restart must be a frame of a stretch, 1 to {self.frames - 1}, got {self.restart}."
+            )
         for name in ("frame_step", "viscosity"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)!r}.")

@@ -47,12 +47,13 @@ def card(request: Request) -> Card:
 
     device = pick_device(request.device)
     pipe = SimulationPipeline.from_pretrained(request.weights, device=device)
-    frames, step = pipe.settings.frames, pipe.settings.frame_step
+    frames, step = pipe.length, pipe.settings.frame_step
     true = cut(read_npz(request.input or SHEDDING), frames, step)
     made = pipe(
         mesh=true.mesh,
         first_frame=true.stacked[0],
         viscosity=true.parameters.get("viscosity"),
+        frames=len(true.times),
         steps=request.steps,
         seed=request.seed,
         start=float(true.times[0]),

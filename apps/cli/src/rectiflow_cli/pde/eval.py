@@ -79,7 +79,8 @@ class Eval(Pde, commands.Evaluate):
         for weights in [args.weights, *args.beside] if args.weights else []:
             own = Namespace(**{**vars(args), "weights": weights})
             pipe = self.load(own)
-            frames = min(frames, pipe.settings.frames)
+            if pipe.reads_words:  # which cannot go on from a frame
+                frames = min(frames, pipe.settings.frames)
             if step not in (None, pipe.settings.frame_step):
                 raise UsageError(
                     f"{weights} makes frames {pipe.settings.frame_step:g} s apart, those before it "

@@ -53,6 +53,13 @@ class Simulate(Pde, commands.Make):
         add("--viscosity", type=number, metavar="NU", help="In m²/s; 1e-3 unless the prompt tells.")
         add = parser.group("sampling")
         add("--num", type=positive, default=1, help="Samples, which differ by their noise.")
+        add("--frames", type=positive, help="Of each sample; the checkpoint's own if absent.")
+        add(
+            "--restart",
+            type=positive,
+            metavar="N",
+            help="Frame of a stretch that the next goes on from; the checkpoint's own if absent.",
+        )
         add("--steps", type=positive, help="Of the solver; the checkpoint's own if absent.")
         add_sampler(add, "euler")
         add("--guidance", type=float, help="By the prompt, 1 is none; the checkpoint's if absent.")
@@ -83,6 +90,8 @@ class Simulate(Pde, commands.Make):
         """Return what shapes the flows."""
         own = pipe.settings
         return {
+            "frames": args.frames or pipe.length,
+            "restart": args.restart or pipe.hop,
             "steps": own.steps if args.steps is None else args.steps,
             "solver": repr(args.solver),
             "grid": args.grid and repr(args.grid),
@@ -94,6 +103,7 @@ class Simulate(Pde, commands.Make):
     def loads(self, args: Any, pipe: Any, jobs: list[Job]) -> list[Load]:
         """Return the batches that the samples come to."""
         calls = args.solver.nfe * (args.steps or pipe.settings.steps)
+        calls *= pipe.stretches(args.frames, args.restart)
         part = "words" if args.first_frame is None else "frame"
         chunks = self.chunks(args, pipe, jobs)
         return [Load(len(chunk), 1, calls, part=part) for chunk in chunks]
@@ -116,6 +126,7 @@ class Simulate(Pde, commands.Make):
             found["first_frame"], said = read_first_frame(args.first_frame, found["mesh"])
             notes += said
         found |= {"viscosity": args.viscosity, **sampling_of(args)}
+        found |= {"frames": args.frames, "restart": args.restart}
         made = pipe(args.prompt, indices=[job.asked for job in jobs], **found)
         for line in (*notes, *made.warnings):
             sys.stderr.write(f"note: {line}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.randomness import counter_generator
@@ -20,6 +20,9 @@ from rectiflow_shape.data.conditions import Told
 from rectiflow_shape.data.mosaics import PreparedMosaics
 from rectiflow_shape.data.prepared import PreparedShapes
 from rectiflow_shape.io.image import pixels_of_view
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 
 class _Shapes(Dataset[dict[str, Tensor]], ABC):
@@ -73,6 +76,7 @@ class SurfaceDataset(_Shapes):
 
     counts: dict[str, int]
     pictures: bool
+    turns: bool
 
     def example(self, record: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Return as many points of each kind as asked for, half of the shapes mirrored."""
@@ -98,7 +102,20 @@ class SurfaceDataset(_Shapes):
                 values[:, 0] *= -1
                 if name == "surface":
                     values[:, 3] *= -1
+        if self.is_training and self.turns:
+            quarters = int(torch.randint(4, (), generator=generator))
+            found = {name: turned(values, quarters) for name, values in found.items()}
         return found
+
+
+def turned(rows: Float[Tensor, "p k"], quarters: int) -> Float[Tensor, "p k"]:
+    """Turn points about the y axis by so many quarters, and their normals if k is 6."""
+    cosine, sine = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters % 4]
+    found = rows.clone()
+    for at in range(0, 3 * (rows.shape[1] // 3), 3):
+        x, z = rows[:, at], rows[:, at + 2]
+        found[:, at], found[:, at + 2] = cosine * x + sine * z, cosine * z - sine * x
+    return found
 
 
 class _Told(FlowData):
@@ -161,6 +178,8 @@ class SurfaceData(_Told):
         Points of each kind in an example; 0 leaves a kind out.
     pictures : bool
         Give each example one of its views, which ``prepare --views`` rendered.
+    turns : bool
+        Turn training examples about the y axis by random quarters; not with pictures.
     text, short, seed, **loader
         As for :class:`MosaicData`.
     """
@@ -174,18 +193,23 @@ class SurfaceData(_Told):
         near: int = 8192,
         volume: int = 8192,
         pictures: bool = False,
+        turns: bool = False,
         text: str | None = None,
         short: float = 0.3,
         seed: int = 0,
         **loader: Any,
     ) -> None:
+        if turns and pictures:
+            raise ValueError(
+                "a turned shape has other pictures; expected turns or pictures, got both."
+            )
         self.prepared = PreparedShapes(folder)
         counts = {"surface": surface, "near": near, "volume": volume}
 
         def made(split: str) -> SurfaceDataset:
             dataset = SurfaceDataset(self.prepared, split, text, short, seed)
             dataset.counts = {name: count for name, count in counts.items() if count}
-            dataset.pictures = pictures
+            dataset.pictures, dataset.turns = pictures, turns
             return dataset
 
         train, held_out = made("train"), None
