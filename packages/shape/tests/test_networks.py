@@ -163,6 +163,27 @@ def test_the_loss_of_the_autoencoder_reaches_every_weight():
         VaeObjective(TripoSGVae(2, 2, 8, 8, 1, 1, 3))
 
 
+def test_an_autoencoder_absorbs_mean_and_spread_of_its_latents():
+    torch.manual_seed(0)
+    vae = TripoSGVae(3, 2, 8, 8, 1, 1, 3, truncation=0.2).eval()
+    for parameter in vae.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    objective = LatentObjective(TripoSGDiT(3, 16, 2, 3), vae, tokens=8, standard=True)
+    batch, box = surface_batch(), torch.rand(2, 50, 3, generator=seeded(1)) * 2 - 1
+    queries = batch["surface"][:, :8]
+    with torch.no_grad():
+        before = vae.encode(batch["surface"], queries)
+        field = vae.decode(before.sample(torch.ones_like(before.mean)), box)
+        objective.measure([batch] * 4, seeded())
+        after = vae.encode(batch["surface"], queries)
+        torch.testing.assert_close(
+            vae.decode(after.sample(torch.ones_like(after.mean)), box), field, atol=1e-4, rtol=1e-4
+        )
+        drawn = torch.cat([objective.state(batch, seeded(i)).flatten(0, 1) for i in range(64)])
+    assert drawn.mean(0).abs().max() < 0.3
+    torch.testing.assert_close(drawn.std(0), torch.ones(3), atol=0.25, rtol=0)
+
+
 def test_flows_of_latents_and_mosaics_have_a_loss(network):
     torch.manual_seed(0)
     vae = TripoSGVae(2, 2, 8, 8, 1, 1, 3, truncation=0.2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -107,6 +107,9 @@ class LatentObjective(_ConditionalObjective):
         :func:`~rectiflow_shape.flow.latent_flow` if absent.
     dropout : float
         Probability that the condition is zeros; the paper does not state its own, 0.1 is chosen.
+    standard : bool
+        Whether the autoencoder is to absorb mean and spread of its latents before training, so that
+        each channel is as wide as the noise; the authors' latents are taken as they are.
     """
 
     def __init__(
@@ -118,8 +121,10 @@ class LatentObjective(_ConditionalObjective):
         image: ImageEncoder | None = None,
         flow: Flow | None = None,
         dropout: float = 0.1,
+        standard: bool = False,
     ) -> None:
         super().__init__(network, flow or latent_flow(tokens=tokens), dropout)
+        self.standard = standard
         self.vae, self.tokens = vae.eval().requires_grad_(False), tokens
         self.image = None if image is None else image.eval().requires_grad_(False)
 
@@ -130,6 +135,11 @@ class LatentObjective(_ConditionalObjective):
         if self.image is not None:
             self.image.eval()
         return self
+
+    def measure(self, batches: Iterable[Mapping[str, Tensor]], generator: torch.Generator) -> None:
+        """Let the autoencoder absorb mean and spread of the latents of some shapes."""
+        latents = torch.cat([self.state(batch, generator).flatten(0, 1) for batch in batches])
+        self.vae.standardise(latents.mean(0), latents.std(0))
 
     @torch.no_grad()
     def condition(self, batch: Mapping[str, Tensor]) -> Condition:

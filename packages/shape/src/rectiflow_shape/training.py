@@ -31,6 +31,10 @@ _AFTER = {
 """What can be done with each kind of network."""
 
 
+_MEASURED = 256
+"""Shapes whose latents tell their spread."""
+
+
 class ShapeRecipe(Recipe):
     """Trains Mosaic-SDF, or TripoSG stage by stage: autoencoder, then flow; or a flow on pairs."""
 
@@ -73,6 +77,11 @@ class ShapeRecipe(Recipe):
                 f"{'texts' if image is None else 'images'} have {told} channels, got a network for "
                 f"{width}; expected the same. Set network.context={told}."
             )
+        if getattr(training.objective, "standard", False) and "surface" in example:
+            objective: Any = training.objective
+            some = [data.dataset[i] for i in range(min(len(data.dataset), _MEASURED))]  # type: ignore
+            batches = ({"surface": item["surface"][None]} for item in some)
+            objective.measure(batches, torch.Generator().manual_seed(0))
         if not isinstance(network, MosaicTransformer) or "centres" not in example:
             return
         classes = getattr(data, "classes", ())

@@ -11,7 +11,7 @@ from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rectiflow.commands.answers import answer
 from rectiflow.commands.parser import Parser
@@ -68,11 +68,13 @@ class Make(Planned):
     """
 
     unit = "sample"
+    shipped: ClassVar[str] = "small"
+    """The checkpoint that is taken where none is named."""
 
     def flags(self, parser: Parser) -> None:
         """Add the domain's flags, then those of every domain."""
         self.own_flags(parser)
-        parser.add_network(None if self.trained_by else "small")
+        parser.add_network(None if self.trained_by else self.shipped)
         parser.add_shard()
         parser.add_executor()
         self.add_plan(parser)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from rectiflow_cli.demo.card import Card
 
-WEIGHTS = "small"
-
 
 def _parser() -> Parser:
     parser = Parser("demo", "", main.__doc__, ("-o demo", "-o demo --domain audio --input mix.wav"))
@@ -30,7 +28,7 @@ def _parser() -> Parser:
     add("--domain", action="append", metavar="NAME", help="This one alone; may be repeated.")
     add("--input", type=Path, metavar="FILE", help="A file of yours to start from or compare with.")
     add("--query", action="append", metavar="WORDS", help="What to look for; may be repeated.")
-    add("--weights", default=WEIGHTS, help="Shipped name, folder or file of one --domain.")
+    add("--weights", help="Shipped name, folder or file of one --domain; its own if absent.")
     add("--num", type=positive, default=6, help="How many samples are generated.")
     add("--steps", type=positive, help="Network calls each; the domain's own if absent.")
     add("--seed", type=int, default=0, help="Of the noise.")
@@ -80,7 +78,7 @@ def main(argv: list[str]) -> int:
     """Run every installed domain on its shipped checkpoint and write a page with the results."""
     args = _parser().parse_args(argv)
     domains = _chosen(args.domain)
-    if args.weights != WEIGHTS and len(domains) > 1:
+    if args.weights is not None and len(domains) > 1:
         raise UsageError(
             f"--weights {args.weights} is a checkpoint of one domain, got {len(domains)}: "
             f"{', '.join(domain.name for domain in domains)}; expected one. Choose with --domain."
@@ -91,7 +89,6 @@ def main(argv: list[str]) -> int:
     modules = {domain.name: importlib.import_module(domain.demo) for domain in domains}
     reader = _reader(args.input, modules) if args.input else None
     request = Request(
-        weights=args.weights,
         num=args.num,
         steps=args.steps,
         seed=args.seed,
@@ -99,10 +96,11 @@ def main(argv: list[str]) -> int:
         queries=tuple(args.query or ()),
         quiet=args.json,
     )
-    cards: dict[str, Card] = {
-        name: module.card(replace(request, input=args.input) if name == reader else request)
-        for name, module in modules.items()
-    }
+    cards: dict[str, Card] = {}
+    for name, module in modules.items():
+        weights = args.weights or getattr(module, "SHIPPED", "small")
+        own = args.input if name == reader else None
+        cards[name] = module.card(replace(request, weights=weights, input=own))
     result = write_page(args.out, cards, _settings(argv), overwrite=args.overwrite)
     answer(result, f"wrote {args.out / 'index.html'}: open it in a browser", as_json=args.json)
     return DONE

@@ -15,6 +15,7 @@ from rectiflow_cli.demo.card import Card, Metric, Request, numbers, settings_lis
 from rectiflow_cli.demo.page import asset, picture
 
 HERE = Path(__file__).parent
+SHIPPED = "small_march"
 ANIMATION = "flows/side_by_side.gif"
 METRICS = (
     Metric(

@@ -36,7 +36,7 @@ class Simulate(Pde, commands.Make):
     The mesh is made from the prompt where none is given. Samples that are there already are kept.
     """
 
-    name, unit = "simulate", "flow"
+    name, unit, shipped = "simulate", "flow", "small_march"
     examples = (
         '--prompt "flow past a cylinder of radius 0.05 at Re 120" --num 8 --verify -o flows',
         "--first-frame frame.npz --mesh channel.msh --format vtu --gif -o flow",

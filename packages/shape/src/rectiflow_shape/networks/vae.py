@@ -170,5 +170,18 @@ class TripoSGVae(Pretrained, nn.Module):
         keys = self.keys(latents)
         return torch.cat([self.field(keys, part) for part in xyz.split(chunk, dim=1)], dim=1)
 
+    @torch.no_grad()
+    def standardise(self, mean: Float[Tensor, " c"], spread: Float[Tensor, " c"]) -> None:
+        """Take a mean and a spread out of the latents; the field of a shape stays as it is.
+
+        The maps to and from the latents absorb them, so that nothing else need know.
+        """
+        channels = self.latent_channels
+        self.quant.weight[:channels] /= spread[:, None]
+        self.quant.bias[:channels] = (self.quant.bias[:channels] - mean) / spread
+        self.quant.bias[channels:] -= 2 * spread.log()
+        self.post_quant.bias += self.post_quant.weight @ mean
+        self.post_quant.weight *= spread
+
     def _featured(self, points: Tensor) -> Tensor:
         return torch.cat([self.embedding(points[..., :3]), points[..., 3:]], dim=-1)
