@@ -115,11 +115,12 @@ small-pde: install  ## Solve flows and train the small physics checkpoints on th
 	$(BIN)/rectiflow pde solve cylinder --reynolds 60,190 --num 16 --workers $(SOLVERS) --splits 0,0,1 \
 	  --seed 900000 -o $(RUNS)/flows/test
 	$(call STAGE,flow,pde train) data.dir=$(RUNS)/flows experiment=small data.module.step=0.05
-	$(call STAGE,surrogate,pde train) data.dir=$(RUNS)/flows experiment=small_surrogate data.module.step=0.05
-	$(BIN)/rectiflow pde pairs $(RUNS)/flows --num 1024 --weights $(RUNS)/flow/export -o $(RUNS)/pairs
-	$(call STAGE,rectified,pde reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export experiment=small_rectify
-	$(BIN)/rectiflow pde eval $(RUNS)/flows --steps 1 2 5 10 25 --ensemble 8 --weights $(RUNS)/flow/export \
-	  --beside $(RUNS)/rectified/export $(RUNS)/surrogate/export -o $(RUNS)/measured
-	$(BIN)/python benchmarks/pde_guard.py --weights $(RUNS)/flow/export --data $(RUNS)/flows/test \
+	$(call STAGE,march,pde train) data.dir=$(RUNS)/flows experiment=small_march data.module.step=0.05
+	$(call STAGE,surrogate,pde train) data.dir=$(RUNS)/flows experiment=small_march_surrogate data.module.step=0.05
+	$(BIN)/rectiflow pde pairs $(RUNS)/flows --num 1024 --weights $(RUNS)/march/export -o $(RUNS)/pairs
+	$(call STAGE,rectified,pde reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/march/export experiment=small_rectify
+	$(BIN)/rectiflow pde eval $(RUNS)/flows --steps 1 2 5 10 25 --ensemble 8 --weights $(RUNS)/march/export \
+	  --beside $(RUNS)/rectified/export $(RUNS)/surrogate/export $(RUNS)/flow/export -o $(RUNS)/measured
+	$(BIN)/python benchmarks/pde_guard.py --weights $(RUNS)/march/export --data $(RUNS)/flows/test \
 	  --out $(RUNS)/guard.json
 	$(BIN)/python benchmarks/pde_simulation.py --weights $(RUNS)/rectified/export --out $(RUNS)/simulation.json

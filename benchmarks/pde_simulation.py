@@ -41,7 +41,7 @@ def main() -> None:
     """Simulate, solve, write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--weights", default="small")
+    parser.add_argument("--weights", default="small_march")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument(
         "--nodes", type=int, nargs="+", default=[1000, 3000, 10_000, 30_000, 100_000]
@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     pipe = SimulationPipeline.from_pretrained(args.weights)
-    true = cut(read_npz(SHEDDING), pipe.settings.frames, pipe.settings.frame_step)
+    true = cut(read_npz(SHEDDING), pipe.length, pipe.settings.frame_step)
     told = {"mesh": true.mesh, "first_frame": true.stacked[0]}
     told["viscosity"] = true.parameters["viscosity"]
     start = true.stacked[0, :, :2].T.astype(np.float64)
