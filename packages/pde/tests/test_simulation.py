@@ -16,10 +16,12 @@ from rectiflow_pde.data.windows import FlowWindows, collate
 from rectiflow_pde.evaluation import (
     Guess,
     by_pipeline,
+    cut,
     evaluate,
     persistence,
     time_mean,
 )
+from rectiflow_pde.examples import SHEDDING
 from rectiflow_pde.flow import Diffusion
 from rectiflow_pde.guard import Guard, strange
 from rectiflow_pde.io.first_frame import read_first_frame
@@ -237,6 +239,16 @@ def test_a_checkpoint_says_how_long_a_simulation_is(pipe, flows, tmp_path):
         replace(settings, restart=12)
     with pytest.raises(ValueError, match="length must lie in 1 to"):
         replace(settings, length=0)
+
+
+def test_the_shipped_march_leaves_less_than_half_of_the_error_of_the_repeated_frame():
+    pipe = SimulationPipeline.from_pretrained("small_march")
+    flow = cut(read_npz(SHEDDING), 24, pipe.settings.frame_step)
+    found = evaluate(
+        {"": flow}, [Guess("still", persistence), by_pipeline(pipe, steps=5)], frames=24
+    )
+    still, simulated = (row["relative_l2"] for row in found.rows)
+    assert simulated < 0.5 * still
 
 
 def test_requests_that_do_not_fit_are_refused_or_said(flows):
