@@ -96,13 +96,16 @@ MESHES ?= $(error name the folder of meshes: make small-shape MESHES=FOLDER)
 small-shape: RUNS ?= runs/small-shape
 small-shape: install  ## Train the small shape checkpoints: make small-shape MESHES=FOLDER.
 	$(BIN)/rectiflow shape fit $(MESHES) -o $(RUNS)/mosaics --grids 64 --resolution 7 --fit-steps 20
-	$(BIN)/rectiflow shape prepare $(MESHES) -o $(RUNS)/shards
+	$(BIN)/rectiflow shape prepare $(MESHES) -o $(RUNS)/shards --surface 8192 --near 8192 --volume 4096
 	$(call STAGE,flow,shape train) data.dir=$(RUNS)/mosaics experiment=small
 	$(BIN)/rectiflow shape pairs --weights $(RUNS)/flow/export --num 512 -o $(RUNS)/pairs
 	$(call STAGE,rectified,shape reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export experiment=small_rectify
 	$(call STAGE,vae,shape train) data.dir=$(RUNS)/shards experiment=small_vae
 	$(call STAGE,latent,shape train) data.dir=$(RUNS)/shards experiment=small_triposg vae.weights=$(RUNS)/vae/export
-	for weights in flow rectified latent; do for steps in 5 10 25 50; do \
+	$(BIN)/rectiflow shape pairs --weights $(RUNS)/latent/export --num 320 --steps 25 -o $(RUNS)/latent-pairs
+	$(call STAGE,latent-rectified,shape reflow) data.dir=$(RUNS)/latent-pairs weights=$(RUNS)/latent/export \
+	  experiment=small_triposg_rectify
+	for weights in flow rectified latent latent-rectified; do for steps in 5 10 25 50; do \
 	  $(BIN)/rectiflow shape eval $(RUNS)/shards --weights $(RUNS)/$$weights/export --generate 8 --steps $$steps \
 	    -o $(RUNS)/measured/$$weights-$$steps || exit; done; done
 

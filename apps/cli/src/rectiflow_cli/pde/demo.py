@@ -79,6 +79,7 @@ def card(request: Request) -> Card:
         caption=html.escape(true.caption),
         steps=made.settings["steps"],
         frames=len(true.times),
+        stretch=pipe.settings.frames,
         animation=ANIMATION,
         curve=curve,
         notes="".join(f"<li>{html.escape(line)}</li>" for line in made.warnings),
