@@ -83,6 +83,7 @@ def test_a_first_frame_with_all_that_can_be_asked(run, case, tmp_path, capsys):
         ((), "--prompt WORDS"),
         (("--first-frame", "frame.npz"), "--mesh"),
         (("--prompt", ""), "empty"),
+        (("--prompt", "Re 100", "--verify", "--frames", "1"), "got --frames 1; expected 2"),
         (("--prompt", "cylinder of radius 0.05 m at position 0.3, 0.04, Re 100"), "gap|wall"),
         (("--prompt", "radius 0.05 at Re 100", "--weights", "nothing"), "nothing"),
     ],

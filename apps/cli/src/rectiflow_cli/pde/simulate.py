@@ -83,6 +83,10 @@ class Simulate(Pde, commands.Make):
             )
         if args.first_frame is not None and args.mesh is None:
             raise UsageError("--first-frame needs --mesh: whose nodes do its values belong to?")
+        if args.verify and args.frames == 1:
+            raise UsageError(
+                "--verify solves from one frame to the next, got --frames 1; expected 2."
+            )
         return [Job(f"flow_{i:04d}", i, expected={"asked": self._asked(args)})
                 for i in range(args.num)]  # fmt: skip
 
