@@ -77,8 +77,8 @@ class Case:
             terms.append((outputs[name] * torch.from_numpy(drawn)).mean())
             assert terms[-1].item() == pytest.approx(value, abs=2e-6 + 1e-3 * abs(value)), name
         sum(terms).backward()
-        # The stored norms are of float32: one that is a thousandth of the largest is known less well,
-        # and comes out otherwise on another processor (in float64 some are 7e-3 off).
+        # The stored norms are of float32: one that is a thousandth of the largest is known less
+        # well, and comes out otherwise on another processor (in float64 some are 7e-3 off).
         rounding = 2e-5 * max(wanted["grad_l2"].values())
         for name, norm in wanted["grad_l2"].items():
             found = parameters[name].grad.double().norm().item()
