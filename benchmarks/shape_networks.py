@@ -78,7 +78,8 @@ def plain_block(block: Block, x: Tensor, context: Tensor | None, skip: Tensor | 
 def plain_flow(network: TripoSGDiT, x: Tensor, t: Tensor, context: Tensor) -> Tensor:
     """Compute what the flow does, from its weights."""
     h = torch.cat([network.time_proj(1000 * (1 - t))[:, None], network.proj_in(x)], 1)
-    middle, kept = len(network.blocks) // 2, []
+    middle = len(network.blocks) // 2
+    kept: list[Tensor] = []
     for i, block in enumerate(network.blocks):
         h = plain_block(block, h, context, kept.pop() if i > middle else None)  # type: ignore
         if i < middle:
