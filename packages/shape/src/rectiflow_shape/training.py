@@ -32,7 +32,7 @@ _AFTER = {
 
 
 _MEASURED = 256
-"""Shapes whose latents tell their spread."""
+"""About so many shapes tell the spread of the latents."""
 
 
 class ShapeRecipe(Recipe):
@@ -79,7 +79,9 @@ class ShapeRecipe(Recipe):
             )
         if getattr(training.objective, "standard", False) and "surface" in example:
             objective: Any = training.objective
-            some = [data.dataset[i] for i in range(min(len(data.dataset), _MEASURED))]  # type: ignore
+            total = len(data.dataset)  # type: ignore[arg-type]
+            # Spread over all rows, which a folder has class by class.
+            some = [data.dataset[i] for i in range(0, total, max(total // _MEASURED, 1))]
             batches = ({"surface": item["surface"][None]} for item in some)
             objective.measure(batches, torch.Generator().manual_seed(0))
         if not isinstance(network, MosaicTransformer) or "centres" not in example:

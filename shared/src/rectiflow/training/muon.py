@@ -29,7 +29,7 @@ class Muon(Optimizer):
     AdamW need no other.
 
     ``torch.optim.Muon`` takes matrices alone and multiplies them in bfloat16, which processors
-    without such arithmetic do ten times slower; here that is done on GPUs only.
+    without such arithmetic do several times slower; here that is done on GPUs only.
 
     Parameters
     ----------
