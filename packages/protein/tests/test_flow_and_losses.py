@@ -20,7 +20,7 @@ from rectiflow_protein.flow import (
     backbone_flow,
 )
 from rectiflow_protein.frames import FRAME_SPACE, backbone_from_frames
-from rectiflow_protein.losses import BackboneLoss, LocalDistances
+from rectiflow_protein.losses import BackboneLoss, ContactDistances, LocalDistances
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
 
@@ -252,6 +252,31 @@ def test_local_distances_of_a_chain_shorter_than_their_reach():
     term = LocalDistances(reach=3)
     atoms = backbone_from_frames(x1)
     assert term(atoms, atoms, t, 1 - t, torch.ones(3, 2)).eq(0).all()
+
+
+def test_contact_distances_are_those_of_residues_near_in_space_alone():
+    x1, guess, t = chains(), chains(seed=2), torch.tensor([0.2, 0.5, 0.95])
+    mask = ones()
+    mask[1, 7:] = 0
+    wanted, got = (backbone_from_frames(x) / 10 for x in (x1, guess))
+    scale = 1 - t.clamp(max=0.9)
+    term = ContactDistances(weight=3.0, radius=9.0, beyond=2, after=0.3)
+    found = term(got, wanted, t, scale, mask)
+    for b, length in ((1, 7), (2, 10)):
+        x, y = wanted[b].double(), got[b].double()
+        errors = [
+            (x[i, p] - x[j, q]).norm() - (y[i, p] - y[j, q]).norm()
+            for i in range(length)
+            for j in range(length)
+            if abs(i - j) > 2 and (x[i, 1] - x[j, 1]).norm() < 0.9
+            for p in range(3)
+            for q in range(3)
+        ]
+        expected = 3.0 * torch.stack(errors).square().mean() / scale[b] ** 2
+        assert found[b].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert found[0] == 0
+    alone = ContactDistances(radius=0.1)(got, wanted, t, scale, mask)
+    assert alone.eq(0).all()  # no two residues are that near
 
 
 def test_an_empty_sample_is_refused():

@@ -27,7 +27,9 @@ def test_crossing_strands_are_pushed_apart_and_stay_whole():
     bonds = (after[0, 1:12] - after[0, :11]).norm(dim=-1)
     assert (bonds - 3.8).abs().max() < 0.6
     assert torch.equal(moved["rot"], frames(before)["rot"])
-    torch.testing.assert_close(after.mean(1), before.mean(1), atol=0.01, rtol=0)  # pushes balance
+    torch.testing.assert_close(
+        after.mean(1), before.mean(1), atol=0.05, rtol=0
+    )  # pushes balance, save at ends
 
 
 def test_a_natural_helix_and_other_times_are_left_alone():

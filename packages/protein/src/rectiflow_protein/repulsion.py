@@ -35,7 +35,7 @@ class Repulsion(Constraint, Correction):
         Times between which predictions are corrected.
     rounds : int, default 4
         Pushes per prediction.
-    spread : float, default 2
+    spread : float, default 4
         Standard deviation of the weights along the chain, residues.
     """
 
@@ -43,7 +43,7 @@ class Repulsion(Constraint, Correction):
     after: float = 0.4
     until: float = 0.95
     rounds: int = 4
-    spread: float = 2.0
+    spread: float = 4.0
 
     def on(self, chains: Chains) -> Correction:
         """Return itself: it needs to know nothing of the chains."""
