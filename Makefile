@@ -84,13 +84,15 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	$(call STAGE,vae,audio train) data.dir=$(RUNS)/shards experiment=small_vae
 	$(call STAGE,flow,audio train) data.dir=$(RUNS)/shards experiment=small vae.weights=$(RUNS)/vae/export \
 	  data.wordings=paraphrases
+	$(call STAGE,patches,audio train) data.dir=$(RUNS)/shards experiment=small_patches \
+	  network=patches_after weights=$(RUNS)/flow/export data.wordings=paraphrases
 	$(BIN)/rectiflow audio pairs $(RUNS)/shards -o $(RUNS)/pairs --num 640 --wordings paraphrases \
 	  --weights $(RUNS)/flow/export
 	$(call STAGE,rectified,audio reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export \
 	  experiment=small_rectify
 	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
-	  --weights $(RUNS)/flow/export $(RUNS)/rectified/export --out $(RUNS)/quality.json
+	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/rectified/export --out $(RUNS)/quality.json
 
 MESHES ?= $(error name the folder of meshes: make small-shape MESHES=FOLDER)
 small-shape: RUNS ?= runs/small-shape

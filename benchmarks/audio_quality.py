@@ -75,7 +75,7 @@ FRAME = 1600
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", nargs="+", default=["small", "small_rectified"])
+    parser.add_argument("--weights", nargs="+", default=["small", "small_patches"])
     parser.add_argument("--only-mean", action="store_true", help="no class, probe or picture")
     parser.add_argument("--data", type=Path, required=True, help="prepared sounds")
     parser.add_argument("--split", default="test")

@@ -343,15 +343,13 @@ def test_windows_follow_the_sample_rate(pipe):
     assert pipe.windows(RATE) == Windows(length=10_240, margin=640, fade=640)
 
 
-def test_shipped_checkpoints_share_their_autoencoder_and_fit_the_limit():
-    small, rectified = (
-        SeparationPipeline.from_pretrained(name, text=Words())
-        for name in ("small", "small_rectified")
+def test_shipped_checkpoints_have_the_settings_of_their_card_and_fit_the_limit():
+    small, patches = (
+        SeparationPipeline.from_pretrained(name, text=Words()).settings
+        for name in ("small", "small_patches")
     )
-    assert small.vae.state_dict().keys() == rectified.vae.state_dict().keys()
-    read = rectified.vae.state_dict()
-    for name, value in small.vae.state_dict().items():
-        torch.testing.assert_close(value, read[name], rtol=0, atol=0)
+    assert (small.steps, small.guidance) == (2, 2.0)
+    assert (patches.steps, patches.guidance, patches.posterior_sample) == (2, 1.5, False)
     files = [path for path in SeparationPipeline.shipped.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16 * 2**20
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rectiflow_audio.result import Estimate, SeparationResult
 
 HERE = Path(__file__).parent
+SHIPPED = "small_patches"
 LONGEST = 30.0  # seconds of a user's sound: the page stays light and the wait short
 QUERIES = ("a person is speaking", "rain is falling")
 """What is looked for in a user's sound unless told."""

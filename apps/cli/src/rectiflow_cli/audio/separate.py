@@ -34,7 +34,7 @@ class Separate(Audio, commands.Make):
     with the same settings is left as it is.
     """
 
-    name, unit = "separate", "recording"
+    name, unit, shipped = "separate", "recording", "small_patches"
     examples = (
         'mixture.wav --query "a dog barks" -o dog.wav',
         'recordings --query "rain" --query "a clock" --residual -o separated',
