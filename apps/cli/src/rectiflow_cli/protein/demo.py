@@ -153,6 +153,7 @@ def _weights(name: str) -> str:
 def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
     from rectiflow_protein.io import Backbone
     from rectiflow_protein.pipeline import BackbonePipeline
+    from rectiflow_protein.repulsion import Repulsion
     from rectiflow_protein.result import NO_CB
 
     device = pick_device(request.device)
@@ -164,7 +165,14 @@ def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
     for i in progress(
         range(request.num), "protein backbones", total=request.num, quiet=request.quiet
     ):
-        made = pipe([lengths[i]], indices=[i], steps=steps, seed=request.seed, trajectory=True)
+        made = pipe(
+            [lengths[i]],
+            indices=[i],
+            steps=steps,
+            seed=request.seed,
+            constraints=[Repulsion()],  # small networks let chains run through themselves
+            trajectory=True,
+        )
         [sample] = made.samples
         assert sample.trajectory is not None
         frames = np.concatenate([sample.trajectory, sample.atoms[None]])[:, :, NO_CB]
@@ -184,6 +192,7 @@ def _again(request: Request, samples: Sequence[Structure]) -> str:
     words += [
         "--steps",
         str(request.steps or STEPS),
+        "--repulsion",
         "--seed",
         str(request.seed),
         "-o",
