@@ -2,6 +2,8 @@
 
     python benchmarks/protein_quality.py --weights small_base small --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 50 --repulsion off on --data SHARDS --out FILE.json
+    python benchmarks/protein_quality.py --steps 50 --repulsion on --pairing off on \\
+        --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 10 --nearest --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --weights small --steps 50 --num 16 \\
         --temperature 0 0.25 0.5 0.75 1 --data SHARDS --out FILE.json
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import date
 from itertools import product
 from pathlib import Path
@@ -25,10 +28,12 @@ from pathlib import Path
 import torch
 from rectiflow.machine import describe_machine
 from rectiflow.storage.files import write_json
+from rectiflow_protein.constraints import Constraint
 from rectiflow_protein.data import prepare
 from rectiflow_protein.evaluation import Known, evaluate
 from rectiflow_protein.flow import FrameAncestral
 from rectiflow_protein.io import Backbone
+from rectiflow_protein.pairing import Pairing
 from rectiflow_protein.pipeline import BackbonePipeline
 from rectiflow_protein.repulsion import Repulsion
 
@@ -46,6 +51,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="prepared chains, for the reference row")
     parser.add_argument("--steps", type=int, nargs="+", default=[10, 20, 50, 100])
     parser.add_argument("--repulsion", nargs="+", choices=("off", "on"), default=["off"])
+    parser.add_argument("--pairing", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
     parser.add_argument("--nearest", action="store_true", help="TM-score of the nearest chain")
     parser.add_argument("--num", type=int, default=64)
@@ -81,7 +87,7 @@ def summary(chains: list[Backbone], known: Known | None) -> dict[str, float]:
 def measure(
     pipe: BackbonePipeline,
     steps: int,
-    repulsion: bool,
+    constraints: Sequence[Constraint],
     temperature: float,
     known: Known | None,
     args: argparse.Namespace,
@@ -89,7 +95,6 @@ def measure(
     """Sample and measure; seconds are of sampling alone."""
     span = args.longest - args.shortest
     lengths = [args.shortest + span * i // max(args.num - 1, 1) for i in range(args.num)]
-    constraints = [Repulsion()] if repulsion else []
     solver = FrameAncestral(temperature) if temperature else None
     result = pipe(lengths, steps=steps, solver=solver, seed=args.seed, constraints=constraints)
     chains = [Backbone.from_coords(s.atoms[:, NO_CB], name=s.name) for s in result.samples]
@@ -112,13 +117,16 @@ def main() -> None:
     held_against = Known(known.train, []) if known is not None and args.nearest else None
     if known is not None and known.held_out:
         table["held-out chains"] = summary(known.held_out, held_against)
-    for weights, steps, repulsion, temperature in product(
-        args.weights, args.steps, args.repulsion, args.temperature
+    for weights, steps, repulsion, pairing, temperature in product(
+        args.weights, args.steps, args.repulsion, args.pairing, args.temperature
     ):
         pipe = BackbonePipeline.from_pretrained(weights, device=args.device)
         name = f"{Path(weights).name}, {steps} steps" + ", repulsion" * (repulsion == "on")
+        name += ", pairing" * (pairing == "on")
         name += f", temperature {temperature:g}" * (len(args.temperature) > 1)
-        table[name] = measure(pipe, steps, repulsion == "on", temperature, held_against, args)
+        given: list[Constraint] = [Pairing()] if pairing == "on" else []
+        given += [Repulsion()] if repulsion == "on" else []
+        table[name] = measure(pipe, steps, given, temperature, held_against, args)
     found |= {"table": table, "minutes": round((time.time() - started) / 60, 1)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.out, found)

@@ -166,10 +166,11 @@ def test_contacts_and_shares_are_told_with_their_tries(sample):
     assert ["Contact" in text for text in told["settings"]["constraints"]] == [False, True]
 
 
-def test_temperature_and_repulsion_change_the_samples_and_are_told(sample, tmp_path):
+def test_temperature_repulsion_and_pairing_change_the_samples_and_are_told(sample, tmp_path):
     plain = sample("plain", "--length", "30")[1]
     warm = sample("warm", "--length", "30", "--temperature", "0.5")[1]
     apart = sample("apart", "--length", "30", "--repulsion")[1]
+    paired = sample("paired", "--length", "30", "--pairing", "--repulsion")[1]
     coords = [
         read_structure(tmp_path / name / told["samples"][0]["files"][0]).coords
         for name, told in (("plain", plain), ("warm", warm), ("apart", apart))
@@ -178,6 +179,8 @@ def test_temperature_and_repulsion_change_the_samples_and_are_told(sample, tmp_p
     assert np.abs(coords[0] - coords[2]).max() > 0.1
     assert "temperature=0.5" in warm["settings"]["solver"]
     assert "Repulsion" in apart["settings"]["constraints"][0]
+    told = [text.split("(")[0] for text in paired["settings"]["constraints"]]
+    assert told == ["Pairing", "Repulsion"]
     assert plain["settings"]["constraints"] == []
     for words in (["--temperature", "2"], ["--temperature", "0.5", "--solver", "midpoint"]):
         code, error = sample("bad", "--length", "30", *words)

@@ -12,7 +12,7 @@ from torch import Tensor
 from rectiflow_protein.residues import THREE_LETTER
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Bool, Float, Int, Shaped
 
 COIL, HELIX, STRAND = 0, 1, 2
 LETTERS = "CHE"
@@ -23,6 +23,15 @@ _COUPLING = 27.9  # kcal/mol Å: 332 · 0.42 e · 0.20 e
 _BOND_ENERGY = -0.5  # kcal/mol; weaker contacts are no hydrogen bond
 _CONTACT = 9.0  # Å between CA; farther residues are not tested
 _BROKEN = 2.5  # Å; a C-N distance above this breaks the chain
+BRIDGES = (
+    ("parallel", (1, 0), (0, -1)),
+    ("parallel", (0, -1), (1, 0)),
+    ("antiparallel", (1, -1), (1, -1)),
+    ("antiparallel", (0, 0), (0, 0)),
+)
+"""The bridges of residues i and j: each is held by a bond whose N-H lies with i and its C=O with j,
+and by one whose N-H lies with j and its C=O with i. Given is how far in the chain, N-H first."""
+
 _BULGE = [(a, b) for a in range(1, 6) for b in range(1, 6) if min(a, b) < 3]
 
 
@@ -109,14 +118,45 @@ def hydrogen_bond_energy(
         Energy; distances below 0.5 Å count as 0.5 Å.
     """
     n, _, c, o = coords.unbind(-2)
-    carbonyl = torch.nn.functional.normalize(c - o, dim=-1)
-    h = n.clone()
-    h[..., 1:, :] += carbonyl[..., :-1, :]
+    h = hydrogens(coords)
     r_on, r_ch, r_oh, r_cn = (
         torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").clamp_min(0.5)
         for x, y in ((n, o), (h, c), (h, o), (n, c))
     )
     return _COUPLING * (1 / r_on + 1 / r_ch - 1 / r_oh - 1 / r_cn)
+
+
+def hydrogens(coords: Float[Tensor, "*b n 4 3"]) -> Float[Tensor, "*b n 3"]:
+    """Place the hydrogen of each N, 1 Å from it and opposite to the carbonyl of the residue before.
+
+    The first residue has no residue before it: its hydrogen is put upon its N.
+
+    Parameters
+    ----------
+    coords : Tensor, shape (..., n, 4, 3)
+        N, CA, C, O in ångström.
+    """
+    n, _, c, o = coords.unbind(-2)
+    away = torch.nn.functional.normalize(c - o, dim=-1)
+    return n + torch.nn.functional.pad(away[..., :-1, :], (0, 0, 1, 0))
+
+
+def bridge_bonds(
+    bond: Shaped[Tensor, "b n n"],
+) -> list[tuple[Shaped[Tensor, "b m m"], Shaped[Tensor, "b m m"]]]:
+    """Return the two bonds of each of :data:`BRIDGES`, of all residues but the ends (m = n - 2).
+
+    Parameters
+    ----------
+    bond : Tensor, shape (b, n, n)
+        Something of the bond of N-H of a residue (row) with C=O of another (column).
+    """
+    m = bond.shape[1] - 2
+
+    def at(donor: int, acceptor: int) -> Tensor:
+        return bond[:, 1 + donor : 1 + donor + m, 1 + acceptor : 1 + acceptor + m]
+
+    return [(at(*one), at(*other).transpose(1, 2)) for _, one, other in BRIDGES]
 
 
 def psea(ca: Float[Tensor, "n 3"]) -> Int[Tensor, " n"]:
@@ -239,17 +279,8 @@ def _strands(bond: Tensor, segment: Tensor) -> Tensor:
 def _bridges(bond: Tensor, segment: Tensor) -> tuple[Tensor, Tensor]:
     """Parallel and antiparallel bridges, each symmetric (b, n, n)."""
     n = segment.shape[1]
-
-    def at(di: int, dj: int) -> Tensor:
-        """Bond of residue i + di to residue j + dj, for interior i and j."""
-        return bond[:, 1 + di : n - 1 + di, 1 + dj : n - 1 + dj]
-
-    def back(di: int, dj: int) -> Tensor:
-        """Bond of residue j + dj to residue i + di, for interior i and j."""
-        return at(dj, di).transpose(1, 2)
-
-    parallel = (at(1, 0) & back(-1, 0)) | (back(0, 1) & at(0, -1))
-    antiparallel = (at(1, -1) & back(-1, 1)) | (back(0, 0) & at(0, 0))
+    first, second, third, fourth = (one & other for one, other in bridge_bonds(bond))
+    parallel, antiparallel = first | second, third | fourth
     whole = segment[:, 2:] == segment[:, :-2]
     index = torch.arange(n - 2, device=bond.device)
     apart = (index[:, None] - index[None, :]).abs() >= 3

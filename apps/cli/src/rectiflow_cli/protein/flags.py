@@ -50,6 +50,11 @@ def add_solver(parser: Parser, *, steps: int) -> None:
         action="store_true",
         help="Push apart predicted CA that come too close, as small networks let them.",
     )
+    add(
+        "--pairing",
+        action="store_true",
+        help="Draw predicted strands that nearly pair into the hydrogen bonds of a sheet.",
+    )
 
 
 def add_lengths(add: Callable[..., Any], what: str, **options: Any) -> None:
@@ -223,6 +228,7 @@ def make_constraints(args: argparse.Namespace, *own: Constraint) -> list[Constra
     """
     from rectiflow_protein.composition import Composition
     from rectiflow_protein.contacts import read_contact
+    from rectiflow_protein.pairing import Pairing
     from rectiflow_protein.repulsion import Repulsion
     from rectiflow_protein.symmetry import Symmetry
 
@@ -231,6 +237,8 @@ def make_constraints(args: argparse.Namespace, *own: Constraint) -> list[Constra
     if (shares := (given.get("helix"), given.get("strand"))) != (None, None):
         found.append(Composition(*shares))
     found += [read_contact(text) for text in given.get("contact", ())]
+    if args.pairing:
+        found.append(Pairing())
     if args.repulsion:
         found.append(Repulsion())
     found += own

@@ -69,11 +69,11 @@ class Pairs(flags.Protein, commands.Pairs):
                 or args.rotation not in (None, "linear")
                 or args.rate
             )
-            if changed or args.temperature or args.repulsion:
+            if changed or args.temperature or args.repulsion or args.pairing:
                 raise UsageError(
                     "--real inverts by Euler's method with the linear schedule, got another "
-                    "--solver, --grid, --rotation, --rate, --temperature or --repulsion; leave "
-                    "them out."
+                    "--solver, --grid, --rotation, --rate, --temperature, --repulsion or "
+                    "--pairing; leave them out."
                 )
             num = min(args.num or len(chains), len(chains))
             told |= {"chains": len(chains), "shards": args.shards}
