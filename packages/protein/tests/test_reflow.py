@@ -8,9 +8,10 @@ from rectiflow.rectify.pair_data import Pairs
 from rectiflow_protein.data.batching import collate
 from rectiflow_protein.data.datamodule import BackbonePairs
 from rectiflow_protein.data.synthetic import backbone_from_torsions
+from rectiflow_protein.examples import PROTEIN_G
 from rectiflow_protein.flow import ExponentialSchedule, FrameEuler
 from rectiflow_protein.frames import frames_from_backbone
-from rectiflow_protein.io import Backbone
+from rectiflow_protein.io import Backbone, read_structure
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.objective import BackboneObjective
 from rectiflow_protein.pipeline import BackbonePipeline
@@ -81,6 +82,10 @@ def test_geometric_filter_keeps_proteins_and_names_what_is_wrong():
     assert good.kept
     assert good.scores["helix"] > 0.6
     assert GeometricFilter(max_relative_gyration=0.5)(pair_of(helix())).reason == "not compact"
+    sheets = GeometricFilter(max_relative_gyration=2.0, min_strand=0.1)
+    assert sheets(pair_of(helix())).reason == "too little strand"
+    chain = max(read_structure(PROTEIN_G).chains().values(), key=len)
+    assert sheets(pair_of(torch.as_tensor(chain.coords[:, :3], dtype=torch.float32))).kept
     broken = helix()
     broken[12:] += 9
     assert keep(pair_of(broken)).reason == "broken chain"

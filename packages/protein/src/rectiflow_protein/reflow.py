@@ -145,6 +145,9 @@ class GeometricFilter:
         CA pairs nearer than 3 Å per 100 residues.
     max_coil : float
         Share of residues in neither helix nor strand, as in the published data filter.
+    min_strand : float
+        Share of strand. What is rectified makes more of what its pairs were chosen for: a bound on
+        coil alone chooses helices.
     max_relative_gyration : float
         Radius of gyration over that of a native globule of the same length,
         ``2.2 n^0.38`` Å (Skolnick's fit).
@@ -157,6 +160,7 @@ class GeometricFilter:
     min_valid: float = 0.97
     max_close_contacts: float = 1.0
     max_coil: float = 0.5
+    min_strand: float = 0.0
     max_relative_gyration: float = 1.3
 
     def __call__(self, pair: Pair) -> Verdict:
@@ -168,6 +172,7 @@ class GeometricFilter:
             "broken chain": found["ca_ca_valid"] < self.min_valid,
             "clashes": found["close_contacts"] > self.max_close_contacts,
             "too much coil": found["coil"] > self.max_coil,
+            "too little strand": found["strand"] < self.min_strand,
             "not compact": found["relative_gyration"] > self.max_relative_gyration,
         }
         reason = next((name for name, failed in limits.items() if failed), "")

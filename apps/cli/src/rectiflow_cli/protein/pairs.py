@@ -41,6 +41,7 @@ class Pairs(flags.Protein, commands.Pairs):
         add = parser.group("filter")
         add("--keep-all", action="store_true", help="Keep every pair; published work advises not.")
         add("--max-coil", type=float, default=0.5, help="Largest share of coil.")
+        add("--min-strand", type=float, default=0.0, help="Least share of strand.")
         add("--min-valid", type=float, default=0.97, help="Least share of valid CA-CA distances.")
         add("--max-contacts", type=float, default=1.0, help="CA pairs below 3 Å per 100 residues.")
         flags.add_tools(parser)
@@ -120,6 +121,7 @@ class Pairs(flags.Protein, commands.Pairs):
             min_valid=args.min_valid,
             max_close_contacts=args.max_contacts,
             max_coil=args.max_coil,
+            min_strand=args.min_strand,
         )
         return geometric, {"name": "geometric", **asdict(geometric)}
 
