@@ -180,6 +180,7 @@ def test_reflow_has_a_debug_experiment(work, capsys):
         (["--lengths", "12", "--keep-all", "--proteinmpnn", "x"], "got no --predictor"),
         (["nowhere", "--real"], "nowhere"),
         (["--real"], "--real needs SHARDS, got neither; expected a folder of prepared chains"),
+        (["{data}", "--real", "--lengths", "500"], "no chain of 500 to 500 residues"),
         (["{data}", "--real", "--rotation", "exact"], "--real inverts by Euler's method"),
     ],
 )

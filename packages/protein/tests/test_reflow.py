@@ -158,6 +158,34 @@ def test_no_pair_left_is_an_error(pipe, tmp_path):
         BackbonePairs(tmp_path)
 
 
+def test_chains_are_inverted_the_same_alone_and_together():
+    from rectiflow_protein.data.dataset import BackboneDataset
+
+    torch.manual_seed(1)
+    network = ReQFlowNetwork(TINY)
+    for weight in network.parameters():  # an untrained one predicts its input
+        torch.nn.init.normal_(weight, std=0.1)
+    pipe = BackbonePipeline(network)
+    records = [
+        {
+            "coords": helix(n).float(),
+            "aatype": torch.zeros(n, dtype=torch.int64),
+            "residue_index": torch.arange(n),
+            "chain_index": torch.zeros(n, dtype=torch.int64),
+        }
+        for n in (9, 14, 11)
+    ]
+    sample = inverted_pair_sampler(pipe, BackboneDataset(records), steps=3)
+    together = sample([0, 1, 2])
+    for i, pair in enumerate(together):
+        (alone,) = sample([i])
+        assert pair.index == i
+        assert len(pair.x0["trans"]) == [9, 14, 11][i]
+        assert not torch.allclose(pair.x0["trans"], pair.x1["trans"])
+        for name in ("trans", "rot"):
+            torch.testing.assert_close(pair.x0[name], alone.x0[name], atol=1e-3, rtol=1e-3)
+
+
 def test_the_teachers_settings_decide_the_pairs(pipe):
     plain = pair_sampler(pipe, [9], steps=3, seed=0)([0])[0]
     slower = pair_sampler(pipe, [9], steps=3, seed=0, solver=FrameEuler(ExponentialSchedule(1.0)))

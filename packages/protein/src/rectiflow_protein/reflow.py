@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rectiflow.grids import uniform
@@ -12,13 +12,16 @@ from rectiflow.integrate import integrate, plan, reverse
 from rectiflow.rectify import Pair, Verdict
 from rectiflow.solvers import Euler
 from rectiflow.states import State
+from rectiflow.storage.records import state_of
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from rectiflow_protein.data.batching import collate
 from rectiflow_protein.flow import FRAME_PATH, START_TIME
 from rectiflow_protein.frames import FRAME_SPACE, atoms_from_frames
 from rectiflow_protein.metrics import backbone_metrics
 from rectiflow_protein.result import NO_CB
+from rectiflow_protein.sampling import batches
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -92,45 +95,59 @@ def inverted_pair_sampler(
     """
 
     def sample(indices: list[int]) -> list[Pair]:
-        pairs = []
-        for i in indices:
-            chain = chains[i]
-            x1 = {"trans": chain["x1.trans"], "rot": chain["x1.rot"]}
-            pairs.append(Pair(index=i, x0=invert(pipe, x1, steps=steps), x1=x1))
-        return pairs
+        found = [chains[i] for i in indices]
+        lengths = [len(chain["res_idx"]) for chain in found]
+        pairs: dict[int, Pair] = {}
+        for rows in batches(lengths, pipe.pairs_per_batch):
+            batch = collate([found[r] for r in rows])
+            x1: Any = state_of(batch, "x1")
+            x0 = invert(pipe, x1, steps=steps, mask=batch["res_mask"])
+            for k, r in enumerate(rows):
+                parts = [{name: x[k, : lengths[r]] for name, x in end.items()} for end in (x0, x1)]
+                pairs[r] = Pair(index=indices[r], x0=parts[0], x1=parts[1])
+        return [pairs[r] for r in range(len(indices))]
 
     return sample
 
 
 @torch.no_grad()
-def invert(pipe: BackbonePipeline, chain: dict[str, Tensor], *, steps: int) -> dict[str, Tensor]:
-    """Return the noise that a flow maps to a chain.
+def invert(
+    pipe: BackbonePipeline,
+    chains: dict[str, Tensor],
+    *,
+    steps: int,
+    mask: Float[Tensor, "b n"] | None = None,
+) -> dict[str, Tensor]:
+    """Return the noise that a flow maps to chains.
 
     Parameters
     ----------
     pipe : BackbonePipeline
         The flow.
-    chain : dict
-        ``trans (n, 3)``, Å, and ``rot (n, 4)``.
+    chains : dict
+        ``trans (b, n, 3)``, Å, and ``rot (b, n, 4)``.
     steps : int
         Network calls, from t = 0.99 down to 0.01: the velocity is singular at 1.
+    mask : Tensor, shape (b, n), optional
+        1 for residues, 0 for padding.
     """
-    n = len(chain["trans"])
-    res_idx = torch.arange(n, dtype=torch.float32, device=pipe.device)[None]
+    b, n = chains["trans"].shape[:2]
+    res_idx = torch.arange(n, dtype=torch.float32, device=pipe.device).expand(b, n)
+    res_mask = None if mask is None or bool(mask.all()) else mask.to(pipe.device)
     previous: Tensor | None = None
 
     def velocity(x: State, t: float | Tensor) -> State:
         nonlocal previous
         assert isinstance(x, dict)
-        times = torch.full((1,), float(t), device=pipe.device)
-        prediction = pipe.network(x, times, res_idx=res_idx, trans_sc=previous)
+        times = torch.full((b,), float(t), device=pipe.device)
+        prediction = pipe.network(x, times, res_idx=res_idx, res_mask=res_mask, trans_sc=previous)
         previous = prediction["trans"].clone()
         return FRAME_PATH.from_data(prediction, x, float(t))
 
-    x1 = {name: part[None].to(pipe.device) for name, part in chain.items()}
+    x1 = {name: part.to(pipe.device) for name, part in chains.items()}
     moves = reverse(plan(uniform(steps, START_TIME, 1 - START_TIME), Euler()))
     x0 = integrate(velocity, x1, moves, space=FRAME_SPACE)
-    return {name: part[0].cpu() for name, part in x0.items()}
+    return {name: part.cpu() for name, part in x0.items()}
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,9 @@ class Pairs(flags.Protein, commands.Pairs):
     def own_flags(self, parser: Parser) -> None:
         """Add lengths, solver and filters."""
         add = parser.group("samples")
-        flags.add_lengths(add, "the samples, which go round these")
+        flags.add_lengths(
+            add, "the samples, which go round these; with --real, of the shortest and longest chain"
+        )
         flags.add_solver(parser, steps=100)
         add = parser.group("filter")
         add("--keep-all", action="store_true", help="Keep every pair; published work advises not.")
@@ -48,7 +50,7 @@ class Pairs(flags.Protein, commands.Pairs):
 
     def candidates(self, args: Any, pipe: BackbonePipeline) -> Candidates:
         """Return the sampler, or the inversion of real chains."""
-        from rectiflow_protein.data import PreparedBackbones
+        from rectiflow_protein.data import LengthFilter, PreparedBackbones
         from rectiflow_protein.reflow import inverted_pair_sampler, pair_sampler
 
         solver = flags.make_solver(args)
@@ -58,7 +60,11 @@ class Pairs(flags.Protein, commands.Pairs):
                 f"{'' if args.real else '--lengths'}, got neither; expected a folder of prepared "
                 "chains. Make one with `rectiflow protein prepare FOLDER -o SHARDS`."
             )
-        chains = PreparedBackbones(args.shards).dataset("train") if args.shards else None
+        of_length = []
+        if args.real and args.lengths:
+            of_length = [LengthFilter(min(args.lengths), max(args.lengths))]
+        prepared = PreparedBackbones(args.shards) if args.shards else None
+        chains = prepared.dataset("train", of_length) if prepared else None
         told: dict[str, Any] = {"steps": args.steps, "seed": args.seed}
         if args.real:
             assert chains is not None
@@ -75,6 +81,12 @@ class Pairs(flags.Protein, commands.Pairs):
                     "--real inverts by Euler's method with the linear schedule, got another "
                     "--solver, --grid, --rotation, --rate, --temperature, --repulsion or "
                     "--pairing; leave them out."
+                )
+            if not len(chains):
+                bounds = args.lengths or [1, 10**6]
+                raise UsageError(
+                    f"{args.shards} has no chain of {min(bounds)} to {max(bounds)} residues in its "
+                    "train split, got none; expected some. Give a wider --lengths or other SHARDS."
                 )
             num = min(args.num or len(chains), len(chains))
             told |= {"chains": len(chains), "shards": args.shards}
