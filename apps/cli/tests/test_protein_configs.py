@@ -6,6 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from rectiflow.training.muon import Muon
 from rectiflow_cli.config_root import config_root
 from rectiflow_cli.hydra_app import compose
 from rectiflow_cli.targets import check_config
@@ -14,12 +15,14 @@ from rectiflow_cli.train_help import is_for
 from rectiflow_protein.data.batching import LengthBatches, PaddedBatches
 from rectiflow_protein.data.crops import CropBatches
 from rectiflow_protein.data.synthetic import prepare_synthetic, synthetic_pairs
+from rectiflow_protein.losses import ContactDistances, LocalDistances
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.training import RECIPE
 
 EXPERIMENTS = sorted(p.stem for p in (config_root() / "protein" / "experiment").glob("*.yaml"))
 RELEASED = 16_779_268
 SMALL = 1_608_312
+WIDE = 2_158_840
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_experiment_builds_its_training_and_data(name, made):
     assert size == expected.get(name, size)
     assert len(training.averages) == len(cfg.training.ema)
     optimizer = training.make_optimizer([torch.nn.Parameter(torch.zeros(2))])
-    assert isinstance(optimizer, torch.optim.AdamW)
+    assert isinstance(optimizer, Muon if "sheets" in name else torch.optim.AdamW)
     if training.make_scheduler is not None:
         training.make_scheduler(optimizer)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * cfg.optimizer.lr)
@@ -69,7 +72,7 @@ def test_experiment_builds_its_training_and_data(name, made):
     assert next(source.batches(0))
     assert source.max_num_res_squared == cfg.data.module.batching.max_num_res_squared
     kind = LengthBatches if name.startswith("reqflow") else PaddedBatches
-    assert isinstance(source, CropBatches if name == "small_crops" else kind)
+    assert isinstance(source, CropBatches if name in ("small_crops", "small_sheets") else kind)
     assert callable(instantiate(cfg.validation, _convert_="all"))
     assert instantiate(cfg.trainer).keywords["max_steps"] == cfg.trainer.max_steps
 
@@ -92,6 +95,21 @@ def test_published_numbers(name, lengths, pairs, auxiliary, made):
         assert config.training.objective.self_condition == 0.5
         assert config.training.ema == []
         assert config.training.grad_clip is None
+
+
+def test_the_recipe_for_sheets(made):
+    cfg = composed("small_sheets", made, "network=small_wide")
+    loss = instantiate(cfg.training.objective.loss, _convert_="all")
+    assert [type(term) for term in loss.further] == [LocalDistances, ContactDistances]
+    reflow = composed("small_sheets_rectify", made).training.objective.loss
+    again = instantiate(reflow, _convert_="all")
+    assert [type(term) for term in again.further] == [LocalDistances, ContactDistances]
+    density = instantiate(cfg.training.objective.flow.density, _convert_="all")
+    assert (density.edges, density.masses) == ([0.01, 0.15, 0.65, 0.99], [0.07, 0.43, 0.5])
+    with torch.device("meta"):
+        network = instantiate(cfg.network, _convert_="all")
+    assert sum(p.numel() for p in network.parameters()) == WIDE
+    assert cfg.edge_dtype == "bfloat16"
 
 
 def test_the_recipe_of_the_shipped_checkpoint(made):
