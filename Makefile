@@ -74,8 +74,11 @@ small-protein: install  ## Train the small protein checkpoints: make small-prote
 	$(BIN)/rectiflow protein pairs --weights $(RUNS)/base/export --lengths 60:100:2 --num 210 --batch 15 \
 	  --steps 50 --min-valid 0.75 --max-coil 0.85 --max-contacts 8 --seed 1 -o $(RUNS)/pairs
 	$(call STAGE,rectified,protein reflow) data.dir=$(RUNS)/pairs experiment=small_rectify weights=$(RUNS)/base/export
+	$(call STAGE,sheets,protein train) data.dir=$(RUNS)/shards experiment=small_sheets network=small_wide
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
 	  --data $(RUNS)/shards --out $(RUNS)/quality.json
+	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/sheets/export --steps 50 --rate 6 \
+	  --temperature 1 --repulsion on --pairing on --data $(RUNS)/shards --out $(RUNS)/quality_sheets.json
 
 SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)
 small-audio: RUNS ?= runs/small-audio

@@ -31,7 +31,7 @@ from rectiflow.storage.files import write_json
 from rectiflow_protein.constraints import Constraint
 from rectiflow_protein.data import prepare
 from rectiflow_protein.evaluation import Known, evaluate
-from rectiflow_protein.flow import FrameAncestral
+from rectiflow_protein.flow import ExponentialSchedule, FrameAncestral, FrameEuler
 from rectiflow_protein.io import Backbone
 from rectiflow_protein.pairing import Pairing
 from rectiflow_protein.pipeline import BackbonePipeline
@@ -53,6 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repulsion", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--pairing", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--rate", type=float, default=10.0, help="of the rotations' schedule")
     parser.add_argument("--nearest", action="store_true", help="TM-score of the nearest chain")
     parser.add_argument("--num", type=int, default=64)
     parser.add_argument("--shortest", type=int, default=60)
@@ -95,7 +96,8 @@ def measure(
     """Sample and measure; seconds are of sampling alone."""
     span = args.longest - args.shortest
     lengths = [args.shortest + span * i // max(args.num - 1, 1) for i in range(args.num)]
-    solver = FrameAncestral(temperature) if temperature else None
+    schedule = ExponentialSchedule(args.rate)
+    solver = FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
     result = pipe(lengths, steps=steps, solver=solver, seed=args.seed, constraints=constraints)
     chains = [Backbone.from_coords(s.atoms[:, NO_CB], name=s.name) for s in result.samples]
     return summary(chains, known) | rounded({"seconds_per_sample": result.seconds / args.num})
@@ -111,6 +113,7 @@ def main() -> None:
         "num": args.num,
         "lengths": [args.shortest, args.longest],
         "seed": args.seed,
+        "rate": args.rate,
     }
     table = {}
     known = read_known(args)

@@ -112,7 +112,7 @@ def test_page_works_and_shows_a_protein(page, tmp_path, size, flags):
     root, report, messages, picture = visit(page, tmp_path, *flags, size=size)
     assert messages == []
     assert 'data-viewer="ready"' in root
-    assert report["atoms"] == ["240", "480", "224"]  # four of each residue
+    assert report["atoms"] == ["240", "400", "224"]  # four of each residue
     assert report["status"] == [
         "Sample 1, 60 residues: finished",
         "Sample 1, 60 residues: noise",

@@ -146,7 +146,7 @@ def test_files_are_those_of_the_result(made):
     assert protein["settings"]["steps"] == STEPS
     assert len(protein["settings"]["weights_hash"]) > 8
     *samples, reference = protein["structures"]
-    assert [s["length"] for s in samples] == [60, 120]
+    assert [s["length"] for s in samples] == [60, 100]
     assert reference["file"] == "structures/reference.pdb"
     assert "seconds" not in reference
     assert reference["ca_ca_strict"] == 1

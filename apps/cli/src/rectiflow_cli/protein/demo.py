@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from rectiflow_protein.io import Backbone
 
 HERE = Path(__file__).parent
-STEPS = 50
-SHORTEST, LONGEST = 60, 120  # residues, within what the shipped checkpoint was trained on
+SHIPPED = "small_sheets"
+STEPS, TEMPERATURE, RATE = 50, 1.0, 6.0  # what its card recommends, with --pairing --repulsion
+SHORTEST, LONGEST = 60, 100  # residues, about what the shipped checkpoint was trained on
 COMPACT = (2.2, 0.38)  # Å and exponent: Rg of globular chains (Skolnick et al., JMB 1997)
 
 _EXAMPLE = "a natural domain of known structure (PDB entry 1PGA, coordinates CC0)"
@@ -151,7 +152,9 @@ def _weights(name: str) -> str:
 
 
 def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
+    from rectiflow_protein.flow import ExponentialSchedule, FrameAncestral
     from rectiflow_protein.io import Backbone
+    from rectiflow_protein.pairing import Pairing
     from rectiflow_protein.pipeline import BackbonePipeline
     from rectiflow_protein.repulsion import Repulsion
     from rectiflow_protein.result import NO_CB
@@ -170,7 +173,8 @@ def _sample(request: Request) -> tuple[list[Structure], dict[str, Any]]:
             indices=[i],
             steps=steps,
             seed=request.seed,
-            constraints=[Repulsion()],  # small networks let chains run through themselves
+            solver=FrameAncestral(TEMPERATURE, ExponentialSchedule(RATE)),
+            constraints=[Pairing(), Repulsion()],  # what small networks are not exact enough for
             trajectory=True,
         )
         [sample] = made.samples
@@ -192,6 +196,11 @@ def _again(request: Request, samples: Sequence[Structure]) -> str:
     words += [
         "--steps",
         str(request.steps or STEPS),
+        "--temperature",
+        f"{TEMPERATURE:g}",
+        "--rate",
+        f"{RATE:g}",
+        "--pairing",
         "--repulsion",
         "--seed",
         str(request.seed),
