@@ -15,6 +15,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 

@@ -44,15 +44,7 @@ def padded(items: list) -> dict:
 def main() -> None:
     args = parse(__doc__.splitlines()[0])
     dataset, held_out, lengths, clusters = chains(args.data)
-
-    def batches(rank: int, world_size: int) -> PaddedBatches:
-        return PaddedBatches(
-            lengths,
-            clusters,
-            max_num_res_squared=PAIRS_PER_STEP,
-            rank=rank,
-            world_size=world_size,
-        )
+    batches = PaddedBatches(lengths, clusters, max_num_res_squared=PAIRS_PER_STEP)
 
     torch.manual_seed(0)
     network = ReQFlowNetwork(SIZES)

@@ -13,6 +13,8 @@ from rectiflow.sources import NORMAL, Normal
 from rectiflow.states import State, combine, expand_time, map_state
 
 if TYPE_CHECKING:
+    import torch
+
     from rectiflow.fields import VelocityField
     from rectiflow.paths import Path
 
