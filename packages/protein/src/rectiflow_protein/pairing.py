@@ -25,9 +25,8 @@ class Pairing(Constraint, Correction):
     r"""Moves and turns predicted residues so that bridges which nearly hold do hold.
 
     Small networks lay strands beside each other, but not so exactly that the N-H of one meets the
-    C=O of the other: natural sheets are right to half an ångström. Each residue is drawn to the
-    bridge that it is nearest to, of those that lie within ``reach``; the steps that follow fit the
-    chain to it.
+    C=O of the other. Each residue is drawn to the bridge that it is nearest to, of those that lie
+    within ``reach``; the steps that follow fit the chain to it.
 
     Each residue goes down the gradient of
 

@@ -83,10 +83,10 @@ class Pairs(flags.Protein, commands.Pairs):
                     "--pairing; leave them out."
                 )
             if not len(chains):
-                bounds = args.lengths or [1, 10**6]
+                span = args.lengths and f" of {min(args.lengths)} to {max(args.lengths)} residues"
                 raise UsageError(
-                    f"{args.shards} has no chain of {min(bounds)} to {max(bounds)} residues in its "
-                    "train split, got none; expected some. Give a wider --lengths or other SHARDS."
+                    f"{args.shards} has no chain{span or ''} in its train split; expected some. "
+                    "Give a wider --lengths or other SHARDS."
                 )
             num = min(args.num or len(chains), len(chains))
             told |= {"chains": len(chains), "shards": args.shards}
