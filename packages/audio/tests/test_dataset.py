@@ -8,6 +8,7 @@ import pytest
 import torch
 from rectiflow_audio.data import (
     Augment,
+    Blend,
     Clips,
     MixtureDataset,
     MixtureRules,
@@ -244,3 +245,46 @@ def test_a_crowd_holds_a_third_sound_that_nobody_asks_for():
     assert not lone["target"].any()
     assert float(lone["mixture"].abs().max()) == pytest.approx(0.5, rel=1e-4)
     assert lone["other"].any()
+
+
+def test_a_blend_takes_the_place_of_a_clip_of_its_label():
+    blend = Blend({"drum": ["dog", "rain"]}, probability=1.0, level_db=0.0)
+    rules = MixtureRules(ambiguous={"drum": ["dog"]})
+    data = MixtureDataset(clips(), Lengths(), WINDOW, rules=rules, blend=blend, loop=1.0)
+    for draw in range(4):
+        item = data[2, draw]
+        assert item["caption"] == "a drum"
+        spectrum = torch.fft.rfft(item["target"]).abs()
+        places = [round(k * N / (2 * torch.pi)) for k in (0.05, 0.4, 1.5)]
+        dog, rain, drum = (spectrum[place - 3 : place + 4].max() for place in places)
+        assert 1 / 5 < dog / rain < 5  # one or two of each, of one power
+        assert drum < 0.05 * min(dog, rain)
+        assert label_heard(data[0, draw]["target"]) == "dog"
+
+
+def test_blends_are_drawn_and_levelled():
+    blend = Blend({"choir": ["low", "high"], "rain": ["rain"]}, probability=0.5, level_db=6.0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [blend.drawn("choir", generator) for _ in range(400)]
+    assert 150 < sum(not parts for parts in drawn) < 250
+    assert {len(parts) for parts in drawn} == {0, 2, 3}
+    assert all(set(parts) == {"low", "high"} for parts in drawn if parts)
+    assert {tuple(blend.drawn("rain", generator)) for _ in range(50)} == {
+        (),
+        ("rain", "rain"),
+        ("rain", "rain", "rain"),
+    }
+    low, high = torch.tensor([1.0, -1.0]).repeat(50), 7 * torch.tensor([1.0, 1.0]).repeat(50)
+    for _ in range(20):
+        found = blend.sum([low, high], generator)
+        shares = torch.stack([found @ low, found @ high / 7]) / 100
+        assert ((20 * shares.log10()).abs() <= 6.001).all()
+
+
+def test_blends_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="got no parts of 'drum'"):
+        Blend({"drum": []})
+    with pytest.raises(ValueError, match=r"probability must lie in \[0, 1\], got 2"):
+        Blend({}, probability=2)
+    with pytest.raises(ValueError, match="got none of cat; expected labels among dog, drum, rain"):
+        MixtureDataset(clips(), Lengths(), WINDOW, blend=Blend({"dog": ["cat", "dog"]}))

@@ -6,7 +6,11 @@ import pytest
 import torch
 from rectiflow.randomness import counter_generator
 from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
-from rectiflow_audio.networks import UNetConfig, VaeConfig
+from rectiflow_audio.flow import latent_flow
+from rectiflow_audio.frontend import LogMel
+from rectiflow_audio.heard import HeardError
+from rectiflow_audio.masking import apply_mask, mel_ratio_mask
+from rectiflow_audio.networks import PatchCodec, UNetConfig, VaeConfig
 
 SIZES = UNetConfig(2, 2, 8, (1, 2), (False, True), 1, 8, 6, groups=4)
 
@@ -97,8 +101,62 @@ def test_draws_share_one_encoding(parts, batch):
 def test_bad_options_are_refused(parts, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SeparationObjective(*parts, **options)
+    with pytest.raises(ValueError, match="weight and floor must be positive, got 0 and"):
+        HeardError(weight=0)
 
 
 def test_waves_too_short_are_refused(parts, batch):
     with pytest.raises(ValueError, match="at least 32"):
         SeparationObjective(*parts).spectrogram(batch["target"][:, :2000])
+
+
+def tones(frequency: float, n: int = 8000) -> torch.Tensor:
+    return 0.2 * torch.sin(2 * torch.pi * frequency / 16_000 * torch.arange(n))
+
+
+def test_the_error_that_is_heard_is_that_of_the_masked_wave():
+    log_mel = LogMel()
+    target, other = tones(440.0), 0.5 * tones(2500.0)
+    mixture = target + other
+    found = HeardError(weight=1.0, floor=1e-6)
+    rows = [log_mel(wave) for wave in (target, mixture, torch.zeros_like(mixture))]
+    errors = found(log_mel, torch.stack(rows), target.expand(3, -1), mixture.expand(3, -1)).exp()
+    share = other.square().sum() / mixture.square().sum()
+    assert errors[0] < 0.02 * share
+    assert errors[1] == pytest.approx(float(share), rel=0.03)  # all of the other is left
+    assert errors[2] == pytest.approx(float(1 - share), rel=0.03)  # all of the target is gone
+    # Of the spectrum before it is made consistent, the wave's error is nearly the same.
+    guess = log_mel(0.6 * target + 0.1 * other)[None]
+    wave = apply_mask(mixture, mel_ratio_mask(guess, log_mel(mixture)[None], log_mel, 1.0)[0])
+    by_wave = (wave - target).square().sum() / mixture.square().sum()
+    by_spectrum = found(log_mel, guess, target[None], mixture[None]).exp()
+    assert float(by_spectrum) == pytest.approx(float(by_wave), rel=0.05)
+
+
+def test_silence_that_is_wanted_has_a_floor():
+    log_mel, mixture = LogMel(), tones(440.0)[None]
+    silent = torch.full_like(log_mel(mixture), -20.0)
+    found = HeardError(weight=1.0)(log_mel, silent, torch.zeros_like(mixture), mixture)
+    assert float(found) == pytest.approx(torch.tensor(0.01).log().item(), abs=1e-3)
+
+
+def test_what_is_heard_counts_with_its_weight(batch):
+    torch.manual_seed(0)
+    codec = PatchCodec(4)
+    sizes = UNetConfig(16, 16, 8, (1, 2), (False, True), 1, 8, 6, groups=4)
+    unet, flow = SeparationUNet(sizes), latent_flow(sigma_min=0.0)
+    both = batch | {"other": batch["mixture"] - batch["target"]}
+    both |= {"other_context": batch["context"] + 1, "other_mask": batch["context_mask"]}
+    options = {"text_dropout": 0.0, "posterior_sample": False, "draws": 2}
+    plain = SeparationObjective(unet, codec, flow, **options)
+    heard = SeparationObjective(unet, codec, flow, heard=HeardError(weight=0.3), **options)
+    terms = heard(both, counter_generator("test", 0))
+    flow_loss = plain(both, counter_generator("test", 0))["loss"]
+    torch.testing.assert_close(terms["flow"], flow_loss)
+    torch.testing.assert_close(terms["loss"], flow_loss + 0.3 * terms["heard"])
+    assert not terms["heard"].requires_grad
+    unet.zero_grad()
+    (terms["loss"] - flow_loss).backward()
+    moved = [p for p in unet.parameters() if p.grad is not None and p.grad.any()]
+    assert moved
+    assert all(p.grad.isfinite().all() for p in moved)

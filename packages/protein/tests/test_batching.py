@@ -253,6 +253,31 @@ def test_crops_reach_both_ends_of_a_chain():
     assert max(crop.stop for crop in seen) == 50
 
 
+def test_whole_chains_are_hardly_cut():
+    lengths = np.random.default_rng(0).integers(40, 256, size=600).tolist()
+    options = {"max_num_res_squared": 26_000, "shortest": 40, "longest": 96}
+    source = CropBatches(lengths, whole=0.6, **options)
+    crops = list(source.batches(2))
+    assert sorted(crop.row for batch in crops for crop in batch) == list(range(len(lengths)))
+    assert crops == list(source.batches(2))
+    cuts = [
+        max(lengths[crop.row] - (crop.stop - crop.start) for crop in batch)
+        for batch in crops
+        if max(lengths[crop.row] for crop in batch) <= 96
+    ]
+    assert len(cuts) > 20
+    assert np.median(cuts) <= 3
+    alone = list(CropBatches(lengths, whole=1.0, **options).batches(0))
+    whole = [
+        crop for batch in alone for crop in batch if crop.stop - crop.start == lengths[crop.row]
+    ]
+    assert len(whole) > 0.5 * sum(length <= 96 for length in lengths)
+    none = CropBatches([120] * 9, whole=1.0, longest=96)
+    assert all(crop.stop - crop.start <= 96 for batch in none.batches(0) for crop in batch)
+    with pytest.raises(ValueError, match="whole must be a share of batches, got 2"):
+        CropBatches([60], whole=2)
+
+
 def test_crops_of_one_chain_per_cluster():
     source = CropBatches([60, 70, 80, 90], ["a", "a", "b", "b"], longest=60)
     for epoch in range(5):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rectiflow_audio.flow import FRAMES_MULTIPLE, condition, latent_flow, whole_frames
 from rectiflow_audio.frontend import LogMel
+from rectiflow_audio.heard import HeardError
 from rectiflow_audio.networks.unet import SeparationUNet
 from rectiflow_audio.networks.vae import SpectrogramVae
 
@@ -53,6 +54,8 @@ class SeparationObjective(nn.Module):
     text_noise : float
         Length of what is added to all states of a query, as a share of its mean state: other
         wordings are about that far away.
+    heard : HeardError, optional
+        A further loss, on the wave that masking makes of what the network predicts.
 
     References
     ----------
@@ -71,6 +74,7 @@ class SeparationObjective(nn.Module):
         posterior_sample: bool = True,
         draws: int = 1,
         text_noise: float = 0.0,
+        heard: HeardError | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= text_dropout <= 1:
@@ -83,7 +87,7 @@ class SeparationObjective(nn.Module):
         self.log_mel = log_mel or LogMel()
         self.text_dropout, self.per_batch = text_dropout, per_batch
         self.posterior_sample, self.draws = posterior_sample, draws
-        self.text_noise = text_noise
+        self.text_noise, self.heard = text_noise, heard
 
     def train(self, mode: bool = True) -> SeparationObjective:
         """Set the mode of the network; the autoencoder stays as it is."""
@@ -92,7 +96,7 @@ class SeparationObjective(nn.Module):
         return self
 
     def forward(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the mean loss over the batch."""
+        """Return the mean loss over the batch, and of waves its two parts."""
         stored = state_of(batch, "x1")
         if stored is not None:
             cond: Any = state_of(batch, "cond")
@@ -104,7 +108,19 @@ class SeparationObjective(nn.Module):
         noise = torch.randn(x1.shape, generator=generator, device=x1.device)
         x0 = self.network.start(noise, cond)
         out = self.flow.loss(self.network, x1, cond, x0=x0, generator=generator)
-        return {"loss": out.loss}
+        if self.heard is None:
+            return {"loss": out.loss}
+        data = self.flow.path.data(out.prediction, out.x_t, out.t)
+        waves = (rows.repeat_interleave(self.draws, 0) for rows in self.waves(batch))
+        heard = self.heard(self.log_mel, self.vae.from_latent(data)[:, 0], *waves).mean()
+        loss = out.loss + self.heard.weight * heard
+        return {"loss": loss, "flow": out.loss.detach(), "heard": heard.detach()}
+
+    @staticmethod
+    def waves(batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Return what is asked for and its mixture, ``(b, n)`` each, of both queries."""
+        targets = [batch[name] for name in ("target", "other") if name in batch]
+        return torch.cat(targets), batch["mixture"].repeat(len(targets), 1)
 
     @torch.no_grad()
     def encode(
@@ -112,10 +128,10 @@ class SeparationObjective(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return latents of the targets and the condition of each, ``draws`` rows an example."""
         size = len(batch["mixture"])
-        targets = [batch[name] for name in ("target", "other") if name in batch]
-        mels = self.spectrogram(torch.cat([*targets, batch["mixture"]]))
+        targets, _ = self.waves(batch)
+        mels = self.spectrogram(torch.cat([targets, batch["mixture"]]))
         latents = self.vae.to_latent(mels, sample=self.posterior_sample, generator=generator)
-        mixtures = latents[-size:].repeat(len(targets), 1, 1, 1)
+        mixtures = latents[-size:].repeat(len(targets) // size, 1, 1, 1)
         cond = condition(mixtures, *self.query(batch, generator))
         if self.draws == 1:
             return latents[:-size], cond

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rectiflow_audio.data.augment import Augment
+from rectiflow_audio.data.blend import Blend
 from rectiflow_audio.data.captions import Wordings, find_captions, read_captions
 from rectiflow_audio.data.dataset import Clips, MixtureDataset, WaveformDataset
 from rectiflow_audio.data.extract import read_clip
@@ -13,6 +14,7 @@ from rectiflow_audio.data.texts import TextTable, encode_texts
 
 __all__ = [
     "Augment",
+    "Blend",
     "Clips",
     "Mixture",
     "MixtureDataset",

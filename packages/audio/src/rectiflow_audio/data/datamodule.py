@@ -50,7 +50,7 @@ class SeparationData(FlowData):
     pin_memory : bool, default False
         Copy batches through pinned memory, for a GPU.
     **draws
-        ``loop``, ``absent``, ``alone``, ``crowd``, ``ask_both`` and ``balanced`` as for
+        ``blend``, ``loop``, ``absent``, ``alone``, ``crowd``, ``ask_both`` and ``balanced`` as for
         :class:`MixtureDataset`; of the train split.
 
     Attributes

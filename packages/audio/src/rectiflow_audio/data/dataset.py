@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 
 from rectiflow_audio.data.augment import crop, fit
+from rectiflow_audio.data.blend import Blend
 from rectiflow_audio.data.captions import Wordings
 from rectiflow_audio.data.mixtures import (
     NOTHING_PHRASES,
@@ -118,6 +119,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         Further captions per label.
     augment : Augmentation, optional
         Applied to target and interferer, each with its own draws.
+    blend : Blend, optional
+        Makes sounds of some labels out of several clips.
     loop : float, default 0.25
         Probability that a clip shorter than the window is repeated instead of padded.
     absent : float, default 0.0
@@ -137,7 +140,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
     Raises
     ------
     ValueError
-        If no two clips may be mixed, or an argument is out of range.
+        If no two clips may be mixed, a blend is made of labels that no clip has, or an argument is
+        out of range.
     """
 
     def __init__(
@@ -149,6 +153,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         rules: MixtureRules | None = None,
         wordings: Wordings | None = None,
         augment: Augmentation | None = None,
+        blend: Blend | None = None,
         loop: float = 0.25,
         absent: float = 0.0,
         alone: float = 0.0,
@@ -158,7 +163,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
     ) -> None:
         self.clips, self.texts, self.seed = clips, texts, seed
-        self.crowd, self.ask_both = crowd, ask_both
+        self.crowd, self.ask_both, self.blend = crowd, ask_both, blend
         self.rules, self.wordings = rules or MixtureRules(), wordings or Wordings()
         self.augment, self.loop, self.absent, self.alone = augment, loop, absent, alone
         self.window = samples_of(window_seconds)
@@ -169,8 +174,11 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             )
         known = cache(labels_of)  # clips of the same labels share their set
         self._labels = [*map(known, clips.labels, clips.captions)]
-        self._of_label = _rows_by_label(self._labels) if balanced else []
+        by_label = _rows_by_label(self._labels)
+        self._of_label = [by_label[label] for label in sorted(by_label)] if balanced else []
+        self._parts = by_label if blend else {}
         self._require_partners()
+        self._require_parts()
         if absent_texts := [text for text in self.captions if text not in texts]:
             raise ValueError(
                 f"{len(absent_texts)} captions have no embedding, the first is "
@@ -253,6 +261,16 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         return self._interferer(row, counter_generator("mixture", self.seed, draw, row))
 
     def _window(self, row: int, generator: torch.Generator) -> Tensor:
+        """Return a clip, or a blend that takes its place, in a window."""
+        if self.blend is None:
+            return self._placed(row, generator)
+        parts = self.blend.drawn(self.clips.labels[row], generator)
+        if not parts:
+            return self._placed(row, generator)
+        rows = [self._one_of(self._parts[part], generator) for part in parts]
+        return self.blend.sum([self._placed(each, generator) for each in rows], generator)
+
+    def _placed(self, row: int, generator: torch.Generator) -> Tensor:
         wave = self.clips.waves[row]
         if self.augment is not None:
             wave = self.augment(wave, generator)
@@ -268,6 +286,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         if not self._of_label:
             return int(torch.randint(len(self.clips), (), generator=generator))
         rows = self._of_label[int(torch.randint(len(self._of_label), (), generator=generator))]
+        return self._one_of(rows, generator)
+
+    @staticmethod
+    def _one_of(rows: Sequence[int], generator: torch.Generator) -> int:
         return rows[int(torch.randint(len(rows), (), generator=generator))]
 
     def _interferer(self, row: int, generator: torch.Generator, beside: int | None = None) -> int:
@@ -278,7 +300,7 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             if all(self._fits(each, other) for each in rows):
                 return other
         fitting = [other for other in range(len(self)) if self._fits(row, other)]
-        return fitting[int(torch.randint(len(fitting), (), generator=generator))]
+        return self._one_of(fitting, generator)
 
     def _fits(self, row: int, other: int) -> bool:
         return row != other and self.rules.compatible(self._labels[row], self._labels[other])
@@ -292,6 +314,17 @@ class MixtureDataset(Dataset[dict[str, Any]]):
                     f"{len(self)} clips; expected one with other labels. Leave it out, or add "
                     "clips of other classes."
                 )
+
+    def _require_parts(self) -> None:
+        """Refuse blends of labels that no clip has."""
+        wanted = {
+            part for parts in (self.blend.parts if self.blend else {}).values() for part in parts
+        }
+        if missing := sorted(wanted - set(self._parts)):
+            raise ValueError(
+                f"a blend is made of clips, got none of {', '.join(missing)}; expected labels "
+                f"among {', '.join(sorted(self._parts))}. Correct the parts of the blend."
+            )
 
 
 class WaveformDataset(Dataset[dict[str, Tensor]]):
@@ -357,10 +390,10 @@ def samples_of(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
 
 
-def _rows_by_label(labels: Sequence[frozenset[str]]) -> list[list[int]]:
-    """Rows of each label, labels in order."""
+def _rows_by_label(labels: Sequence[frozenset[str]]) -> dict[str, list[int]]:
+    """Rows of each label."""
     rows: dict[str, list[int]] = {}
     for row, found in enumerate(labels):
         for label in found:
             rows.setdefault(label, []).append(row)
-    return [rows[label] for label in sorted(rows)]
+    return rows
