@@ -76,9 +76,10 @@ small-protein: install  ## Train the small protein checkpoints: make small-prote
 	  --steps 50 --min-valid 0.75 --max-coil 0.85 --max-contacts 8 --seed 1 -o $(RUNS)/pairs
 	$(call STAGE,rectified,protein reflow) data.dir=$(RUNS)/pairs experiment=small_rectify weights=$(RUNS)/base/export
 	$(call STAGE,sheets,protein train) data.dir=$(RUNS)/shards experiment=small_sheets network=small_wide
+	$(call STAGE,whole,protein train) data.dir=$(RUNS)/shards experiment=small_whole weights=$(RUNS)/sheets/export
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
 	  --data $(RUNS)/shards --out $(RUNS)/quality.json
-	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/sheets/export --steps 50 --rate 6 \
+	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/whole/export --steps 50 --rate 6 \
 	  --temperature 1 --repulsion on --pairing on --data $(RUNS)/shards --out $(RUNS)/quality_sheets.json
 
 SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)
@@ -90,13 +91,18 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	  data.wordings=paraphrases
 	$(call STAGE,patches,audio train) data.dir=$(RUNS)/shards experiment=small_patches \
 	  network=patches_after weights=$(RUNS)/flow/export data.wordings=paraphrases
+	$(call STAGE,heard,audio train) data.dir=$(RUNS)/shards experiment=small_heard \
+	  weights=$(RUNS)/patches/export data.wordings=paraphrases
+	$(call STAGE,mask,audio train) data.dir=$(RUNS)/shards experiment=small_mask \
+	  weights=$(RUNS)/patches/export data.wordings=paraphrases
 	$(BIN)/rectiflow audio pairs $(RUNS)/shards -o $(RUNS)/pairs --num 640 --wordings paraphrases \
 	  --weights $(RUNS)/flow/export
 	$(call STAGE,rectified,audio reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export \
 	  experiment=small_rectify
 	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
-	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/rectified/export --out $(RUNS)/quality.json
+	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/heard/export $(RUNS)/mask/export \
+	  $(RUNS)/rectified/export --out $(RUNS)/quality.json
 
 MESHES ?= $(error name the folder of meshes: make small-shape MESHES=FOLDER)
 small-shape: RUNS ?= runs/small-shape

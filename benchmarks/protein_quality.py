@@ -4,6 +4,8 @@
     python benchmarks/protein_quality.py --steps 50 --repulsion off on --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --steps 50 --repulsion on --pairing off on \\
         --data SHARDS --out FILE.json
+    python benchmarks/protein_quality.py --steps 10 --rate 14 --last-time 0.98 --data SHARDS \\
+        --out FILE.json
     python benchmarks/protein_quality.py --steps 10 --nearest --data SHARDS --out FILE.json
     python benchmarks/protein_quality.py --weights small --steps 50 --num 16 \\
         --temperature 0 0.25 0.5 0.75 1 --data SHARDS --out FILE.json
@@ -54,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pairing", nargs="+", choices=("off", "on"), default=["off"])
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.0])
     parser.add_argument("--rate", type=float, default=10.0, help="of the rotations' schedule")
+    parser.add_argument("--last-time", type=float, help="of the last call; of the one before it")
     parser.add_argument("--nearest", action="store_true", help="TM-score of the nearest chain")
     parser.add_argument("--num", type=int, default=64)
     parser.add_argument("--shortest", type=int, default=60)
@@ -98,7 +101,14 @@ def measure(
     lengths = [args.shortest + span * i // max(args.num - 1, 1) for i in range(args.num)]
     schedule = ExponentialSchedule(args.rate)
     solver = FrameAncestral(temperature, schedule) if temperature else FrameEuler(schedule)
-    result = pipe(lengths, steps=steps, solver=solver, seed=args.seed, constraints=constraints)
+    result = pipe(
+        lengths,
+        steps=steps,
+        solver=solver,
+        seed=args.seed,
+        last_time=args.last_time,
+        constraints=constraints,
+    )
     chains = [Backbone.from_coords(s.atoms[:, NO_CB], name=s.name) for s in result.samples]
     return summary(chains, known) | rounded({"seconds_per_sample": result.seconds / args.num})
 
@@ -114,6 +124,7 @@ def main() -> None:
         "lengths": [args.shortest, args.longest],
         "seed": args.seed,
         "rate": args.rate,
+        "last_time": args.last_time,
     }
     table = {}
     known = read_known(args)

@@ -19,6 +19,8 @@ from rectiflow_protein.losses import ContactDistances, LocalDistances
 from rectiflow_protein.networks import ReQFlowConfig, ReQFlowNetwork
 from rectiflow_protein.training import RECIPE
 
+BY_MUON = ("small_sheets", "small_sheets_rectify", "small_whole")
+CROPPED = ("small_crops", "small_sheets", "small_whole")
 EXPERIMENTS = sorted(p.stem for p in (config_root() / "protein" / "experiment").glob("*.yaml"))
 RELEASED = 16_779_268
 SMALL = 1_608_312
@@ -63,7 +65,7 @@ def test_experiment_builds_its_training_and_data(name, made):
     assert size == expected.get(name, size)
     assert len(training.averages) == len(cfg.training.ema)
     optimizer = training.make_optimizer([torch.nn.Parameter(torch.zeros(2))])
-    assert isinstance(optimizer, Muon if "sheets" in name else torch.optim.AdamW)
+    assert isinstance(optimizer, Muon if name in BY_MUON else torch.optim.AdamW)
     if training.make_scheduler is not None:
         training.make_scheduler(optimizer)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.01 * cfg.optimizer.lr)
@@ -72,7 +74,7 @@ def test_experiment_builds_its_training_and_data(name, made):
     assert next(source.batches(0))
     assert source.max_num_res_squared == cfg.data.module.batching.max_num_res_squared
     kind = LengthBatches if name.startswith("reqflow") else PaddedBatches
-    assert isinstance(source, CropBatches if name in ("small_crops", "small_sheets") else kind)
+    assert isinstance(source, CropBatches if name in CROPPED else kind)
     assert callable(instantiate(cfg.validation, _convert_="all"))
     assert instantiate(cfg.trainer).keywords["max_steps"] == cfg.trainer.max_steps
 
@@ -104,6 +106,11 @@ def test_the_recipe_for_sheets(made):
     reflow = composed("small_sheets_rectify", made).training.objective.loss
     again = instantiate(reflow, _convert_="all")
     assert [type(term) for term in again.further] == [LocalDistances, ContactDistances]
+    whole = composed("small_whole", made)
+    last = instantiate(whole.training.objective.loss, _convert_="all")
+    assert [type(term) for term in last.further] == [LocalDistances, ContactDistances]
+    batching = instantiate(whole.data.module.batching)(lengths=[60, 256])
+    assert (batching.shortest, batching.longest, batching.whole) == (40, 112, 0.6)
     density = instantiate(cfg.training.objective.flow.density, _convert_="all")
     assert (density.edges, density.masses) == ([0.01, 0.15, 0.65, 0.99], [0.07, 0.43, 0.5])
     with torch.device("meta"):
