@@ -10,6 +10,7 @@ from rectiflow_audio.flow import latent_flow
 from rectiflow_audio.frontend import LogMel
 from rectiflow_audio.heard import HeardError
 from rectiflow_audio.masking import apply_mask, mel_ratio_mask
+from rectiflow_audio.metrics import mel_log_spectral_distance
 from rectiflow_audio.networks import PatchCodec, UNetConfig, VaeConfig
 
 SIZES = UNetConfig(2, 2, 8, (1, 2), (False, True), 1, 8, 6, groups=4)
@@ -101,7 +102,9 @@ def test_draws_share_one_encoding(parts, batch):
 def test_bad_options_are_refused(parts, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         SeparationObjective(*parts, **options)
-    with pytest.raises(ValueError, match="weight and floor must be positive, got 0 and"):
+    with pytest.raises(
+        ValueError, match="weight and floor must be positive and spectral not negative, got 0"
+    ):
         HeardError(weight=0)
 
 
@@ -131,6 +134,20 @@ def test_the_error_that_is_heard_is_that_of_the_masked_wave():
     by_wave = (wave - target).square().sum() / mixture.square().sum()
     by_spectrum = found(log_mel, guess, target[None], mixture[None]).exp()
     assert float(by_spectrum) == pytest.approx(float(by_wave), rel=0.05)
+    both = HeardError(weight=1.0, floor=1e-6, spectral=0.5)
+    told = both(log_mel, guess, target[None], mixture[None]) - by_spectrum.log()
+    distance = mel_log_spectral_distance(log_mel(wave), log_mel(target))
+    assert float(told) == pytest.approx(0.5 * float(distance), rel=0.1)
+
+
+def test_silence_against_silence_has_a_slope():
+    log_mel = LogMel()
+    silent = torch.zeros(1, 8000)
+    guess = log_mel(silent).requires_grad_()
+    loss = HeardError(weight=1.0, spectral=1.0)(log_mel, guess, silent, silent)
+    loss.sum().backward()
+    assert loss.isfinite()
+    assert guess.grad.isfinite().all()
 
 
 def test_silence_that_is_wanted_has_a_floor():

@@ -236,6 +236,15 @@ def test_long_sounds_are_the_same_piece_by_piece(pipe, mixture):
     assert len(pipe.windows(RATE).starts(mixture.shape[1])) > 3
 
 
+def test_weights_say_how_their_waves_are_made(pipe, monkeypatch):
+    told = replace(pipe.settings, mask_exponent=0.7, mask_headroom=0.25)
+    monkeypatch.setattr(pipe, "settings", told)
+    assert pipe.request("rain").waveform == Masking(0.7, 0.25)
+    assert pipe.request("rain", waveform=Masking(2.0)).waveform == Masking(2.0)
+    with pytest.raises(ValueError, match=r"mask_exponent must lie in 0\.01 to 100, got 0"):
+        replace(told, mask_exponent=0.0)
+
+
 def test_seams_leave_neither_click_nor_dip(pipe):
     # A mask of ones must give the sound back but for each window's mean, whatever its level.
     wave = torch.sin(2 * torch.pi * 440 * torch.arange(40_000) / RATE)[None] * torch.linspace(

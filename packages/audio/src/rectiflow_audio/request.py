@@ -127,7 +127,7 @@ class Options:
         unwanted : str, optional
             The negative query.
         """
-        masking = Masking(headroom=settings.mask_headroom)
+        masking = Masking(settings.mask_exponent, settings.mask_headroom)
         default = Vocoding() if settings.has_vocoder else masking
         own = settings.posterior_sample
         request = Request(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rectiflow_audio.flow import SIGMA_MIN
-from rectiflow_audio.waveform import MASK_HEADROOM
+from rectiflow_audio.waveform import MASK_EXPONENT, MASK_HEADROOM
 
 _RANGES = {
     "window_seconds": (0.1, 600.0),
     "steps": (1, 10_000),
     "sigma_min": (0.0, 0.5),
     "guidance": (0.0, 100.0),
+    "mask_exponent": (0.01, 100.0),
     "mask_headroom": (0.0, 100.0),
 }
 """Of settings, beyond which a checkpoint is damaged or asks for more memory than there is."""
@@ -37,6 +38,9 @@ class SeparationSettings:
         Of the flow's path.
     guidance : float
         Weight of guidance, unless told otherwise; 1 is none, as published.
+    mask_exponent : float
+        Of masking, unless told otherwise: below 1 where soft sounds are guessed too low, as a mean
+        of compressed magnitudes is.
     mask_headroom : float
         Of masking, unless told otherwise: about the error of a generated log-mel.
     """
@@ -48,6 +52,7 @@ class SeparationSettings:
     has_vocoder: bool = True
     sigma_min: float = SIGMA_MIN
     guidance: float = 1.0
+    mask_exponent: float = MASK_EXPONENT
     mask_headroom: float = MASK_HEADROOM
 
     def __post_init__(self) -> None:
