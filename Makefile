@@ -79,7 +79,7 @@ small-protein: install  ## Train the small protein checkpoints: make small-prote
 	$(call STAGE,whole,protein train) data.dir=$(RUNS)/shards experiment=small_whole weights=$(RUNS)/sheets/export
 	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/base/export $(RUNS)/rectified/export \
 	  --data $(RUNS)/shards --out $(RUNS)/quality.json
-	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/whole/export --steps 50 --rate 6 \
+	$(BIN)/python benchmarks/protein_quality.py --weights $(RUNS)/whole/export --steps 50 --rate 4 \
 	  --temperature 1 --repulsion on --pairing on --data $(RUNS)/shards --out $(RUNS)/quality_sheets.json
 
 SOUNDS ?= $(error name the folder of sounds and a list of captions: make small-audio SOUNDS=FOLDER)

@@ -4,7 +4,11 @@
 
 ``--data`` is a folder made by ``rectiflow audio prepare``; every clip of its test split is mixed
 once with a clip of another class. ``--mask`` names weights of the discriminative baseline, made by
-``benchmarks/audio_mask_network.py``. ``--pictures DIR`` draws six cases.
+``benchmarks/audio_mask_network.py``. ``--pictures DIR`` draws six cases. What weights are best
+used with is looked for on another split:
+
+    python benchmarks/audio_quality.py --data PREPARED --split valid --steps 2 --only-mean \\
+        --weights small_patches --guidance 1.5 --exponent 0.7 --out FILE.json
 """
 
 from __future__ import annotations
@@ -81,6 +85,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", default="test")
     parser.add_argument("--mask", type=Path, help="weights of the discriminative baseline")
     parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 5, 10])
+    parser.add_argument("--guidance", type=float, help="instead of what the weights say")
+    parser.add_argument("--exponent", type=float, help="of the masks, instead of the weights' own")
     parser.add_argument("--seconds", type=float, default=2.56)
     parser.add_argument("--snr", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -163,6 +169,9 @@ def rounded(evaluation: Evaluation, system: str = ESTIMATE) -> dict[str, Any]:
 def measure(args: argparse.Namespace, weights: str, mixed: list[Mixed]) -> dict[str, Any]:
     """Evaluate one checkpoint at every number of steps."""
     pipe = SeparationPipeline.from_pretrained(weights)
+    given = {"guidance": args.guidance, "mask_exponent": args.exponent}
+    told = {name: value for name, value in given.items() if value is not None}
+    pipe.settings = replace(pipe.settings, **told)
     codec, rows = codec_of(pipe), {}
     for steps in args.steps:
         begin = time.process_time()
@@ -173,6 +182,7 @@ def measure(args: argparse.Namespace, weights: str, mixed: list[Mixed]) -> dict[
         print(weights, steps, rows[str(steps)]["si_sdri"], rows[str(steps)]["mel_lsd"], flush=True)
     found = {
         "guidance": pipe.settings.guidance,
+        "mask_exponent": pipe.settings.mask_exponent,
         "steps": rows,
         "references": {
             name: rounded(evaluation, name) for name in ("mixture", "codec", "ideal mask")
@@ -298,7 +308,6 @@ def main() -> None:
             "seconds": args.seconds,
             "snr_db": args.snr,
             "seed": args.seed,
-            "waveform": repr(Masking()),
         },
         "aims": AIMS,
         "weights": {name: measure(args, name, mixed) for name in args.weights},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from rectiflow.flow import Flow
+from rectiflow.interpolants import Interpolant
 from rectiflow.randomness import counter_generator
 from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
 from rectiflow_audio.flow import latent_flow
@@ -111,6 +113,14 @@ def test_bad_options_are_refused(parts, options):
 def test_waves_too_short_are_refused(parts, batch):
     with pytest.raises(ValueError, match="at least 32"):
         SeparationObjective(*parts).spectrogram(batch["target"][:, :2000])
+
+
+def test_an_error_of_what_is_heard_needs_a_path_that_tells_the_data(parts):
+    flow = Flow(path=Interpolant())
+    with pytest.raises(
+        ValueError, match="heard needs a path whose velocity tells the data, got Int"
+    ):
+        SeparationObjective(*parts, flow, heard=HeardError(weight=1.0))
 
 
 def tones(frequency: float, n: int = 8000) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from rectiflow.flow import Flow
+from rectiflow.paths import Path
 from rectiflow.storage.records import state_of
 from torch import Tensor, nn
 
@@ -81,6 +82,11 @@ class SeparationObjective(nn.Module):
             raise ValueError(f"text_dropout must lie in [0, 1], got {text_dropout}.")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, got {draws}.")
+        if heard is not None and flow is not None and not isinstance(flow.path, Path):
+            raise ValueError(
+                f"heard needs a path whose velocity tells the data, got {flow.path}; expected an "
+                "affine one, such as that of latent_flow. Leave heard out."
+            )
         self.network = network
         self.vae = vae.eval().requires_grad_(False)
         self.flow = flow or latent_flow()
@@ -110,7 +116,8 @@ class SeparationObjective(nn.Module):
         out = self.flow.loss(self.network, x1, cond, x0=x0, generator=generator)
         if self.heard is None:
             return {"loss": out.loss}
-        data = self.flow.path.data(out.prediction, out.x_t, out.t)
+        assert isinstance(self.flow.path, Path)
+        data: Any = self.flow.path.data(out.prediction, out.x_t, out.t)
         waves = (rows.repeat_interleave(self.draws, 0) for rows in self.waves(batch))
         heard = self.heard(self.log_mel, self.vae.from_latent(data)[:, 0], *waves).mean()
         loss = out.loss + self.heard.weight * heard

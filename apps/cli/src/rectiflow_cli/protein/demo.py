@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SHIPPED = "small_sheets"
-STEPS, TEMPERATURE, RATE = 50, 1.0, 6.0  # what its card recommends, with --pairing --repulsion
+STEPS, TEMPERATURE, RATE = 50, 1.0, 4.0  # what its card recommends, with --pairing --repulsion
 SHORTEST, LONGEST = 60, 100  # residues, about what the shipped checkpoint was trained on
 COMPACT = (2.2, 0.38)  # Å and exponent: Rg of globular chains (Skolnick et al., JMB 1997)
 
