@@ -195,6 +195,12 @@ class Proteins(Domain):
         Row("Euler, last call at 0.9", "small_base", options={"last_time": 0.9}),
         Row("`small`, last call at 0.9", "small", options={"last_time": 0.9}, minutes=25),
         Row("`small`, searched times", "small", grid="searched", minutes=25),
+        Row(
+            "`small_sheets`, last call at 0.98",
+            "small_sheets",
+            options={"last_time": 0.98},
+            minutes=247,
+        ),
     )
     notes = (
         "As published, the last call repeats the time of the call before: of four calls it says "
@@ -205,7 +211,7 @@ class Proteins(Domain):
         "steps on 150 pairs of `small` (run g of its card; `rectiflow protein reflow "
         "data.dir=PAIRS weights=small experiment=small_map trainer.max_steps=200`, its rate "
         "falling from step 100 on): too little to make right bonds in two jumps, and it does not "
-        "ship."
+        "ship. `small_sheets` was trained from random weights; its minutes are all of its own."
     )
 
     def solver(self, pipe: Any, text: str) -> Any:
@@ -258,7 +264,8 @@ class Sounds(Domain):
     what = "sounds of the test split, each mixed with one of another class at 0 dB"
     notes = (
         "`small_patches` starts at the mixture instead of at noise, so that its first step is the "
-        "mean of what is possible; its minutes are beyond the base, from which it started. "
+        "mean of what is possible; its minutes are beyond the base, from which it started. It is "
+        "used with guidance 1.5 and masks to the power 0.7. "
         "`small_rectified` is `small` rectified on 640 of its own pairs (`rectiflow audio reflow "
         "data.dir=PAIRS weights=small experiment=small_rectify`); it does not ship."
     )
