@@ -101,8 +101,10 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	  experiment=small_rectify
 	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
-	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/heard/export $(RUNS)/mask/export \
-	  $(RUNS)/rectified/export --out $(RUNS)/quality.json
+	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/heard/export $(RUNS)/rectified/export \
+	  --out $(RUNS)/quality.json
+	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/mask/export --steps 1 \
+	  --out $(RUNS)/quality_mask.json
 
 MESHES ?= $(error name the folder of meshes: make small-shape MESHES=FOLDER)
 small-shape: RUNS ?= runs/small-shape
