@@ -6,6 +6,7 @@ import pytest
 import torch
 from rectiflow.flow import Flow
 from rectiflow.interpolants import Interpolant
+from rectiflow.predictions import Data, Velocity
 from rectiflow.randomness import counter_generator
 from rectiflow_audio import SeparationObjective, SeparationUNet, SpectrogramVae
 from rectiflow_audio.flow import latent_flow
@@ -187,3 +188,32 @@ def test_what_is_heard_counts_with_its_weight(batch):
     moved = [p for p in unet.parameters() if p.grad is not None and p.grad.any()]
     assert moved
     assert all(p.grad.isfinite().all() for p in moved)
+
+
+class Oracle(torch.nn.Module):
+    """Says the data, or the velocity that leads there."""
+
+    def __init__(self, latents: torch.Tensor, says_data: bool) -> None:
+        super().__init__()
+        self.latents, self.says_data = latents, says_data
+
+    def start(self, noise, cond):
+        return noise
+
+    def forward(self, x, t, cond):
+        if self.says_data:
+            return self.latents
+        return (self.latents - x) / (1 - t).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("says_data", [False, True])
+def test_what_is_heard_is_the_data_that_a_prediction_means(batch, says_data):
+    codec, log_mel = PatchCodec(4), LogMel()
+    mels = log_mel(batch["target"])[:, None, :32]
+    oracle = Oracle(codec.to_latent(mels), says_data)
+    flow = latent_flow(sigma_min=0.0, prediction=Data() if says_data else Velocity())
+    heard = HeardError(weight=1.0)
+    objective = SeparationObjective(oracle, codec, flow, text_dropout=0.0, heard=heard)
+    terms = objective(batch, counter_generator("test", 0))
+    expected = heard(log_mel, mels[:, 0], batch["target"], batch["mixture"]).mean()
+    torch.testing.assert_close(terms["heard"], expected, rtol=1e-3, atol=1e-3)

@@ -116,8 +116,10 @@ class SeparationObjective(nn.Module):
         out = self.flow.loss(self.network, x1, cond, x0=x0, generator=generator)
         if self.heard is None:
             return {"loss": out.loss}
-        assert isinstance(self.flow.path, Path)
-        data: Any = self.flow.path.data(out.prediction, out.x_t, out.t)
+        path = self.flow.path
+        assert isinstance(path, Path)
+        velocity = self.flow.prediction.velocity(out.prediction, out.x_t, out.t, path)
+        data: Any = path.data(velocity, out.x_t, out.t)
         waves = (rows.repeat_interleave(self.draws, 0) for rows in self.waves(batch))
         heard = self.heard(self.log_mel, self.vae.from_latent(data)[:, 0], *waves).mean()
         loss = out.loss + self.heard.weight * heard

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from rectiflow.randomness import coin
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -55,7 +56,7 @@ class Blend:
     def drawn(self, label: str, generator: torch.Generator) -> list[str]:
         """Return the labels of the parts, different ones where there are enough; often none."""
         parts = self.parts.get(label)
-        if not parts or float(torch.rand((), generator=generator)) >= self.probability:
+        if not parts or not coin(self.probability, generator):
             return []
         number = int(torch.randint(2, 4, (), generator=generator))
         turns = torch.randperm(len(parts), generator=generator).tolist()

@@ -174,9 +174,8 @@ class MixtureDataset(Dataset[dict[str, Any]]):
             )
         known = cache(labels_of)  # clips of the same labels share their set
         self._labels = [*map(known, clips.labels, clips.captions)]
-        by_label = _rows_by_label(self._labels)
-        self._of_label = [by_label[label] for label in sorted(by_label)] if balanced else []
-        self._parts = by_label if blend else {}
+        self._rows = _rows_by_label(self._labels)
+        self._of_label = [self._rows[label] for label in sorted(self._rows)] if balanced else []
         self._require_partners()
         self._require_parts()
         if absent_texts := [text for text in self.captions if text not in texts]:
@@ -262,12 +261,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
 
     def _window(self, row: int, generator: torch.Generator) -> Tensor:
         """Return a clip, or a blend that takes its place, in a window."""
-        if self.blend is None:
+        parts = self.blend.drawn(self.clips.labels[row], generator) if self.blend else []
+        if self.blend is None or not parts:
             return self._placed(row, generator)
-        parts = self.blend.drawn(self.clips.labels[row], generator)
-        if not parts:
-            return self._placed(row, generator)
-        rows = [self._one_of(self._parts[part], generator) for part in parts]
+        rows = [self._one_of(self._rows[part], generator) for part in parts]
         return self.blend.sum([self._placed(each, generator) for each in rows], generator)
 
     def _placed(self, row: int, generator: torch.Generator) -> Tensor:
@@ -320,10 +317,10 @@ class MixtureDataset(Dataset[dict[str, Any]]):
         wanted = {
             part for parts in (self.blend.parts if self.blend else {}).values() for part in parts
         }
-        if missing := sorted(wanted - set(self._parts)):
+        if missing := sorted(wanted - set(self._rows)):
             raise ValueError(
                 f"a blend is made of clips, got none of {', '.join(missing)}; expected labels "
-                f"among {', '.join(sorted(self._parts))}. Correct the parts of the blend."
+                f"among {', '.join(sorted(self._rows))}. Correct the parts of the blend."
             )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from rectiflow.randomness import coin
 
 from rectiflow_protein.data.batching import Batches, order
 
@@ -68,7 +69,7 @@ class CropBatches(Batches):
         made = []
         while len(waiting):
             short = lengths[lengths <= self.longest]
-            is_whole = len(short) > 0 and _happens(self.whole, generator)
+            is_whole = len(short) > 0 and self.whole > 0 and coin(self.whole, generator)
             if is_whole:
                 length = int(short[_integer(0, len(short) - 1, generator)])
             else:
@@ -85,11 +86,6 @@ class CropBatches(Batches):
     def _crop(self, row: int, length: int, generator: torch.Generator) -> Crop:
         start = _integer(0, int(self.lengths[row]) - length, generator)
         return Crop(row, start, start + length)
-
-
-def _happens(chance: float, generator: torch.Generator) -> bool:
-    """Draw whether something of this chance happens; nothing is drawn where there is none."""
-    return chance > 0 and float(torch.rand((), generator=generator)) < chance
 
 
 def _integer(low: int, high: int, generator: torch.Generator) -> int:
