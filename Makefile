@@ -91,17 +91,17 @@ small-audio: install  ## Train the small sound checkpoints: make small-audio SOU
 	  data.wordings=paraphrases
 	$(call STAGE,patches,audio train) data.dir=$(RUNS)/shards experiment=small_patches \
 	  network=patches_after weights=$(RUNS)/flow/export data.wordings=paraphrases
-	$(call STAGE,heard,audio train) data.dir=$(RUNS)/shards experiment=small_heard \
-	  weights=$(RUNS)/patches/export data.wordings=paraphrases
 	$(call STAGE,mask,audio train) data.dir=$(RUNS)/shards experiment=small_mask \
 	  weights=$(RUNS)/patches/export data.wordings=paraphrases
+	$(call STAGE,mean,audio train) data.dir=$(RUNS)/shards experiment=small_mean \
+	  weights=$(RUNS)/mask/export data.wordings=paraphrases
 	$(BIN)/rectiflow audio pairs $(RUNS)/shards -o $(RUNS)/pairs --num 640 --wordings paraphrases \
 	  --weights $(RUNS)/flow/export
 	$(call STAGE,rectified,audio reflow) data.dir=$(RUNS)/pairs weights=$(RUNS)/flow/export \
 	  experiment=small_rectify
 	$(BIN)/python benchmarks/audio_mask_network.py --data $(RUNS)/shards --out $(RUNS)/mask.safetensors
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --mask $(RUNS)/mask.safetensors \
-	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/heard/export $(RUNS)/rectified/export \
+	  --weights $(RUNS)/flow/export $(RUNS)/patches/export $(RUNS)/mean/export $(RUNS)/rectified/export \
 	  --out $(RUNS)/quality.json
 	$(BIN)/python benchmarks/audio_quality.py --data $(RUNS)/shards --weights $(RUNS)/mask/export --steps 1 \
 	  --out $(RUNS)/quality_mask.json

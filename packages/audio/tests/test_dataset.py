@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import pytest
@@ -276,9 +277,26 @@ def test_blends_are_drawn_and_levelled():
     }
     low, high = torch.tensor([1.0, -1.0]).repeat(50), 7 * torch.tensor([1.0, 1.0]).repeat(50)
     for _ in range(20):
-        found = blend.sum([low, high], generator)
+        found = blend.sum("choir", [low, high], generator)
         shares = torch.stack([found @ low, found @ high / 7]) / 100
         assert ((20 * shares.log10()).abs() <= 6.001).all()
+
+
+def test_the_parts_of_a_rhythm_are_struck_on_one_beat_bar_after_bar():
+    blend = Blend({"loop": ["kick", "hat"]}, level_db=0.0, rhythmic=["loop"])
+    kick, hat = torch.zeros(2, 40_000)
+    kick[0], hat[1] = 1.0, -1.0
+    for seed in range(8):
+        found = blend.sum("loop", [kick, hat], torch.Generator().manual_seed(seed))
+        kicks, hats = (found > 0.05).nonzero()[:, 0], (found < -0.05).nonzero()[:, 0] - 1
+        assert kicks[0] == hats[0] == 0
+        beat = math.gcd(*kicks.tolist(), *hats.tolist())
+        assert beat >= 16_000 * 0.09
+        if 8 * beat < 40_000:
+            torch.testing.assert_close(found[8 * beat :], found[: -8 * beat], atol=1e-4, rtol=0)
+        assert float(found[kicks].norm() / found[hats + 1].norm()) == pytest.approx(1, rel=1e-3)
+    plain = blend.sum("other", [kick, hat], torch.Generator().manual_seed(0))
+    assert plain.nonzero()[:, 0].tolist() == [0, 1]
 
 
 def test_blends_of_nothing_are_refused():

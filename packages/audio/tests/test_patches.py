@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -55,6 +56,56 @@ def test_the_flow_starts_at_the_mixture_and_a_little_noise(unet):
     torch.testing.assert_close(unet.start(noise, cond), cond["mixture"] + 0.3 * noise)
     plain = SeparationUNet(UNetConfig(8, 8, 8, (1, 2), (False, True), 1, 8, 6, 4))
     assert plain.start(noise, cond) is noise
+
+
+SPREAD = replace(SIZES, spread=0.9)
+
+
+def told(sizes: UNetConfig):
+    """A network whose last layer says something; the same at every call but for its sizes."""
+    torch.manual_seed(0)
+    network = SeparationUNet(sizes)
+    for parameter in network.unet.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+def test_with_a_spread_the_first_step_is_a_mask_networks_answer():
+    cond, noise = condition(), torch.randn(2, 16, 16, 16)
+    flow, mask = told(SPREAD), told(replace(SIZES, start_noise=0.0))
+    x0, begin = flow.start(noise, cond), torch.zeros(2)
+    with torch.no_grad():
+        share = mask(cond["mixture"], begin, cond)
+        assert share.abs().max() > 1e-3
+        torch.testing.assert_close(x0 + flow(x0, begin, cond), cond["mixture"] + share)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 1.0])
+def test_with_a_spread_a_network_that_says_nothing_tells_what_is_expected_of_a_state(t):
+    network = SeparationUNet(replace(SPREAD, is_relative=False))
+    asked = []
+    network.unet.forward = lambda x, *_: asked.append(x) or torch.zeros_like(x[:, :16])
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 16, 160, 160)
+    mixture, z, r = (torch.randn(shape, generator=generator) for _ in range(3))
+    cond = {**condition(), "mixture": mixture}
+    target = mixture + 0.9 * r
+    x0 = network.start(z, cond)
+    x = (1 - t) * x0 + t * target
+    v = network(x, torch.full((2,), t), cond)
+    # What is left over knows nothing of the state: the two are not correlated.
+    off = x - mixture
+    assert float(((target - x0 - v) * off).mean()) == pytest.approx(0, abs=2e-3)
+    data = asked[0][:, :16]
+    assert float(((target - data) * off).mean()) == pytest.approx(0, abs=2e-3)
+    torch.testing.assert_close(x + (1 - t) * v, data)  # two tellings of one thing
+
+
+@pytest.mark.parametrize("given", [{"spread": 0.9}, {"spread": 0.0, "start_noise": 0.3}])
+def test_a_spread_needs_noise_at_the_mixture(given):
+    with pytest.raises(ValueError, match="spread needs a start at the mixture with noise"):
+        UNetConfig(**given)
 
 
 def test_velocities_are_shares_of_the_mixture(unet):

@@ -9,9 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from rectiflow.randomness import coin
 
+from rectiflow_audio.frontend import SAMPLE_RATE
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+
+_BEAT = (0.09, 0.25)
+"""Seconds from one beat of a rhythm to the next, at least and at most."""
+
+_BAR = 8
+"""Beats after which a rhythm begins anew."""
+
+_STRUCK = 0.4
+"""Share of beats on which a part is heard."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class Blend:
         That a clip of such a label gives way to a blend.
     level_db : float, default 6.0
         Largest difference of a part from the level of the others, up or down.
+    rhythmic : sequence of str, optional
+        Labels whose parts are struck again and again, each in a pattern of its own on one beat.
 
     Examples
     --------
@@ -43,6 +57,7 @@ class Blend:
     parts: Mapping[str, Sequence[str]]
     probability: float = 0.3
     level_db: float = 6.0
+    rhythmic: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
@@ -63,9 +78,26 @@ class Blend:
         return [parts[turns[i % len(turns)]] for i in range(number)]
 
     def sum(
-        self, waves: Sequence[Float[Tensor, " n"]], generator: torch.Generator
+        self, label: str, waves: Sequence[Float[Tensor, " n"]], generator: torch.Generator
     ) -> Float[Tensor, " n"]:
         """Add waves of one length, brought to one power and then to levels drawn at random."""
+        stacked = torch.stack([*waves])
+        if label in self.rhythmic:
+            stacked = struck(stacked, generator)
         levels = self.level_db * (2 * torch.rand(len(waves), generator=generator) - 1)
-        sizes = torch.stack([wave.square().mean().sqrt().clamp_min(1e-8) for wave in waves])
-        return (torch.stack([*waves]) * (10 ** (levels / 20) / sizes)[:, None]).sum(0)
+        sizes = stacked.square().mean(1).sqrt().clamp_min(1e-8)
+        return (stacked * (10 ** (levels / 20) / sizes)[:, None]).sum(0)
+
+
+def struck(waves: Float[Tensor, "k n"], generator: torch.Generator) -> Float[Tensor, "k n"]:
+    """Repeat each wave in a pattern of its own, all on one beat; ends go on at the beginning."""
+    count, samples = waves.shape
+    low, high = (round(SAMPLE_RATE * beat) for beat in _BEAT)
+    beat = int(torch.randint(low, high, (), generator=generator))
+    slots = torch.arange(0, samples, beat)
+    loudness = torch.rand(count, _BAR, generator=generator)
+    hits = torch.rand(count, _BAR, generator=generator) < _STRUCK
+    hits[:, 0] = True
+    pulses = waves.new_zeros(count, samples)
+    pulses[:, slots] = (hits * (0.3 + 0.7 * loudness))[:, torch.arange(len(slots)) % _BAR]
+    return torch.fft.irfft(torch.fft.rfft(waves) * torch.fft.rfft(pulses), n=samples)

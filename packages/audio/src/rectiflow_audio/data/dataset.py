@@ -261,11 +261,12 @@ class MixtureDataset(Dataset[dict[str, Any]]):
 
     def _window(self, row: int, generator: torch.Generator) -> Tensor:
         """Return a clip, or a blend that takes its place, in a window."""
-        parts = self.blend.drawn(self.clips.labels[row], generator) if self.blend else []
+        label = self.clips.labels[row]
+        parts = self.blend.drawn(label, generator) if self.blend else []
         if self.blend is None or not parts:
             return self._placed(row, generator)
         rows = [self._one_of(self._rows[part], generator) for part in parts]
-        return self.blend.sum([self._placed(each, generator) for each in rows], generator)
+        return self.blend.sum(label, [self._placed(each, generator) for each in rows], generator)
 
     def _placed(self, row: int, generator: torch.Generator) -> Tensor:
         wave = self.clips.waves[row]

@@ -61,10 +61,18 @@ class UNetConfig:
     start_noise: float | None = (
         None  # the flow starts at the mixture with so much noise, or at noise
     )
+    spread: float | None = (
+        None  # of targets less mixtures: what is expected of a state alone is added
+    )
 
     def __post_init__(self) -> None:
-        """Check that normalisations have whole groups of channels."""
+        """Check that normalisations have whole groups of channels, and what a state tells."""
         check_groups(self.groups, self.channels, self.multipliers)
+        if self.spread is not None and not (self.spread > 0 and (self.start_noise or 0) > 0):
+            raise ValueError(
+                f"spread needs a start at the mixture with noise, got spread={self.spread} and "
+                f"start_noise={self.start_noise}; expected both positive, or no spread."
+            )
 
     @classmethod
     def from_official(cls, config: Mapping[str, Any]) -> Self:
@@ -382,9 +390,30 @@ class SeparationUNet(Pretrained, nn.Module):
         sentence = None
         if self.sizes.has_sentence:
             sentence = whole_text(cond["context"], cond["context_mask"]).to(x.dtype)
-        out = self.unet(torch.cat([x, cond["mixture"]], dim=1), t, keys, bias, sentence, until)
+        mixture = cond["mixture"]
+        told, expected = (x, None) if self.sizes.spread is None else self._expected(x, t, mixture)
+        out = self.unet(torch.cat([told, mixture], dim=1), t, keys, bias, sentence, until)
         out = out[:, : self.sizes.latent_channels]
-        return out * cond["mixture"] if self.sizes.is_relative else out
+        out = out * mixture if self.sizes.is_relative else out
+        return out if expected is None else expected + out
+
+    def _expected(
+        self, x: Float[Tensor, "b c h w"], t: Float[Tensor, " b"], mixture: Float[Tensor, "b c h w"]
+    ) -> tuple[Tensor, Tensor]:
+        r"""Return the data and the velocity that are expected of a state alone.
+
+        Off the mixture, a state is :math:`d = t r + (1 - t) \sigma z`; were the residual r of the
+        target normal with the spread s, both would be linear in d. At the start they are the
+        mixture and the noise undone: there the network is asked what a mask network is. (The
+        preconditioning of Karras et al., "Elucidating the design space of diffusion-based
+        generative models", NeurIPS 2022, for a flow from the mixture.)
+        """
+        assert self.sizes.spread is not None
+        assert self.sizes.start_noise is not None
+        at = t.view(-1, 1, 1, 1).to(x.dtype)
+        signal, noise = at * self.sizes.spread**2, (1 - at) * self.sizes.start_noise**2
+        off = (x - mixture) / (at * signal + (1 - at) * noise)
+        return mixture + signal * off, (signal - noise) * off
 
     def slim_sizes(self) -> dict[str, int]:
         """Return the sizes of half the width, in whole groups and heads."""
