@@ -265,7 +265,7 @@ class Sounds(Domain):
     notes = (
         "`small_patches` starts at the mixture instead of at noise, so that its first step is the "
         "mean of what is possible; its minutes are beyond the base, from which it started. It is "
-        "used with guidance 1.5 and masks to the power 0.7. "
+        "used with guidance 1.25 and masks to the power 0.85. "
         "`small_rectified` is `small` rectified on 640 of its own pairs (`rectiflow audio reflow "
         "data.dir=PAIRS weights=small experiment=small_rectify`); it does not ship."
     )

@@ -64,7 +64,7 @@ def test_an_export_is_used_as_the_experiment_says_or_as_its_teacher(teacher):
     mask = settings("small_mask")
     assert (mask.steps, mask.guidance, mask.mask_exponent) == (1, 1.0, 1.0)
     mean = settings("small_mean")
-    assert (mean.steps, mean.guidance, mean.mask_exponent) == (1, 1.0, 1.0)
+    assert (mean.steps, mean.guidance, mean.mask_exponent) == (2, 1.25, 0.85)
     assert own.window_seconds == 2.555
     published = settings("flowsep_audiocaps")
     assert (published.steps, published.guidance, published.posterior_sample) == (20, 1.0, True)
