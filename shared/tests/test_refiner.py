@@ -68,6 +68,9 @@ def test_a_refiner_begins_as_nothing_and_takes_any_size(axes, tmp_path):
     assert repr(made).startswith("FlowTurbo(refiner=Refiner(")
     with pytest.raises(FileNotFoundError, match="no refiner lies beside these weights"):
         FlowTurbo.load(tmp_path / "refiner")
+    wide = torch.zeros(2, 3, *(3,) * axes)
+    with pytest.raises(ValueError, match="the state has 3 channels, got a refiner of 2"):
+        refiner(wide, torch.rand(2), wide)
 
 
 class Teacher(torch.nn.Module):

@@ -313,6 +313,11 @@ def test_what_cannot_be_separated_is_told_in_one_line(words, message, weights, c
         ("train data.dir={data}", "vae.weights is not given; expected the autoencoder"),
         ("train data.dir={data} vae.weights=nowhere", "no weights at 'nowhere'"),
         ("train debug=tiny foo=1", "unknown key 'foo'; expected one of the config."),
+        (
+            "train data.wordings=a experiment=small_refiner data.dir={data}",
+            "unknown key 'data.wordings'; expected one of the config. Did you mean 'data.dir'? "
+            "`rectiflow audio train experiment=small_refiner --cfg job` shows them all.",
+        ),
         ("train debug=tiny data.wordings=nowhere", "there is no nowhere; expected a CSV"),
         (
             "train debug=tiny data.dir={data} network.sizes.context_channels=32",

@@ -358,7 +358,7 @@ def test_shipped_checkpoints_have_the_settings_of_their_card_and_fit_the_limit()
         for name in ("small", "small_patches")
     )
     assert (small.steps, small.guidance) == (2, 2.0)
-    assert (patches.steps, patches.guidance, patches.posterior_sample) == (2, 1.5, False)
+    assert (patches.steps, patches.guidance, patches.posterior_sample) == (2, 1.25, False)
     files = [path for path in SeparationPipeline.shipped.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 16 * 2**20
 

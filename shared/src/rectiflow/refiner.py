@@ -44,6 +44,7 @@ class Refiner(Pretrained, nn.Module):
     def __init__(self, channels: int, axes: int = 2, width: int = 24, layers: int = 2) -> None:
         super().__init__()
         convolution: Any = _CONVOLUTIONS[axes]
+        self.channels = channels
         self.begin = convolution(2 * channels, width, 3, padding=1)
         self.time = nn.Linear(2, 2 * width)
         self.layers = nn.ModuleList(convolution(width, width, 3, padding=1) for _ in range(layers))
@@ -52,7 +53,18 @@ class Refiner(Pretrained, nn.Module):
         nn.init.zeros_(self.end.bias)
 
     def forward(self, x: Tensor, t: Tensor, near: Tensor) -> Tensor:
-        """Return the correction ``(b, channels, *size)`` at times ``(b,)``."""
+        """Return the correction ``(b, channels, *size)`` at times ``(b,)``.
+
+        Raises
+        ------
+        ValueError
+            When the state has other channels.
+        """
+        if x.shape[1] != self.channels:
+            raise ValueError(
+                f"the state has {x.shape[1]} channels, got a refiner of {self.channels}; expected "
+                f"the same. Make it with channels={x.shape[1]}."
+            )
         told = self.time(torch.stack([t, t * t], dim=-1).to(x.dtype))
         scale, shift = told.reshape(*told.shape, *(1,) * (x.ndim - 2)).chunk(2, dim=1)
         hidden = self.begin(torch.cat([x, near], dim=1)) * (1 + scale) + shift

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 import uuid
@@ -209,33 +210,41 @@ def _told_plainly(domain: str, config: str, words: Sequence[str]) -> Iterator[No
     try:
         yield
     except HydraException as error:
-        for number, word in enumerate(words):
-            if word.startswith("-") or "=" not in word:
-                continue
+        given = [w for w in words if not w.startswith("-") and "=" in w]
+        # What is chosen comes first, as for hydra: an experiment says which keys there are.
+        given.sort(key=lambda word: not _options(domain, word))
+        for number, word in enumerate(given):
             try:
-                compose(domain, config, [w for w in words[: number + 1] if not w.startswith("-")])
+                compose(domain, config, given[: number + 1])
             except HydraException as found:
-                told = _sentence(domain, config, word, str(found))
+                told = _sentence(domain, config, given[:number], word, str(found))
                 if told:
                     raise UsageError(told) from error
                 break
         raise
 
 
-def _sentence(domain: str, config: str, word: str, said: str) -> str:
-    """Return what is wrong with the first override that does not compose."""
-    key, _, value = word.partition("=")
+def _options(domain: str, word: str) -> list[str]:
+    """Return what may be chosen where an override chooses, or nothing."""
+    key = word.partition("=")[0].lstrip("+~")
     root = domain_of(domain).configs
     assert root is not None
-    folders = (root / key.lstrip("+~"), config_root() / "common" / key.lstrip("+~"))
-    options = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return sorted(
+        {p.stem for at in (root, config_root() / "common") for p in (at / key).glob("*.yaml")}
+    )
+
+
+def _sentence(domain: str, config: str, before: Sequence[str], word: str, said: str) -> str:
+    """Return what is wrong with the first override that does not compose, after those before."""
+    key, _, value = word.partition("=")
+    options = _options(domain, word)
     if options and value not in options:
         return f"unknown {key} {value!r}; known: {', '.join(options)}.{nearest(value, options)}"
     if "Could not override" in said or "not in struct" in said or "Could not find" in said:
-        known = list(_keys(compose(domain, config)))
+        known = list(_keys(compose(domain, config, before)))
         return (
             f"unknown key {key_of(word)!r}; expected one of the config.{nearest(key, known)} "
-            f"`rectiflow {domain} {config} --cfg job` shows them all."
+            f"`{shlex.join(['rectiflow', domain, config, *before])} --cfg job` shows them all."
         )
     return ""
 
