@@ -8,7 +8,7 @@ once with a clip of another class. ``--mask`` names weights of the discriminativ
 used with is looked for on another split:
 
     python benchmarks/audio_quality.py --data PREPARED --split valid --steps 2 --only-mean \\
-        --weights small_patches --guidance 1.5 --exponent 0.7 --out FILE.json
+        --weights small_patches --guidance 1.25 --exponent 0.85 --out FILE.json
 """
 
 from __future__ import annotations

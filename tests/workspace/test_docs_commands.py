@@ -184,9 +184,8 @@ def _become_command(words: list[str], folder: Path, output: int) -> NoReturn:
     try:
         multiprocessing.forkserver._forkserver.__init__()  # that of the parent is not ours
         if torch := sys.modules.get("torch"):
-            torch.set_num_threads(
-                1
-            )  # nor are its OpenMP threads: the next parallel loop waits on them
+            # Nor are its OpenMP threads: a parallel loop would wait for them.
+            torch.set_num_threads(1)
         os.chdir(folder)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(output, 1)

@@ -210,10 +210,12 @@ def _told_plainly(domain: str, config: str, words: Sequence[str]) -> Iterator[No
     try:
         yield
     except HydraException as error:
-        given = [w for w in words if not w.startswith("-") and "=" in w]
+        given = [word for word in words if not word.startswith("-")]
         # What is chosen comes first, as for hydra: an experiment says which keys there are.
         given.sort(key=lambda word: not _options(domain, word))
         for number, word in enumerate(given):
+            if "=" not in word:
+                continue
             try:
                 compose(domain, config, given[: number + 1])
             except HydraException as found:

@@ -58,15 +58,11 @@ class UNetConfig:
     has_sentence: bool = False  # the mean of the query's states joins the time, in every block
     bands: int | None = None  # columns of the picture that have a bias of their own
     is_relative: bool = False  # velocities are told as shares of the mixture's latents
-    start_noise: float | None = (
-        None  # the flow starts at the mixture with so much noise, or at noise
-    )
-    spread: float | None = (
-        None  # of targets less mixtures: what is expected of a state alone is added
-    )
+    start_noise: float | None = None  # of a flow from the mixture; without, it is from noise
+    spread: float | None = None  # of target less mixture: adds what a state alone lets expect
 
     def __post_init__(self) -> None:
-        """Check that normalisations have whole groups of channels, and what a state tells."""
+        """Check that groups of channels are whole, and that a spread has noise beside it."""
         check_groups(self.groups, self.channels, self.multipliers)
         if self.spread is not None and not (self.spread > 0 and (self.start_noise or 0) > 0):
             raise ValueError(
